@@ -1,0 +1,213 @@
+//! What a GPU kernel is, before any device exists: shader texts, bindings, parameters and workgroup counts.
+//! Kernel builders are pure functions from shapes and [`GpuCaps`] to a [`GpuKernel`], so that their output can be
+//! validated, printed and compared without an adapter.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// The element types that a GPU buffer can hold. Each element takes four bytes.
+///
+/// `Bool` is one `u32` per element, 0 or 1; it is converted from and to one byte when a tensor crosses between the CPU
+/// and the GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum GpuType {
+    F32,
+    I32,
+    U32,
+    Bool,
+}
+
+impl GpuType {
+    /// The WGSL type of one element.
+    pub fn wgsl(self) -> &'static str {
+        match self {
+            GpuType::F32 => "f32",
+            GpuType::I32 => "i32",
+            GpuType::U32 | GpuType::Bool => "u32",
+        }
+    }
+
+    /// The WGSL type of four consecutive elements.
+    pub fn wgsl4(self) -> &'static str {
+        match self {
+            GpuType::F32 => "vec4<f32>",
+            GpuType::I32 => "vec4<i32>",
+            GpuType::U32 | GpuType::Bool => "vec4<u32>",
+        }
+    }
+
+    /// Bytes that one element takes in a GPU buffer.
+    pub const SIZE: u64 = 4;
+}
+
+/// Whether an adapter is a real GPU or a program that imitates one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AdapterKind {
+    Hardware,
+    Software,
+}
+
+/// What kernel builders may rely on: the device's limits and the traits by which they choose a variant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GpuCaps {
+    pub kind: AdapterKind,
+    /// Largest workgroup per dimension.
+    pub max_workgroup_size: [u32; 3],
+    /// Largest product of the three workgroup dimensions.
+    pub max_invocations: u32,
+    /// Bytes of `var<workgroup>` memory per workgroup.
+    pub max_shared_bytes: u32,
+    /// Largest workgroup count per dimension of one dispatch.
+    pub max_workgroups: u32,
+    /// Largest storage buffer binding, in bytes.
+    pub max_storage_buffer_binding_size: u64,
+    /// Largest buffer, in bytes.
+    pub max_buffer_size: u64,
+    /// Storage buffers that one shader may bind.
+    pub max_storage_buffers: u32,
+    /// Alignment of dynamic uniform offsets, in bytes.
+    pub min_uniform_offset_alignment: u32,
+    /// Whether shaders may use subgroup operations.
+    pub subgroups: bool,
+    /// Whether shaders may use `f16`.
+    pub f16: bool,
+}
+
+impl GpuCaps {
+    /// The limits every WebGPU implementation guarantees, for tests and for planning before a device is known.
+    pub fn webgpu_default(kind: AdapterKind) -> GpuCaps {
+        GpuCaps {
+            kind,
+            max_workgroup_size: [256, 256, 64],
+            max_invocations: 256,
+            max_shared_bytes: 16384,
+            max_workgroups: 65535,
+            max_storage_buffer_binding_size: 128 << 20,
+            max_buffer_size: 256 << 20,
+            max_storage_buffers: 8,
+            min_uniform_offset_alignment: 256,
+            subgroups: false,
+            f16: false,
+        }
+    }
+
+    /// Whether a value of `elements` elements fits in one storage binding.
+    pub fn fits(&self, elements: usize) -> bool {
+        let bytes = (elements as u64).saturating_mul(GpuType::SIZE).saturating_add(15);
+        bytes <= self.max_storage_buffer_binding_size && bytes <= self.max_buffer_size
+    }
+}
+
+/// The work of one node (or fused group) on the GPU: dispatches that run in order.
+#[derive(Debug, Clone, Default)]
+pub struct GpuKernel {
+    /// Empty when the outputs have no elements.
+    pub dispatches: Vec<Dispatch>,
+    /// Sizes in bytes of temporary buffers that live only while this kernel runs.
+    pub scratch: Vec<u64>,
+}
+
+/// One compute dispatch.
+#[derive(Debug, Clone)]
+pub struct Dispatch {
+    pub shader: Shader,
+    /// Storage buffers in the order of `@binding(1)`, `@binding(2)`, …
+    pub bindings: Vec<Binding>,
+    /// The uniform block at `@binding(0)`, as 32-bit words; empty when the shader declares none.
+    pub params: Vec<u32>,
+    pub workgroups: [u32; 3],
+}
+
+/// A WGSL text and where it starts. Equal texts share one pipeline.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Shader {
+    /// Names the kernel family in profiles and error messages.
+    pub label: &'static str,
+    pub wgsl: Arc<str>,
+    pub entry_point: &'static str,
+}
+
+impl fmt::Debug for Shader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Shader({}, {} bytes)", self.label, self.wgsl.len())
+    }
+}
+
+/// A storage buffer of a dispatch. Inputs and constants are `var<storage, read>`, outputs are
+/// `var<storage, read_write>`.
+#[derive(Debug, Clone)]
+pub enum Binding {
+    /// The node's input by position: a planned value or a constant as the model holds it.
+    Input(usize),
+    /// The node's output by position.
+    Output(usize),
+    /// A constant made for this kernel (weights laid out anew), uploaded once per session.
+    Constant(Arc<ConstantData>),
+    /// A temporary buffer of [`GpuKernel::scratch`], by position.
+    Scratch(usize, Access),
+}
+
+impl Binding {
+    /// How the shader declares this buffer.
+    pub fn access(&self) -> Access {
+        match self {
+            Binding::Input(_) | Binding::Constant(_) => Access::Read,
+            Binding::Output(_) => Access::ReadWrite,
+            Binding::Scratch(_, access) => *access,
+        }
+    }
+}
+
+/// The access mode of a storage binding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Access {
+    Read,
+    ReadWrite,
+}
+
+impl Access {
+    /// The access mode in `var<storage, …>`.
+    pub fn wgsl(self) -> &'static str {
+        match self {
+            Access::Read => "read",
+            Access::ReadWrite => "read_write",
+        }
+    }
+}
+
+/// Names a constant buffer for the whole session: which constant of the model, in which layout. Equal keys must mean
+/// equal bytes; the executor uploads each key once and every program shares the buffer.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ConstantKey {
+    /// The constant's identity within the session, as the planner numbers it.
+    pub source: u64,
+    /// Layout and its parameters, such as `matmul_b:transposed`; empty for the constant as it stands in the model.
+    pub layout: String,
+}
+
+/// A constant buffer whose bytes are made on the first upload only, so that planning again for another input shape
+/// lays out nothing twice.
+pub struct ConstantData {
+    pub key: ConstantKey,
+    /// Size in bytes, a multiple of four.
+    pub size: u64,
+    make: Box<dyn Fn() -> Vec<u8> + Send + Sync>,
+}
+
+impl ConstantData {
+    /// `make` must return exactly `size` bytes, in the layout that a GPU buffer holds (four bytes per element).
+    pub fn new(key: ConstantKey, size: u64, make: impl Fn() -> Vec<u8> + Send + Sync + 'static) -> ConstantData {
+        ConstantData { key, size, make: Box::new(make) }
+    }
+
+    /// The bytes to upload. Costs a pass over the constant; the executor asks once.
+    pub fn bytes(&self) -> Vec<u8> {
+        (self.make)()
+    }
+}
+
+impl fmt::Debug for ConstantData {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ConstantData({}:{:?}, {} bytes)", self.key.source, self.key.layout, self.size)
+    }
+}
