@@ -1,0 +1,314 @@
+//! f32 matrix products `C[m, n] = epilogue(A[m, k] · B[k, n])`: cache blocking around the 4×8 tile, constant operands
+//! packed at plan time, and thin products (a few rows) that stream B without packing it. Convolution and recurrent
+//! layers run on the same driver; other element types are in [`generic`].
+
+pub mod generic;
+mod pack;
+mod thin;
+mod tile;
+
+pub use pack::{PackColumns, PackedA, PackedB};
+
+use std::ops::Range;
+
+use crate::cpu::epilogue::Epilogue;
+use pack::{k_block_len, k_blocks, pack_rows, packed_rows_len};
+use tile::{Output, TileA};
+
+/// Rows of a tile. With [`NR`] columns it needs eight accumulators, which is what V8's register allocator keeps
+/// without spilling.
+pub const MR: usize = 4;
+/// Columns of a tile: two vectors.
+pub const NR: usize = 8;
+/// The longest run of k per pass: a packed panel of B (KC × NR) and one of A (MR × KC) lie in L1 together.
+const KC: usize = 256;
+/// Columns per block: a packed block of B (KC × NC) lies in L2.
+const NC: usize = 256;
+/// Rows per block: a block of A (MC × KC) lies in L2 while the panels of B pass by.
+const MC: usize = 64;
+/// Up to this many rows, packing B costs more than it saves.
+const THIN_ROWS: usize = 4;
+
+/// The sizes of a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GemmShape {
+    pub m: usize,
+    pub k: usize,
+    pub n: usize,
+}
+
+/// A matrix in memory: element (i, j) stands at `i * row_stride + j * col_stride` of `data`.
+#[derive(Clone, Copy, Debug)]
+pub struct MatrixRef<'a> {
+    pub data: &'a [f32],
+    pub row_stride: usize,
+    pub col_stride: usize,
+}
+
+impl<'a> MatrixRef<'a> {
+    /// A matrix stored row after row, each `columns` long.
+    pub fn row_major(data: &'a [f32], columns: usize) -> Self {
+        Self { data, row_stride: columns, col_stride: 1 }
+    }
+
+    /// The transpose of a matrix that is stored row after row, each `stored_columns` long.
+    pub fn transposed(data: &'a [f32], stored_columns: usize) -> Self {
+        Self { data, row_stride: 1, col_stride: stored_columns }
+    }
+
+    fn check(&self, rows: usize, columns: usize, name: &str) {
+        if rows > 0 && columns > 0 {
+            let last = (rows - 1) * self.row_stride + (columns - 1) * self.col_stride;
+            assert!(last < self.data.len(), "{name} holds {} values, {rows}x{columns} asked", self.data.len());
+        }
+    }
+}
+
+/// The left operand.
+#[derive(Clone, Copy)]
+pub enum Lhs<'a> {
+    Matrix(MatrixRef<'a>),
+    Packed(&'a PackedA),
+}
+
+/// The right operand.
+#[derive(Clone, Copy)]
+pub enum Rhs<'a> {
+    Matrix(MatrixRef<'a>),
+    Packed(&'a PackedB),
+    /// A matrix that exists only as the blocks that its packing step makes, such as the im2col matrix of an image.
+    Virtual(&'a dyn PackColumns),
+}
+
+/// How much scratch memory [`gemm`] needs, in f32.
+///
+/// `lhs_packed`, `rhs_packed`: whether the operands are packed already. Asking with `false` is always enough.
+pub fn gemm_scratch_len(shape: GemmShape, lhs_packed: bool, rhs_packed: bool) -> usize {
+    let lhs = if lhs_packed { 0 } else { packed_rows_len(shape.m, shape.k) };
+    let rhs = if rhs_packed { 0 } else { block_len(shape) };
+    lhs + rhs
+}
+
+/// The packed block of B that one pass works on.
+fn block_len(shape: GemmShape) -> usize {
+    k_block_len(shape.k) * NC.min(shape.n.next_multiple_of(NR))
+}
+
+/// `out[m, n] = epilogue(lhs[m, k] · rhs[k, n])`, row-major, rows `n` apart.
+///
+/// # Panics
+/// When an operand, `out` or `scratch` ([`gemm_scratch_len`]) is too small, or a packed operand was packed for other
+/// sizes: mistakes of the caller that plan-time shape checks exclude.
+pub fn gemm(shape: GemmShape, lhs: Lhs, rhs: Rhs, out: &mut [f32], scratch: &mut [f32], epilogue: &Epilogue) {
+    let GemmShape { m, k, n } = shape;
+    assert!(out.len() >= m * n, "out holds {} values, {m}x{n} asked", out.len());
+    epilogue.check(m, n);
+    match lhs {
+        Lhs::Matrix(matrix) => matrix.check(m, k, "lhs"),
+        Lhs::Packed(packed) => assert!((packed.rows(), packed.k()) == (m, k), "lhs was packed for other sizes"),
+    }
+    match rhs {
+        Rhs::Matrix(matrix) => matrix.check(k, n, "rhs"),
+        Rhs::Packed(packed) => assert!((packed.k(), packed.columns()) == (k, n), "rhs was packed for other sizes"),
+        Rhs::Virtual(_) => {}
+    }
+    if m == 0 || n == 0 {
+        return;
+    }
+    if let (Lhs::Matrix(a), Rhs::Matrix(b)) = (lhs, rhs)
+        && m <= THIN_ROWS
+        && a.col_stride == 1
+        && (b.col_stride == 1 || b.row_stride == 1)
+    {
+        return thin::gemm_thin(shape, a, b, &mut out[..m * n], epilogue);
+    }
+
+    let (a, scratch) = match lhs {
+        Lhs::Packed(packed) => (BlockA::Packed(packed.data()), scratch),
+        Lhs::Matrix(matrix) if matrix.col_stride == 1 => (BlockA::Rows(matrix), scratch),
+        Lhs::Matrix(matrix) => {
+            let (packed, rest) = scratch.split_at_mut(packed_rows_len(m, k));
+            pack_rows(matrix, m, k, packed);
+            (BlockA::Packed(packed), rest)
+        }
+    };
+    let driver = Driver { shape, a, rhs, epilogue };
+    // SAFETY: sizes were checked above; `out` is borrowed mutably and holds every row and column asked for.
+    unsafe { driver.run(0..m, 0..n, out.as_mut_ptr(), scratch) }
+}
+
+/// A as the tiles read it.
+#[derive(Clone, Copy)]
+enum BlockA<'a> {
+    /// As [`pack_rows`] lays it out.
+    Packed(&'a [f32]),
+    /// Rows with neighbouring columns: tiles read four rows side by side.
+    Rows(MatrixRef<'a>),
+}
+
+struct Driver<'a> {
+    shape: GemmShape,
+    a: BlockA<'a>,
+    rhs: Rhs<'a>,
+    epilogue: &'a Epilogue<'a>,
+}
+
+impl Driver<'_> {
+    /// Computes the given rows and columns of the product. Disjoint ranges may run at the same time on several
+    /// threads; `rows` and `columns` start at multiples of [`MR`] and [`NR`].
+    ///
+    /// # Safety
+    /// The operands, bias and residual hold the whole product's sizes; `out` is writable for `m * n` values, of which
+    /// no one else touches the given rows and columns.
+    unsafe fn run(&self, rows: Range<usize>, columns: Range<usize>, out: *mut f32, scratch: &mut [f32]) {
+        let GemmShape { m, k, n } = self.shape;
+        let panels_total = n.div_ceil(NR);
+        for first_col in columns.clone().step_by(NC) {
+            let cols = first_col..columns.end.min(first_col + NC);
+            for depth in k_blocks(k) {
+                let depth_len = depth.len();
+                let panel_len = depth_len * NR;
+                let panels = cols.len().div_ceil(NR);
+                let b: &[f32] = match self.rhs {
+                    Rhs::Packed(packed) => {
+                        let start = (depth.start * panels_total + (first_col / NR) * depth_len) * NR;
+                        &packed.data()[start..start + panels * panel_len]
+                    }
+                    Rhs::Matrix(matrix) => {
+                        let block = &mut scratch[..panels * panel_len];
+                        matrix.pack(depth.clone(), cols.clone(), block);
+                        block
+                    }
+                    Rhs::Virtual(columns) => {
+                        let block = &mut scratch[..panels * panel_len];
+                        columns.pack(depth.clone(), cols.clone(), block);
+                        block
+                    }
+                };
+                let last = depth.end == k;
+                for first_row in rows.clone().step_by(MC) {
+                    let block_rows = first_row..rows.end.min(first_row + MC);
+                    let output = Output {
+                        out,
+                        row_len: n,
+                        accumulate: depth.start > 0,
+                        steps: if last { Some(self.epilogue) } else { None },
+                    };
+                    let a = match self.a {
+                        BlockA::Packed(data) => {
+                            let start = (depth.start * m.div_ceil(MR) + (first_row / MR) * depth_len) * MR;
+                            TileA::Packed(&data[start..])
+                        }
+                        BlockA::Rows(matrix) => TileA::Rows {
+                            data: &matrix.data[(first_row * matrix.row_stride + depth.start).min(matrix.data.len())..],
+                            row_stride: matrix.row_stride,
+                        },
+                    };
+                    // SAFETY: `a` and `b` hold the block by the layouts above, and the caller vouches for `out`.
+                    unsafe { tile::run_block(a, b, depth_len, block_rows.clone(), cols.clone(), &output) };
+                    if let (true, Some(program)) = (last, self.epilogue.program) {
+                        for row in block_rows {
+                            // SAFETY: the segment lies within the rows and columns that are ours alone.
+                            let values =
+                                unsafe { std::slice::from_raw_parts_mut(out.add(row * n + cols.start), cols.len()) };
+                            program.apply(self.epilogue.first_row + row, cols.start, values);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::epilogue::{Bias, Clamp, RowProgram};
+    use crate::cpu::testing::{Rng, assert_close};
+
+    struct AddPosition;
+    impl RowProgram for AddPosition {
+        fn apply(&self, row: usize, col: usize, values: &mut [f32]) {
+            for (index, value) in values.iter_mut().enumerate() {
+                *value += (row * 7 + col + index) as f32 * 0.01;
+            }
+        }
+    }
+
+    fn reference(shape: GemmShape, a: MatrixRef, b: MatrixRef, epilogue: &Epilogue) -> Vec<f32> {
+        let GemmShape { m, k, n } = shape;
+        let mut out = vec![0.0; m * n];
+        for i in 0..m {
+            for j in 0..n {
+                let at = |x: MatrixRef, i: usize, j: usize| f64::from(x.data[i * x.row_stride + j * x.col_stride]);
+                let sum: f64 = (0..k).map(|d| at(a, i, d) * at(b, d, j)).sum();
+                out[i * n + j] = sum as f32;
+            }
+            for j in 0..n {
+                epilogue.apply(i, j, n, &mut out[i * n + j..i * n + j + 1]);
+            }
+        }
+        out
+    }
+
+    fn check(rng: &mut Rng, shape: GemmShape) {
+        let GemmShape { m, k, n } = shape;
+        let (a, b) = (rng.vec(m * k), rng.vec(k * n));
+        let a = if rng.bool() { MatrixRef::row_major(&a, k) } else { MatrixRef::transposed(&a, m) };
+        let b = if rng.bool() { MatrixRef::row_major(&b, n) } else { MatrixRef::transposed(&b, k) };
+        let (row_bias, col_bias, residual) = (rng.vec(m), rng.vec(n), rng.vec(m * n));
+        let epilogue = Epilogue {
+            alpha: if rng.bool() { 1.0 } else { 0.5 },
+            bias: match rng.size(0, 2) {
+                0 => Bias::None,
+                1 => Bias::PerRow(&row_bias),
+                _ => Bias::PerColumn(&col_bias),
+            },
+            residual: rng.bool().then_some(&residual[..]),
+            clamp: rng.bool().then_some(Clamp { min: -0.5, max: 4.0 }),
+            program: if rng.bool() { Some(&AddPosition) } else { None },
+            first_row: rng.size(0, 3),
+        };
+        let expected = reference(shape, a, b, &epilogue);
+        let (packed_a, packed_b) = (PackedA::new(a, m, k), PackedB::new(b, k, n));
+        for (lhs, lhs_packed) in [(Lhs::Matrix(a), false), (Lhs::Packed(&packed_a), true)] {
+            for (rhs, rhs_packed) in
+                [(Rhs::Matrix(b), false), (Rhs::Packed(&packed_b), true), (Rhs::Virtual(&b), false)]
+            {
+                let mut scratch = vec![f32::NAN; gemm_scratch_len(shape, lhs_packed, rhs_packed)];
+                let mut out = vec![f32::NAN; m * n];
+                gemm(shape, lhs, rhs, &mut out, &mut scratch, &epilogue);
+                let what = format!("{shape:?} lhs packed {lhs_packed} rhs packed {rhs_packed}");
+                assert_close(&out, &expected, 2e-6 * (k as f32).sqrt().max(4.0), &what);
+            }
+        }
+    }
+
+    #[test]
+    fn small_and_odd_sizes_match_the_reference() {
+        let mut rng = Rng::new(1);
+        for _ in 0..300 {
+            let shape = GemmShape { m: rng.size(0, 13), k: rng.size(0, 20), n: rng.size(0, 70) };
+            check(&mut rng, shape);
+        }
+    }
+
+    #[test]
+    fn sizes_across_block_borders_match_the_reference() {
+        let mut rng = Rng::new(2);
+        for shape in [(1, 700, 1100), (5, 257, 300), (67, 513, 9), (131, 100, 261), (64, 256, 256), (3, 600, 530)] {
+            check(&mut rng, GemmShape { m: shape.0, k: shape.1, n: shape.2 });
+        }
+    }
+
+    #[test]
+    fn depth_zero_gives_the_epilogue_of_zero() {
+        let bias = [1.0, 2.0];
+        let epilogue = Epilogue { bias: Bias::PerRow(&bias), ..Epilogue::none() };
+        let shape = GemmShape { m: 2, k: 0, n: 3 };
+        let mut out = [9.0; 6];
+        let empty = MatrixRef::row_major(&[], 3);
+        gemm(shape, Lhs::Matrix(empty), Rhs::Virtual(&empty), &mut out, &mut [], &epilogue);
+        assert_eq!(out, [1.0, 1.0, 1.0, 2.0, 2.0, 2.0]);
+    }
+}

@@ -1,0 +1,178 @@
+//! Packing: panels of A four rows wide and panels of B eight columns wide, both with k as the slow axis, so that a
+//! tile reads both operands from front to back. k is cut into equal blocks of at most `KC`; within a block panel
+//! follows panel. Missing rows and columns of the last panel are zero.
+
+use std::ops::Range;
+
+use super::{KC, MR, MatrixRef, NR};
+use crate::cpu::simd::F32x4;
+
+/// A right operand that can write any block of itself as panels.
+pub trait PackColumns: Sync {
+    /// Writes rows `depth` and columns `cols` as panels: element (k, j) of the block at
+    /// `(j / NR * depth.len() + k) * NR + j % NR`. Every place of `out` is written; columns past the end are zero.
+    fn pack(&self, depth: Range<usize>, cols: Range<usize>, out: &mut [f32]);
+}
+
+/// The length of the blocks that k is cut into.
+pub(super) fn k_block_len(k: usize) -> usize {
+    k.div_ceil(k.div_ceil(KC).max(1))
+}
+
+/// The blocks of k; one empty block when k is 0, so that the epilogue still runs.
+pub(super) fn k_blocks(k: usize) -> impl Iterator<Item = Range<usize>> {
+    let len = k_block_len(k).max(1);
+    (0..k.max(1)).step_by(len).map(move |start| start..k.min(start + len))
+}
+
+/// A constant left operand, packed at plan time.
+#[derive(Clone, Debug)]
+pub struct PackedA {
+    rows: usize,
+    k: usize,
+    data: Box<[f32]>,
+}
+
+impl PackedA {
+    /// Packs `matrix`, which has `rows` rows and `k` columns.
+    pub fn new(matrix: MatrixRef, rows: usize, k: usize) -> Self {
+        matrix.check(rows, k, "lhs");
+        let mut data = vec![0.0; packed_rows_len(rows, k)].into_boxed_slice();
+        pack_rows(matrix, rows, k, &mut data);
+        Self { rows, k, data }
+    }
+
+    /// The number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// The number of columns.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
+    pub(super) fn data(&self) -> &[f32] {
+        &self.data
+    }
+}
+
+/// A constant right operand, packed at plan time.
+#[derive(Clone, Debug)]
+pub struct PackedB {
+    k: usize,
+    columns: usize,
+    data: Box<[f32]>,
+}
+
+impl PackedB {
+    /// Packs `matrix`, which has `k` rows and `columns` columns.
+    pub fn new(matrix: MatrixRef, k: usize, columns: usize) -> Self {
+        matrix.check(k, columns, "rhs");
+        let mut data = vec![0.0; k * columns.next_multiple_of(NR)].into_boxed_slice();
+        let mut start = 0;
+        for depth in k_blocks(k) {
+            let len = depth.len() * columns.next_multiple_of(NR);
+            matrix.pack(depth, 0..columns, &mut data[start..start + len]);
+            start += len;
+        }
+        Self { k, columns, data }
+    }
+
+    /// The number of rows.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
+    /// The number of columns.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    pub(super) fn data(&self) -> &[f32] {
+        &self.data
+    }
+}
+
+/// The length of A packed whole.
+pub(super) fn packed_rows_len(rows: usize, k: usize) -> usize {
+    rows.next_multiple_of(MR) * k
+}
+
+/// Packs all of A: per block of k one panel per four rows, element (r, k) of a panel at `k * MR + r`.
+pub(super) fn pack_rows(matrix: MatrixRef, rows: usize, k: usize, out: &mut [f32]) {
+    let mut out = &mut out[..packed_rows_len(rows, k)];
+    for depth in k_blocks(k) {
+        for first in (0..rows).step_by(MR) {
+            let (panel, rest) = std::mem::take(&mut out).split_at_mut(depth.len() * MR);
+            out = rest;
+            let count = MR.min(rows - first);
+            if count < MR {
+                panel.fill(0.0);
+            }
+            for r in 0..count {
+                let start = (first + r) * matrix.row_stride + depth.start * matrix.col_stride;
+                for (i, place) in panel.iter_mut().skip(r).step_by(MR).enumerate() {
+                    *place = matrix.data[start + i * matrix.col_stride];
+                }
+            }
+        }
+    }
+}
+
+impl PackColumns for MatrixRef<'_> {
+    fn pack(&self, depth: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
+        if self.col_stride == 1 {
+            pack_contiguous_rows(self.data, self.row_stride, depth, cols, out);
+        } else {
+            pack_strided(*self, depth, cols, out);
+        }
+    }
+}
+
+/// B's rows have neighbouring columns: eight of them are copied at once.
+fn pack_contiguous_rows(data: &[f32], row_stride: usize, depth: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
+    let panel_len = depth.len() * NR;
+    for (i, k) in depth.enumerate() {
+        let row = &data[k * row_stride + cols.start..][..cols.len()];
+        scatter_row(row, &mut out[i * NR..], panel_len);
+    }
+}
+
+/// Writes one row of a block into its panels, which are `panel_len` apart; missing columns are zero.
+pub(in crate::cpu) fn scatter_row(row: &[f32], out: &mut [f32], panel_len: usize) {
+    let mut chunks = row.chunks_exact(NR);
+    let mut start = 0;
+    for chunk in &mut chunks {
+        let place = &mut out[start..start + NR];
+        F32x4::load(chunk).store(place);
+        F32x4::load(&chunk[4..]).store(&mut place[4..]);
+        start += panel_len;
+    }
+    let tail = chunks.remainder();
+    if !tail.is_empty() {
+        let place = &mut out[start..start + NR];
+        place[..tail.len()].copy_from_slice(tail);
+        place[tail.len()..].fill(0.0);
+    }
+}
+
+/// Any strides; also the transposed B, whose columns are contiguous: each is read from front to back.
+fn pack_strided(matrix: MatrixRef, depth: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
+    let panel_len = depth.len() * NR;
+    if panel_len == 0 {
+        return;
+    }
+    for (panel, first) in out.chunks_exact_mut(panel_len).zip(cols.clone().step_by(NR)) {
+        let count = NR.min(cols.end - first);
+        if count < NR {
+            panel.fill(0.0);
+        }
+        for j in 0..count {
+            let start = (first + j) * matrix.col_stride + depth.start * matrix.row_stride;
+            for (i, place) in panel.iter_mut().skip(j).step_by(NR).enumerate() {
+                *place = matrix.data[start + i * matrix.row_stride];
+            }
+        }
+    }
+}

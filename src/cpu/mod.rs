@@ -1,0 +1,9 @@
+//! What the operators' CPU kernels share: SIMD, matrix products, convolution, pooling, reductions, recurrent layers.
+//! Kernels are free functions over slices plus small plan-time structs that are `Send` and `Sync`; they allocate
+//! nothing (scratch memory comes in as a slice) and know neither graph nor operators.
+
+pub mod epilogue;
+pub mod gemm;
+pub mod simd;
+#[cfg(test)]
+pub mod testing;
