@@ -34,7 +34,10 @@ pub struct Clamp {
 
 impl Clamp {
     /// `max(x, 0)`.
-    pub const RELU: Self = Self { min: 0.0, max: f32::INFINITY };
+    pub const RELU: Self = Self {
+        min: 0.0,
+        max: f32::INFINITY,
+    };
     /// `min(max(x, 0), 6)`.
     pub const RELU6: Self = Self { min: 0.0, max: 6.0 };
 
@@ -62,14 +65,28 @@ pub struct Epilogue<'a> {
 
 impl Default for Epilogue<'_> {
     fn default() -> Self {
-        Self { alpha: 1.0, bias: Bias::None, residual: None, clamp: None, program: None, first_row: 0 }
+        Self {
+            alpha: 1.0,
+            bias: Bias::None,
+            residual: None,
+            clamp: None,
+            program: None,
+            first_row: 0,
+        }
     }
 }
 
 impl<'a> Epilogue<'a> {
     /// No step at all.
     pub const fn none() -> Self {
-        Self { alpha: 1.0, bias: Bias::None, residual: None, clamp: None, program: None, first_row: 0 }
+        Self {
+            alpha: 1.0,
+            bias: Bias::None,
+            residual: None,
+            clamp: None,
+            program: None,
+            first_row: 0,
+        }
     }
 
     /// The epilogue of the output that begins `rows` rows further down; `row_len` is the length of a row.
@@ -78,8 +95,15 @@ impl<'a> Epilogue<'a> {
             Bias::PerRow(bias) => Bias::PerRow(bias.get(rows..).unwrap_or(&[])),
             other => other,
         };
-        let residual = self.residual.map(|residual| residual.get(rows * row_len..).unwrap_or(&[]));
-        Self { bias, residual, first_row: self.first_row + rows, ..*self }
+        let residual = self
+            .residual
+            .map(|residual| residual.get(rows * row_len..).unwrap_or(&[]));
+        Self {
+            bias,
+            residual,
+            first_row: self.first_row + rows,
+            ..*self
+        }
     }
 
     /// Checks that bias and residual cover `rows` rows of `row_len`, so that kernels may read them without bounds.
@@ -89,11 +113,23 @@ impl<'a> Epilogue<'a> {
     pub(crate) fn check(&self, rows: usize, row_len: usize) {
         match self.bias {
             Bias::None => {}
-            Bias::PerRow(bias) => assert!(bias.len() >= rows, "bias holds {} rows of {rows}", bias.len()),
-            Bias::PerColumn(bias) => assert!(bias.len() >= row_len, "bias holds {} columns of {row_len}", bias.len()),
+            Bias::PerRow(bias) => assert!(
+                bias.len() >= rows,
+                "bias holds {} rows of {rows}",
+                bias.len()
+            ),
+            Bias::PerColumn(bias) => assert!(
+                bias.len() >= row_len,
+                "bias holds {} columns of {row_len}",
+                bias.len()
+            ),
         }
         if let Some(residual) = self.residual {
-            assert!(residual.len() >= rows * row_len, "residual holds {} of {rows}x{row_len}", residual.len());
+            assert!(
+                residual.len() >= rows * row_len,
+                "residual holds {} of {rows}x{row_len}",
+                residual.len()
+            );
         }
     }
 
@@ -107,7 +143,13 @@ impl<'a> Epilogue<'a> {
     }
 
     /// All steps but the program.
-    pub(crate) fn apply_registers(&self, row: usize, col: usize, row_len: usize, values: &mut [f32]) {
+    pub(crate) fn apply_registers(
+        &self,
+        row: usize,
+        col: usize,
+        row_len: usize,
+        values: &mut [f32],
+    ) {
         let len = values.len();
         if self.alpha != 1.0 {
             map(values, |x| x * F32x4::splat(self.alpha), |x| x * self.alpha);
@@ -125,7 +167,11 @@ impl<'a> Epilogue<'a> {
         }
         if let Some(clamp) = self.clamp {
             let (min, max) = (F32x4::splat(clamp.min), F32x4::splat(clamp.max));
-            map(values, |x| x.at_least(min).at_most(max), |x| clamp.scalar(x));
+            map(
+                values,
+                |x| x.at_least(min).at_most(max),
+                |x| clamp.scalar(x),
+            );
         }
     }
 }
@@ -168,7 +214,10 @@ mod tests {
             alpha: 2.0,
             bias: Bias::PerRow(&bias),
             residual: Some(&residual),
-            clamp: Some(Clamp { min: 0.0, max: 45.0 }),
+            clamp: Some(Clamp {
+                min: 0.0,
+                max: 45.0,
+            }),
             program: Some(&Square),
             first_row: 5,
         };
@@ -187,7 +236,10 @@ mod tests {
 
     #[test]
     fn relu_keeps_nan() {
-        let epilogue = Epilogue { clamp: Some(Clamp::RELU), ..Epilogue::none() };
+        let epilogue = Epilogue {
+            clamp: Some(Clamp::RELU),
+            ..Epilogue::none()
+        };
         let mut values = [f32::NAN, -1.0, 2.0, -0.5, f32::NAN];
         epilogue.apply(0, 0, 5, &mut values);
         assert!(values[0].is_nan() && values[4].is_nan());

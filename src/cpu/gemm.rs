@@ -48,18 +48,30 @@ pub struct MatrixRef<'a> {
 impl<'a> MatrixRef<'a> {
     /// A matrix stored row after row, each `columns` long.
     pub fn row_major(data: &'a [f32], columns: usize) -> Self {
-        Self { data, row_stride: columns, col_stride: 1 }
+        Self {
+            data,
+            row_stride: columns,
+            col_stride: 1,
+        }
     }
 
     /// The transpose of a matrix that is stored row after row, each `stored_columns` long.
     pub fn transposed(data: &'a [f32], stored_columns: usize) -> Self {
-        Self { data, row_stride: 1, col_stride: stored_columns }
+        Self {
+            data,
+            row_stride: 1,
+            col_stride: stored_columns,
+        }
     }
 
     fn check(&self, rows: usize, columns: usize, name: &str) {
         if rows > 0 && columns > 0 {
             let last = (rows - 1) * self.row_stride + (columns - 1) * self.col_stride;
-            assert!(last < self.data.len(), "{name} holds {} values, {rows}x{columns} asked", self.data.len());
+            assert!(
+                last < self.data.len(),
+                "{name} holds {} values, {rows}x{columns} asked",
+                self.data.len()
+            );
         }
     }
 }
@@ -84,7 +96,11 @@ pub enum Rhs<'a> {
 ///
 /// `lhs_packed`, `rhs_packed`: whether the operands are packed already. Asking with `false` is always enough.
 pub fn gemm_scratch_len(shape: GemmShape, lhs_packed: bool, rhs_packed: bool) -> usize {
-    let lhs = if lhs_packed { 0 } else { packed_rows_len(shape.m, shape.k) };
+    let lhs = if lhs_packed {
+        0
+    } else {
+        packed_rows_len(shape.m, shape.k)
+    };
     let rhs = if rhs_packed { 0 } else { block_len(shape) };
     lhs + rhs
 }
@@ -99,17 +115,34 @@ fn block_len(shape: GemmShape) -> usize {
 /// # Panics
 /// When an operand, `out` or `scratch` ([`gemm_scratch_len`]) is too small, or a packed operand was packed for other
 /// sizes: mistakes of the caller that plan-time shape checks exclude.
-pub fn gemm(shape: GemmShape, lhs: Lhs, rhs: Rhs, out: &mut [f32], scratch: &mut [f32], epilogue: &Epilogue) {
+pub fn gemm(
+    shape: GemmShape,
+    lhs: Lhs,
+    rhs: Rhs,
+    out: &mut [f32],
+    scratch: &mut [f32],
+    epilogue: &Epilogue,
+) {
     let GemmShape { m, k, n } = shape;
-    assert!(out.len() >= m * n, "out holds {} values, {m}x{n} asked", out.len());
+    assert!(
+        out.len() >= m * n,
+        "out holds {} values, {m}x{n} asked",
+        out.len()
+    );
     epilogue.check(m, n);
     match lhs {
         Lhs::Matrix(matrix) => matrix.check(m, k, "lhs"),
-        Lhs::Packed(packed) => assert!((packed.rows(), packed.k()) == (m, k), "lhs was packed for other sizes"),
+        Lhs::Packed(packed) => assert!(
+            (packed.rows(), packed.k()) == (m, k),
+            "lhs was packed for other sizes"
+        ),
     }
     match rhs {
         Rhs::Matrix(matrix) => matrix.check(k, n, "rhs"),
-        Rhs::Packed(packed) => assert!((packed.k(), packed.columns()) == (k, n), "rhs was packed for other sizes"),
+        Rhs::Packed(packed) => assert!(
+            (packed.k(), packed.columns()) == (k, n),
+            "rhs was packed for other sizes"
+        ),
         Rhs::Virtual(_) => {}
     }
     if m == 0 || n == 0 {
@@ -132,7 +165,12 @@ pub fn gemm(shape: GemmShape, lhs: Lhs, rhs: Rhs, out: &mut [f32], scratch: &mut
             (BlockA::Packed(packed), rest)
         }
     };
-    let driver = Driver { shape, a, rhs, epilogue };
+    let driver = Driver {
+        shape,
+        a,
+        rhs,
+        epilogue,
+    };
     // SAFETY: sizes were checked above; `out` is borrowed mutably and holds every row and column asked for.
     unsafe { driver.run(0..m, 0..n, out.as_mut_ptr(), scratch) }
 }
@@ -160,7 +198,13 @@ impl Driver<'_> {
     /// # Safety
     /// The operands, bias and residual hold the whole product's sizes; `out` is writable for `m * n` values, of which
     /// no one else touches the given rows and columns.
-    unsafe fn run(&self, rows: Range<usize>, columns: Range<usize>, out: *mut f32, scratch: &mut [f32]) {
+    unsafe fn run(
+        &self,
+        rows: Range<usize>,
+        columns: Range<usize>,
+        out: *mut f32,
+        scratch: &mut [f32],
+    ) {
         let GemmShape { m, k, n } = self.shape;
         let panels_total = n.div_ceil(NR);
         for first_col in columns.clone().step_by(NC) {
@@ -171,7 +215,8 @@ impl Driver<'_> {
                 let panels = cols.len().div_ceil(NR);
                 let b: &[f32] = match self.rhs {
                     Rhs::Packed(packed) => {
-                        let start = (depth.start * panels_total + (first_col / NR) * depth_len) * NR;
+                        let start =
+                            (depth.start * panels_total + (first_col / NR) * depth_len) * NR;
                         &packed.data()[start..start + panels * panel_len]
                     }
                     Rhs::Matrix(matrix) => {
@@ -196,21 +241,29 @@ impl Driver<'_> {
                     };
                     let a = match self.a {
                         BlockA::Packed(data) => {
-                            let start = (depth.start * m.div_ceil(MR) + (first_row / MR) * depth_len) * MR;
+                            let start =
+                                (depth.start * m.div_ceil(MR) + (first_row / MR) * depth_len) * MR;
                             TileA::Packed(&data[start..])
                         }
                         BlockA::Rows(matrix) => TileA::Rows {
-                            data: &matrix.data[(first_row * matrix.row_stride + depth.start).min(matrix.data.len())..],
+                            data: &matrix.data[(first_row * matrix.row_stride + depth.start)
+                                .min(matrix.data.len())..],
                             row_stride: matrix.row_stride,
                         },
                     };
                     // SAFETY: `a` and `b` hold the block by the layouts above, and the caller vouches for `out`.
-                    unsafe { tile::run_block(a, b, depth_len, block_rows.clone(), cols.clone(), &output) };
+                    unsafe {
+                        tile::run_block(a, b, depth_len, block_rows.clone(), cols.clone(), &output)
+                    };
                     if let (true, Some(program)) = (last, self.epilogue.program) {
                         for row in block_rows {
                             // SAFETY: the segment lies within the rows and columns that are ours alone.
-                            let values =
-                                unsafe { std::slice::from_raw_parts_mut(out.add(row * n + cols.start), cols.len()) };
+                            let values = unsafe {
+                                std::slice::from_raw_parts_mut(
+                                    out.add(row * n + cols.start),
+                                    cols.len(),
+                                )
+                            };
                             program.apply(self.epilogue.first_row + row, cols.start, values);
                         }
                     }
@@ -240,7 +293,9 @@ mod tests {
         let mut out = vec![0.0; m * n];
         for i in 0..m {
             for j in 0..n {
-                let at = |x: MatrixRef, i: usize, j: usize| f64::from(x.data[i * x.row_stride + j * x.col_stride]);
+                let at = |x: MatrixRef, i: usize, j: usize| {
+                    f64::from(x.data[i * x.row_stride + j * x.col_stride])
+                };
                 let sum: f64 = (0..k).map(|d| at(a, i, d) * at(b, d, j)).sum();
                 out[i * n + j] = sum as f32;
             }
@@ -254,8 +309,16 @@ mod tests {
     fn check(rng: &mut Rng, shape: GemmShape) {
         let GemmShape { m, k, n } = shape;
         let (a, b) = (rng.vec(m * k), rng.vec(k * n));
-        let a = if rng.bool() { MatrixRef::row_major(&a, k) } else { MatrixRef::transposed(&a, m) };
-        let b = if rng.bool() { MatrixRef::row_major(&b, n) } else { MatrixRef::transposed(&b, k) };
+        let a = if rng.bool() {
+            MatrixRef::row_major(&a, k)
+        } else {
+            MatrixRef::transposed(&a, m)
+        };
+        let b = if rng.bool() {
+            MatrixRef::row_major(&b, n)
+        } else {
+            MatrixRef::transposed(&b, k)
+        };
         let (row_bias, col_bias, residual) = (rng.vec(m), rng.vec(n), rng.vec(m * n));
         let epilogue = Epilogue {
             alpha: if rng.bool() { 1.0 } else { 0.5 },
@@ -265,16 +328,21 @@ mod tests {
                 _ => Bias::PerColumn(&col_bias),
             },
             residual: rng.bool().then_some(&residual[..]),
-            clamp: rng.bool().then_some(Clamp { min: -0.5, max: 4.0 }),
+            clamp: rng.bool().then_some(Clamp {
+                min: -0.5,
+                max: 4.0,
+            }),
             program: if rng.bool() { Some(&AddPosition) } else { None },
             first_row: rng.size(0, 3),
         };
         let expected = reference(shape, a, b, &epilogue);
         let (packed_a, packed_b) = (PackedA::new(a, m, k), PackedB::new(b, k, n));
         for (lhs, lhs_packed) in [(Lhs::Matrix(a), false), (Lhs::Packed(&packed_a), true)] {
-            for (rhs, rhs_packed) in
-                [(Rhs::Matrix(b), false), (Rhs::Packed(&packed_b), true), (Rhs::Virtual(&b), false)]
-            {
+            for (rhs, rhs_packed) in [
+                (Rhs::Matrix(b), false),
+                (Rhs::Packed(&packed_b), true),
+                (Rhs::Virtual(&b), false),
+            ] {
                 let mut scratch = vec![f32::NAN; gemm_scratch_len(shape, lhs_packed, rhs_packed)];
                 let mut out = vec![f32::NAN; m * n];
                 gemm(shape, lhs, rhs, &mut out, &mut scratch, &epilogue);
@@ -288,7 +356,11 @@ mod tests {
     fn small_and_odd_sizes_match_the_reference() {
         let mut rng = Rng::new(1);
         for _ in 0..300 {
-            let shape = GemmShape { m: rng.size(0, 13), k: rng.size(0, 20), n: rng.size(0, 70) };
+            let shape = GemmShape {
+                m: rng.size(0, 13),
+                k: rng.size(0, 20),
+                n: rng.size(0, 70),
+            };
             check(&mut rng, shape);
         }
     }
@@ -296,19 +368,43 @@ mod tests {
     #[test]
     fn sizes_across_block_borders_match_the_reference() {
         let mut rng = Rng::new(2);
-        for shape in [(1, 700, 1100), (5, 257, 300), (67, 513, 9), (131, 100, 261), (64, 256, 256), (3, 600, 530)] {
-            check(&mut rng, GemmShape { m: shape.0, k: shape.1, n: shape.2 });
+        for shape in [
+            (1, 700, 1100),
+            (5, 257, 300),
+            (67, 513, 9),
+            (131, 100, 261),
+            (64, 256, 256),
+            (3, 600, 530),
+        ] {
+            check(
+                &mut rng,
+                GemmShape {
+                    m: shape.0,
+                    k: shape.1,
+                    n: shape.2,
+                },
+            );
         }
     }
 
     #[test]
     fn depth_zero_gives_the_epilogue_of_zero() {
         let bias = [1.0, 2.0];
-        let epilogue = Epilogue { bias: Bias::PerRow(&bias), ..Epilogue::none() };
+        let epilogue = Epilogue {
+            bias: Bias::PerRow(&bias),
+            ..Epilogue::none()
+        };
         let shape = GemmShape { m: 2, k: 0, n: 3 };
         let mut out = [9.0; 6];
         let empty = MatrixRef::row_major(&[], 3);
-        gemm(shape, Lhs::Matrix(empty), Rhs::Virtual(&empty), &mut out, &mut [], &epilogue);
+        gemm(
+            shape,
+            Lhs::Matrix(empty),
+            Rhs::Virtual(&empty),
+            &mut out,
+            &mut [],
+            &epilogue,
+        );
         assert_eq!(out, [1.0, 1.0, 1.0, 2.0, 2.0, 2.0]);
     }
 }

@@ -93,7 +93,9 @@ impl GpuCaps {
 
     /// Whether a value of `elements` elements fits in one storage binding.
     pub fn fits(&self, elements: usize) -> bool {
-        let bytes = (elements as u64).saturating_mul(GpuType::SIZE).saturating_add(15);
+        let bytes = (elements as u64)
+            .saturating_mul(GpuType::SIZE)
+            .saturating_add(15);
         bytes <= self.max_storage_buffer_binding_size && bytes <= self.max_buffer_size
     }
 }
@@ -196,8 +198,16 @@ pub struct ConstantData {
 
 impl ConstantData {
     /// `make` must return exactly `size` bytes, in the layout that a GPU buffer holds (four bytes per element).
-    pub fn new(key: ConstantKey, size: u64, make: impl Fn() -> Vec<u8> + Send + Sync + 'static) -> ConstantData {
-        ConstantData { key, size, make: Box::new(make) }
+    pub fn new(
+        key: ConstantKey,
+        size: u64,
+        make: impl Fn() -> Vec<u8> + Send + Sync + 'static,
+    ) -> ConstantData {
+        ConstantData {
+            key,
+            size,
+            make: Box::new(make),
+        }
     }
 
     /// The bytes to upload. Costs a pass over the constant; the executor asks once.
@@ -208,6 +218,10 @@ impl ConstantData {
 
 impl fmt::Debug for ConstantData {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ConstantData({}:{:?}, {} bytes)", self.key.source, self.key.layout, self.size)
+        write!(
+            f,
+            "ConstantData({}:{:?}, {} bytes)",
+            self.key.source, self.key.layout, self.size
+        )
     }
 }

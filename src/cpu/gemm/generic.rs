@@ -99,11 +99,38 @@ mod tests {
         let a = [i32::MAX, 2, 3, 4, 5, 6];
         let b = [2, 0, 1, 7, -3, 4];
         // b is stored transposed: 3x2 from a 2x3 buffer.
-        let rhs = Matrix { data: &b, row_stride: 1, col_stride: 3 };
+        let rhs = Matrix {
+            data: &b,
+            row_stride: 1,
+            col_stride: 3,
+        };
         let mut out = [0; 4];
-        gemm(2, 3, 2, Matrix { data: &a, row_stride: 3, col_stride: 1 }, rhs, &mut out);
-        let dot = |row: &[i32], col: &[i32]| row.iter().zip(col).fold(0i32, |s, (x, y)| s.wrapping_add(x.wrapping_mul(*y)));
-        assert_eq!(out, [dot(&a[..3], &b[..3]), dot(&a[..3], &b[3..]), dot(&a[3..], &b[..3]), dot(&a[3..], &b[3..])]);
+        gemm(
+            2,
+            3,
+            2,
+            Matrix {
+                data: &a,
+                row_stride: 3,
+                col_stride: 1,
+            },
+            rhs,
+            &mut out,
+        );
+        let dot = |row: &[i32], col: &[i32]| {
+            row.iter()
+                .zip(col)
+                .fold(0i32, |s, (x, y)| s.wrapping_add(x.wrapping_mul(*y)))
+        };
+        assert_eq!(
+            out,
+            [
+                dot(&a[..3], &b[..3]),
+                dot(&a[..3], &b[3..]),
+                dot(&a[3..], &b[..3]),
+                dot(&a[3..], &b[3..])
+            ]
+        );
     }
 
     #[test]
@@ -112,15 +139,34 @@ mod tests {
         let a: Vec<f64> = (0..m * k).map(|i| (i as f64 * 0.37).sin()).collect();
         let b: Vec<f64> = (0..k * n).map(|i| (i as f64 * 0.71).cos()).collect();
         let mut out = vec![0.0; m * n];
-        let lhs = Matrix { data: &a, row_stride: k, col_stride: 1 };
-        gemm(m, k, n, lhs, Matrix { data: &b, row_stride: n, col_stride: 1 }, &mut out);
+        let lhs = Matrix {
+            data: &a,
+            row_stride: k,
+            col_stride: 1,
+        };
+        gemm(
+            m,
+            k,
+            n,
+            lhs,
+            Matrix {
+                data: &b,
+                row_stride: n,
+                col_stride: 1,
+            },
+            &mut out,
+        );
         for i in 0..m {
             for j in 0..n {
                 let expected: f64 = (0..k).map(|d| a[i * k + d] * b[d * n + j]).sum();
                 assert!((out[i * n + j] - expected).abs() < 1e-10, "({i}, {j})");
             }
         }
-        let empty = Matrix { data: &[] as &[f64], row_stride: 0, col_stride: 1 };
+        let empty = Matrix {
+            data: &[] as &[f64],
+            row_stride: 0,
+            col_stride: 1,
+        };
         let mut out = vec![1.0; 6];
         gemm(2, 0, 3, empty, empty, &mut out);
         assert_eq!(out, [0.0; 6]);
