@@ -1,0 +1,101 @@
+// What the WebAssembly core looks like from TypeScript: the contract with `src/wasm`. Nothing here runs; the loader
+// casts the generated module to CoreModule once, and the rest of the package speaks to it through these types.
+
+import type { DataType, TensorData } from "./dtype.js";
+
+/** Where a session may run. `auto` takes WebGPU only on a hardware adapter that supports the model's heavy nodes. */
+export type Device = "auto" | "webgpu" | "cpu";
+
+/** How far a graph is rewritten before it is planned. */
+export type Optimization = "none" | "basic" | "all";
+
+/** The stages of compilation that can be printed. */
+export type InspectStage = "graph" | "optimized" | "program";
+
+/** An input or output of a model. A symbolic dimension is its name; one without a name is `"?"`. */
+export interface ValueInfo {
+  readonly name: string;
+  readonly type: DataType;
+  readonly shape: readonly (number | string)[];
+}
+
+/** Where one node runs, and why. */
+export interface NodeReport {
+  node: string;
+  operator: string;
+  device: "cpu" | "gpu" | "folded";
+  /** Why the node is not on the GPU, when a GPU was wanted. */
+  reason?: string;
+  /** The nodes that were fused into this one. */
+  fused?: string[];
+}
+
+/** What a session did with its model. */
+export interface Report {
+  /** The device in use. */
+  device: "webgpu" | "cpu";
+  /** The GPU adapter, when one is in use. */
+  adapter?: string;
+  /** Which build of the core runs. */
+  wasm: "simd128" | "relaxed-simd";
+  nodes: NodeReport[];
+  /** How many fused groups the optimiser made. */
+  fusedGroups: number;
+  /** Milliseconds spent in each stage of compilation. */
+  timings: { parseMs: number; optimizeMs: number; planMs: number; compileMs: number };
+  memory: { weightsBytes: number; cpuArenaBytes: number; gpuBytes: number; wasmBytes: number };
+  warnings: string[];
+}
+
+/** A tensor as it crosses into and out of the core. */
+export interface CoreTensor {
+  name: string;
+  type: DataType;
+  shape: number[];
+  data: TensorData;
+}
+
+export interface CoreOptions {
+  device: Device;
+  optimization?: Optimization;
+  externalData?: Record<string, Uint8Array>;
+  name?: string;
+}
+
+/** Bytes of a model in the core's memory; a response's body streams straight into it. */
+export interface CoreBytes {
+  append(chunk: Uint8Array): void;
+  readonly length: number;
+  free(): void;
+}
+
+export interface CoreSession {
+  inputs(): ValueInfo[];
+  outputs(): ValueInfo[];
+  run(feeds: CoreTensor[], fetches?: string[]): Promise<CoreTensor[]>;
+  report(): Report;
+  inspect(stage: InspectStage, json: boolean): string;
+  free(): void;
+}
+
+/** The generated module: `wasm-bindgen --target web`. */
+export interface CoreModule {
+  /** Instantiates the WebAssembly file; doing so again is a no-op. */
+  default(options?: { module_or_path: unknown }): Promise<unknown>;
+  /** Replaces the instance by a fresh one, after a trap. */
+  __wbg_reset_state?(): void;
+  /** Calls `handler` with the message of a Rust panic, just before the instance aborts. */
+  setPanicHandler?(handler: (message: string) => void): void;
+  readonly ModelBytes: new (expectedLength: number) => CoreBytes;
+  readonly CoreSession: {
+    /** Consumes `bytes`. */
+    load(
+      bytes: CoreBytes,
+      options: CoreOptions,
+      onProgress?: (stage: string, done: number, total: number) => void,
+    ): Promise<CoreSession>;
+  };
+  readTensor(bytes: Uint8Array): CoreTensor;
+  writeTensor(tensor: CoreTensor): Uint8Array;
+  version(): string;
+}

@@ -1,0 +1,82 @@
+// What differs between a browser and Node.js: reading files, and where WebGPU comes from. Node's modules are imported
+// by name at run time, so that bundlers for the web neither see nor ship them.
+
+import { ModeletError, messageOf } from "./errors.js";
+
+/** Whether this is Node.js or something that behaves like it (Bun, Deno). */
+export const isNode: boolean =
+  typeof process === "object" && typeof process.versions?.node === "string" && !("type" in process);
+
+/** Imports a module that exists only at run time. */
+export function importAtRunTime<M>(name: string): Promise<M> {
+  return import(/* webpackIgnore: true */ /* @vite-ignore */ name);
+}
+
+/** A file being read piece by piece. */
+export interface FileSource {
+  readonly total: number;
+  chunks(): AsyncGenerator<Uint8Array>;
+}
+
+/** Opens a file of the local disk (Node.js only). */
+export async function openFile(path: string | URL): Promise<FileSource> {
+  const fs = await importAtRunTime<typeof import("node:fs/promises")>("node:fs/promises");
+  try {
+    const file = await fs.open(path);
+    const { size } = await file.stat();
+    return {
+      total: size,
+      async *chunks() {
+        try {
+          const buffer = new Uint8Array(Math.min(Math.max(size, 1), 4 << 20));
+          for (;;) {
+            const { bytesRead } = await file.read(buffer, 0, buffer.length);
+            if (bytesRead === 0) return;
+            yield buffer.subarray(0, bytesRead);
+          }
+        } catch (error) {
+          throw unreadable(path, error);
+        } finally {
+          await file.close();
+        }
+      },
+    };
+  } catch (error) {
+    throw unreadable(path, error);
+  }
+}
+
+/** The whole of a file (Node.js only). */
+export async function readFile(path: string | URL): Promise<Uint8Array> {
+  const fs = await importAtRunTime<typeof import("node:fs/promises")>("node:fs/promises");
+  return fs.readFile(path);
+}
+
+/**
+ * Makes WebGPU available in Node.js from the optional `webgpu` package, in the place where the core looks for it.
+ * Returns false when the package is not installed.
+ */
+export async function provideWebGPU(): Promise<boolean> {
+  const scope = globalThis as { navigator?: { gpu?: unknown }; WorkerGlobalScope?: unknown };
+  if (!scope.navigator?.gpu) {
+    let webgpu: { create(options: string[]): unknown; globals: object };
+    try {
+      webgpu = await importAtRunTime("webgpu");
+    } catch (error) {
+      if ((error as { code?: string }).code === "ERR_MODULE_NOT_FOUND") return false;
+      throw new ModeletError("device", `the webgpu package failed to start: ${messageOf(error)}`, {}, { cause: error });
+    }
+    Object.assign(globalThis, webgpu.globals);
+    if (!scope.navigator) Object.defineProperty(globalThis, "navigator", { value: {}, configurable: true });
+    Object.defineProperty(scope.navigator, "gpu", { value: webgpu.create([]), configurable: true });
+  }
+  // The core finds `navigator` through the scope of a window or a worker; Node.js has neither name.
+  scope.WorkerGlobalScope ??= class WorkerGlobalScope {};
+  return true;
+}
+
+function unreadable(path: string | URL, error: unknown): ModeletError {
+  const missing = (error as { code?: string }).code === "ENOENT";
+  const message = missing ? `there is no file ${path}` : `cannot read ${path}: ${messageOf(error)}`;
+  return new ModeletError("fetch-failed", message, { actual: String(path) }, { cause: error });
+}
