@@ -113,16 +113,8 @@ impl<'a> Epilogue<'a> {
     pub(crate) fn check(&self, rows: usize, row_len: usize) {
         match self.bias {
             Bias::None => {}
-            Bias::PerRow(bias) => assert!(
-                bias.len() >= rows,
-                "bias holds {} rows of {rows}",
-                bias.len()
-            ),
-            Bias::PerColumn(bias) => assert!(
-                bias.len() >= row_len,
-                "bias holds {} columns of {row_len}",
-                bias.len()
-            ),
+            Bias::PerRow(bias) => assert!(bias.len() >= rows, "bias holds {} rows of {rows}", bias.len()),
+            Bias::PerColumn(bias) => assert!(bias.len() >= row_len, "bias holds {} columns of {row_len}", bias.len()),
         }
         if let Some(residual) = self.residual {
             assert!(
@@ -143,13 +135,7 @@ impl<'a> Epilogue<'a> {
     }
 
     /// All steps but the program.
-    pub(crate) fn apply_registers(
-        &self,
-        row: usize,
-        col: usize,
-        row_len: usize,
-        values: &mut [f32],
-    ) {
+    pub(crate) fn apply_registers(&self, row: usize, col: usize, row_len: usize, values: &mut [f32]) {
         let len = values.len();
         if self.alpha != 1.0 {
             map(values, |x| x * F32x4::splat(self.alpha), |x| x * self.alpha);
@@ -167,11 +153,7 @@ impl<'a> Epilogue<'a> {
         }
         if let Some(clamp) = self.clamp {
             let (min, max) = (F32x4::splat(clamp.min), F32x4::splat(clamp.max));
-            map(
-                values,
-                |x| x.at_least(min).at_most(max),
-                |x| clamp.scalar(x),
-            );
+            map(values, |x| x.at_least(min).at_most(max), |x| clamp.scalar(x));
         }
     }
 }
@@ -214,10 +196,7 @@ mod tests {
             alpha: 2.0,
             bias: Bias::PerRow(&bias),
             residual: Some(&residual),
-            clamp: Some(Clamp {
-                min: 0.0,
-                max: 45.0,
-            }),
+            clamp: Some(Clamp { min: 0.0, max: 45.0 }),
             program: Some(&Square),
             first_row: 5,
         };

@@ -115,27 +115,13 @@ fn block_len(shape: GemmShape) -> usize {
 /// # Panics
 /// When an operand, `out` or `scratch` ([`gemm_scratch_len`]) is too small, or a packed operand was packed for other
 /// sizes: mistakes of the caller that plan-time shape checks exclude.
-pub fn gemm(
-    shape: GemmShape,
-    lhs: Lhs,
-    rhs: Rhs,
-    out: &mut [f32],
-    scratch: &mut [f32],
-    epilogue: &Epilogue,
-) {
+pub fn gemm(shape: GemmShape, lhs: Lhs, rhs: Rhs, out: &mut [f32], scratch: &mut [f32], epilogue: &Epilogue) {
     let GemmShape { m, k, n } = shape;
-    assert!(
-        out.len() >= m * n,
-        "out holds {} values, {m}x{n} asked",
-        out.len()
-    );
+    assert!(out.len() >= m * n, "out holds {} values, {m}x{n} asked", out.len());
     epilogue.check(m, n);
     match lhs {
         Lhs::Matrix(matrix) => matrix.check(m, k, "lhs"),
-        Lhs::Packed(packed) => assert!(
-            (packed.rows(), packed.k()) == (m, k),
-            "lhs was packed for other sizes"
-        ),
+        Lhs::Packed(packed) => assert!((packed.rows(), packed.k()) == (m, k), "lhs was packed for other sizes"),
     }
     match rhs {
         Rhs::Matrix(matrix) => matrix.check(k, n, "rhs"),
@@ -198,13 +184,7 @@ impl Driver<'_> {
     /// # Safety
     /// The operands, bias and residual hold the whole product's sizes; `out` is writable for `m * n` values, of which
     /// no one else touches the given rows and columns.
-    unsafe fn run(
-        &self,
-        rows: Range<usize>,
-        columns: Range<usize>,
-        out: *mut f32,
-        scratch: &mut [f32],
-    ) {
+    unsafe fn run(&self, rows: Range<usize>, columns: Range<usize>, out: *mut f32, scratch: &mut [f32]) {
         let GemmShape { m, k, n } = self.shape;
         let panels_total = n.div_ceil(NR);
         for first_col in columns.clone().step_by(NC) {
@@ -215,8 +195,7 @@ impl Driver<'_> {
                 let panels = cols.len().div_ceil(NR);
                 let b: &[f32] = match self.rhs {
                     Rhs::Packed(packed) => {
-                        let start =
-                            (depth.start * panels_total + (first_col / NR) * depth_len) * NR;
+                        let start = (depth.start * panels_total + (first_col / NR) * depth_len) * NR;
                         &packed.data()[start..start + panels * panel_len]
                     }
                     Rhs::Matrix(matrix) => {
@@ -241,29 +220,21 @@ impl Driver<'_> {
                     };
                     let a = match self.a {
                         BlockA::Packed(data) => {
-                            let start =
-                                (depth.start * m.div_ceil(MR) + (first_row / MR) * depth_len) * MR;
+                            let start = (depth.start * m.div_ceil(MR) + (first_row / MR) * depth_len) * MR;
                             TileA::Packed(&data[start..])
                         }
                         BlockA::Rows(matrix) => TileA::Rows {
-                            data: &matrix.data[(first_row * matrix.row_stride + depth.start)
-                                .min(matrix.data.len())..],
+                            data: &matrix.data[(first_row * matrix.row_stride + depth.start).min(matrix.data.len())..],
                             row_stride: matrix.row_stride,
                         },
                     };
                     // SAFETY: `a` and `b` hold the block by the layouts above, and the caller vouches for `out`.
-                    unsafe {
-                        tile::run_block(a, b, depth_len, block_rows.clone(), cols.clone(), &output)
-                    };
+                    unsafe { tile::run_block(a, b, depth_len, block_rows.clone(), cols.clone(), &output) };
                     if let (true, Some(program)) = (last, self.epilogue.program) {
                         for row in block_rows {
                             // SAFETY: the segment lies within the rows and columns that are ours alone.
-                            let values = unsafe {
-                                std::slice::from_raw_parts_mut(
-                                    out.add(row * n + cols.start),
-                                    cols.len(),
-                                )
-                            };
+                            let values =
+                                unsafe { std::slice::from_raw_parts_mut(out.add(row * n + cols.start), cols.len()) };
                             program.apply(self.epilogue.first_row + row, cols.start, values);
                         }
                     }
@@ -293,9 +264,7 @@ mod tests {
         let mut out = vec![0.0; m * n];
         for i in 0..m {
             for j in 0..n {
-                let at = |x: MatrixRef, i: usize, j: usize| {
-                    f64::from(x.data[i * x.row_stride + j * x.col_stride])
-                };
+                let at = |x: MatrixRef, i: usize, j: usize| f64::from(x.data[i * x.row_stride + j * x.col_stride]);
                 let sum: f64 = (0..k).map(|d| at(a, i, d) * at(b, d, j)).sum();
                 out[i * n + j] = sum as f32;
             }
@@ -328,10 +297,7 @@ mod tests {
                 _ => Bias::PerColumn(&col_bias),
             },
             residual: rng.bool().then_some(&residual[..]),
-            clamp: rng.bool().then_some(Clamp {
-                min: -0.5,
-                max: 4.0,
-            }),
+            clamp: rng.bool().then_some(Clamp { min: -0.5, max: 4.0 }),
             program: if rng.bool() { Some(&AddPosition) } else { None },
             first_row: rng.size(0, 3),
         };

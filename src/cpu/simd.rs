@@ -14,16 +14,10 @@ use x86 as imp;
 
 #[cfg(any(
     test,
-    not(any(
-        target_arch = "x86_64",
-        all(target_arch = "wasm32", target_feature = "simd128")
-    ))
+    not(any(target_arch = "x86_64", all(target_arch = "wasm32", target_feature = "simd128")))
 ))]
 mod scalar;
-#[cfg(not(any(
-    target_arch = "x86_64",
-    all(target_arch = "wasm32", target_feature = "simd128")
-)))]
+#[cfg(not(any(target_arch = "x86_64", all(target_arch = "wasm32", target_feature = "simd128"))))]
 use scalar as imp;
 
 use std::ops::{Add, AddAssign, BitAnd, BitOr, BitXor, Div, Mul, Neg, Sub};
@@ -294,9 +288,7 @@ impl I32x4 {
     /// The lanes in memory order.
     #[inline(always)]
     pub fn to_array(self) -> [i32; LANES] {
-        self.bits_to_f32()
-            .to_array()
-            .map(|lane| lane.to_bits() as i32)
+        self.bits_to_f32().to_array().map(|lane| lane.to_bits() as i32)
     }
 
     /// The same bits as f32 lanes.
@@ -409,11 +401,7 @@ mod tests {
         assert!(nan.min(one).to_array()[0].is_nan() && one.min(nan).to_array()[0].is_nan());
         assert_eq!(F32x4::from_array([1.0, 4.0, 2.0, 3.0]).max_lane(), 4.0);
         assert_eq!(F32x4::from_array([1.0, 4.0, 0.5, 3.0]).min_lane(), 0.5);
-        assert!(
-            F32x4::from_array([1.0, f32::NAN, 2.0, 3.0])
-                .max_lane()
-                .is_nan()
-        );
+        assert!(F32x4::from_array([1.0, f32::NAN, 2.0, 3.0]).max_lane().is_nan());
     }
 
     #[test]
@@ -421,17 +409,11 @@ mod tests {
         let values = F32x4::from_array([2.5, -3.7, 1.2, 1000.0]);
         assert_eq!(values.round_small().to_array(), [2.0, -4.0, 1.0, 1000.0]);
         assert_eq!(values.to_i32().to_array(), [2, -3, 1, 1000]);
-        assert_eq!(
-            values.to_i32().to_f32().to_array(),
-            [2.0, -3.0, 1.0, 1000.0]
-        );
+        assert_eq!(values.to_i32().to_f32().to_array(), [2.0, -3.0, 1.0, 1000.0]);
         assert_eq!(I32x4::splat(-8).shr::<2>().to_array()[0], -2);
         assert_eq!(I32x4::splat(3).shl::<4>().to_array()[1], 48);
         let mask = values.gt(F32x4::zero());
-        assert_eq!(
-            mask.select(values, F32x4::zero()).to_array(),
-            [2.5, 0.0, 1.2, 1000.0]
-        );
+        assert_eq!(mask.select(values, F32x4::zero()).to_array(), [2.5, 0.0, 1.2, 1000.0]);
         assert!(mask.any() && !values.is_nan().any());
     }
 
@@ -442,10 +424,7 @@ mod tests {
         assert_eq!(scalar::at_least(A, B), a.at_least(b).to_array());
         assert_eq!(scalar::at_most(A, B), a.at_most(b).to_array());
         assert_eq!(scalar::lt(A, B), a.lt(b).to_array());
-        assert_eq!(
-            scalar::select([-1, 0, -1, 0], A, B),
-            [A[0], B[1], A[2], B[3]]
-        );
+        assert_eq!(scalar::select([-1, 0, -1, 0], A, B), [A[0], B[1], A[2], B[3]]);
         assert_eq!(scalar::shr::<3>([-64, 64, 7, -1]), [-8, 8, 0, -1]);
     }
 }

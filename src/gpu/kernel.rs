@@ -93,9 +93,7 @@ impl GpuCaps {
 
     /// Whether a value of `elements` elements fits in one storage binding.
     pub fn fits(&self, elements: usize) -> bool {
-        let bytes = (elements as u64)
-            .saturating_mul(GpuType::SIZE)
-            .saturating_add(15);
+        let bytes = (elements as u64).saturating_mul(GpuType::SIZE).saturating_add(15);
         bytes <= self.max_storage_buffer_binding_size && bytes <= self.max_buffer_size
     }
 }
@@ -198,11 +196,7 @@ pub struct ConstantData {
 
 impl ConstantData {
     /// `make` must return exactly `size` bytes, in the layout that a GPU buffer holds (four bytes per element).
-    pub fn new(
-        key: ConstantKey,
-        size: u64,
-        make: impl Fn() -> Vec<u8> + Send + Sync + 'static,
-    ) -> ConstantData {
+    pub fn new(key: ConstantKey, size: u64, make: impl Fn() -> Vec<u8> + Send + Sync + 'static) -> ConstantData {
         ConstantData {
             key,
             size,

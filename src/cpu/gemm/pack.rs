@@ -22,9 +22,7 @@ pub(super) fn k_block_len(k: usize) -> usize {
 /// The blocks of k; one empty block when k is 0, so that the epilogue still runs.
 pub(super) fn k_blocks(k: usize) -> impl Iterator<Item = Range<usize>> {
     let len = k_block_len(k).max(1);
-    (0..k.max(1))
-        .step_by(len)
-        .map(move |start| start..k.min(start + len))
+    (0..k.max(1)).step_by(len).map(move |start| start..k.min(start + len))
 }
 
 /// A constant left operand, packed at plan time.
@@ -133,13 +131,7 @@ impl PackColumns for MatrixRef<'_> {
 }
 
 /// B's rows have neighbouring columns: eight of them are copied at once.
-fn pack_contiguous_rows(
-    data: &[f32],
-    row_stride: usize,
-    depth: Range<usize>,
-    cols: Range<usize>,
-    out: &mut [f32],
-) {
+fn pack_contiguous_rows(data: &[f32], row_stride: usize, depth: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
     let panel_len = depth.len() * NR;
     if cols.is_empty() {
         return;
@@ -174,10 +166,7 @@ fn pack_strided(matrix: MatrixRef, depth: Range<usize>, cols: Range<usize>, out:
     if panel_len == 0 {
         return;
     }
-    for (panel, first) in out
-        .chunks_exact_mut(panel_len)
-        .zip(cols.clone().step_by(NR))
-    {
+    for (panel, first) in out.chunks_exact_mut(panel_len).zip(cols.clone().step_by(NR)) {
         let count = NR.min(cols.end - first);
         if count < NR {
             panel.fill(0.0);

@@ -8,13 +8,7 @@ use crate::cpu::simd::{F32x4, LANES};
 const COLUMNS: usize = 1024;
 
 /// `out = epilogue(a · b)` for up to four rows. A has neighbouring columns; B neighbouring columns or rows.
-pub(super) fn gemm_thin(
-    shape: GemmShape,
-    a: MatrixRef,
-    b: MatrixRef,
-    out: &mut [f32],
-    epilogue: &Epilogue,
-) {
+pub(super) fn gemm_thin(shape: GemmShape, a: MatrixRef, b: MatrixRef, out: &mut [f32], epilogue: &Epilogue) {
     let GemmShape { m, k, n } = shape;
     let run = |first: usize, rows: usize, out: &mut [f32]| {
         let a = MatrixRef {
@@ -46,11 +40,8 @@ fn sum_of_rows<const M: usize>(k: usize, n: usize, a: MatrixRef, b: MatrixRef, o
         let mut depth = 0;
         while depth < k {
             let taken = if k - depth >= 4 { 4 } else { 1 };
-            let mut targets = out
-                .chunks_exact_mut(n)
-                .map(|row| &mut row[first..first + len]);
-            let targets: [&mut [f32]; M] =
-                std::array::from_fn(|_| targets.next().unwrap_or_default());
+            let mut targets = out.chunks_exact_mut(n).map(|row| &mut row[first..first + len]);
+            let targets: [&mut [f32]; M] = std::array::from_fn(|_| targets.next().unwrap_or_default());
             let factor = |r: usize, i: usize| a.data[r * a.row_stride + depth + i];
             let source = |i: usize| &b.data[(depth + i) * b.row_stride + first..][..len];
             if taken == 4 {
@@ -96,13 +87,7 @@ fn add_scaled<const M: usize, const K: usize>(
 }
 
 /// B's columns are contiguous (B is stored transposed): every value of C is a dot product of two runs.
-fn dot_products<const M: usize, const C: usize>(
-    k: usize,
-    n: usize,
-    a: MatrixRef,
-    b: MatrixRef,
-    out: &mut [f32],
-) {
+fn dot_products<const M: usize, const C: usize>(k: usize, n: usize, a: MatrixRef, b: MatrixRef, out: &mut [f32]) {
     let rows: [&[f32]; M] = std::array::from_fn(|r| {
         if k == 0 {
             &[][..]
@@ -150,9 +135,7 @@ fn dots<const M: usize, const C: usize>(rows: [&[f32]; M], columns: [&[f32]; C])
     }
     std::array::from_fn(|r| {
         std::array::from_fn(|c| {
-            let tail = (vectors..k)
-                .map(|i| rows[r][i] * columns[c][i])
-                .sum::<f32>();
+            let tail = (vectors..k).map(|i| rows[r][i] * columns[c][i]).sum::<f32>();
             acc[r][c].sum() + tail
         })
     })

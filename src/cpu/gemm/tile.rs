@@ -54,25 +54,11 @@ pub(super) unsafe fn run_block(
             // SAFETY: four rows of A and one panel of B lie there.
             unsafe {
                 match a {
-                    TileA::Packed(data) => tile::<4, 2, true>(
-                        depth,
-                        data.as_ptr().add(row * depth),
-                        0,
-                        b,
-                        0,
-                        at,
-                        output,
-                    ),
+                    TileA::Packed(data) => {
+                        tile::<4, 2, true>(depth, data.as_ptr().add(row * depth), 0, b, 0, at, output)
+                    }
                     TileA::Rows { data, row_stride } => {
-                        tile::<4, 2, false>(
-                            depth,
-                            data.as_ptr().add(row * row_stride),
-                            row_stride,
-                            b,
-                            0,
-                            at,
-                            output,
-                        );
+                        tile::<4, 2, false>(depth, data.as_ptr().add(row * row_stride), row_stride, b, 0, at, output);
                     }
                 }
             }
@@ -117,9 +103,7 @@ unsafe fn remaining_rows(
             let b = b.as_ptr().add(first / NR * panel_len);
             let (packed, a, stride) = match a {
                 TileA::Packed(data) => (true, data.as_ptr().add(whole * depth), 0),
-                TileA::Rows { data, row_stride } => {
-                    (false, data.as_ptr().add(whole * row_stride), row_stride)
-                }
+                TileA::Rows { data, row_stride } => (false, data.as_ptr().add(whole * row_stride), row_stride),
             };
             match (left, together, packed) {
                 (1, 4, true) => tile::<1, 8, true>(depth, a, stride, b, panel_len, at, output),
@@ -172,11 +156,7 @@ unsafe fn tile<const M: usize, const V: usize, const PACKED: bool>(
                 *column = F32x4::load_ptr(b.add(v / 2 * panel_len + v % 2 * LANES));
             }
             for (r, row) in acc.iter_mut().enumerate() {
-                let value = F32x4::load_splat_ptr(if PACKED {
-                    a.add(r)
-                } else {
-                    a.add(r * row_stride)
-                });
+                let value = F32x4::load_splat_ptr(if PACKED { a.add(r) } else { a.add(r * row_stride) });
                 for (sum, column) in row.iter_mut().zip(columns) {
                     *sum = value.mul_add(column, *sum);
                 }
@@ -214,8 +194,7 @@ unsafe fn store<const M: usize, const V: usize>(acc: &[[F32x4; V]; M], at: Place
                 let count = at.count - col;
                 // SAFETY: `count` columns exist, and only those are touched.
                 unsafe {
-                    let target =
-                        std::slice::from_raw_parts_mut(output.out.add(offset + col), count);
+                    let target = std::slice::from_raw_parts_mut(output.out.add(offset + col), count);
                     let mut value = sum;
                     if output.accumulate {
                         value += F32x4::load_partial(target, 0.0);
@@ -235,13 +214,7 @@ unsafe fn store<const M: usize, const V: usize>(acc: &[[F32x4; V]; M], at: Place
 /// # Safety
 /// Bias and residual are readable there.
 #[inline(always)]
-unsafe fn finish(
-    mut value: F32x4,
-    steps: &Epilogue,
-    row: usize,
-    col: usize,
-    offset: usize,
-) -> F32x4 {
+unsafe fn finish(mut value: F32x4, steps: &Epilogue, row: usize, col: usize, offset: usize) -> F32x4 {
     // SAFETY: the caller's promise.
     unsafe {
         if steps.alpha != 1.0 {
@@ -256,9 +229,7 @@ unsafe fn finish(
             value += F32x4::load_ptr(residual.as_ptr().add(offset));
         }
         if let Some(clamp) = steps.clamp {
-            value = value
-                .at_least(F32x4::splat(clamp.min))
-                .at_most(F32x4::splat(clamp.max));
+            value = value.at_least(F32x4::splat(clamp.min)).at_most(F32x4::splat(clamp.max));
         }
     }
     value
