@@ -164,12 +164,11 @@ impl Builder {
         if op.is_commutative() && (self.const_of(a).is_some(), a) > (self.const_of(b).is_some(), b) {
             (a, b) = (b, a);
         }
-        if self.const_of(a).is_none() {
-            if let Some(c) = self.const_of(b) {
-                if let Some(simpler) = self.with_constant(op, a, c) {
-                    return simpler;
-                }
-            }
+        if self.const_of(a).is_none()
+            && let Some(c) = self.const_of(b)
+            && let Some(simpler) = self.with_constant(op, a, c)
+        {
+            return simpler;
         }
         if a == b && matches!(op, BinaryOp::Min | BinaryOp::Max) {
             return a;

@@ -27,7 +27,7 @@ fn simplifies_only_what_keeps_the_bits() {
         b.pow(x, c)
     };
     assert_eq!(text(|b, x| power(b, x, 2.0)), "x0 * x0");
-    assert_eq!(text(|b, x| power(b, x, 3.0)), "x0 * x0 * x0");
+    assert_eq!(text(|b, x| power(b, x, 3.0)), "x0 * (x0 * x0)");
     assert_eq!(text(|b, x| power(b, x, -1.0)), "reciprocal(x0)");
     assert_eq!(text(|b, x| power(b, x, 2.5)), "pow(x0, 2.5)");
 }
@@ -150,7 +150,7 @@ fn erf_meets_known_values() {
         (0.0, 0.0),
         (0.5, 0.520_499_9),
         (1.0, 0.842_700_8),
-        (-2.0, -0.995_322_26),
+        (-2.0, -0.995_322_3),
         (3.5, 0.999_999_3),
     ] {
         let got = reference::erf(x);
