@@ -4,5 +4,10 @@
 //! makes a program for concrete input shapes, and `run` replays that program on the CPU or the GPU.
 
 pub mod cpu;
+pub mod error;
 pub mod gpu;
 pub mod pointwise;
+pub mod tensor;
+
+pub use error::{Error, ErrorCode, Result};
+pub use tensor::{DType, Tensor};

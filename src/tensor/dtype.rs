@@ -1,0 +1,181 @@
+//! Element types: ONNX's, and the Rust types that hold them.
+
+use std::fmt;
+
+use half::{bf16, f16};
+
+/// The element type of a tensor. `I4`, `U4` are stored packed, two to a byte, low nibble first, as ONNX does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+#[allow(missing_docs)]
+pub enum DType {
+    F16,
+    BF16,
+    F32,
+    F64,
+    I4,
+    I8,
+    I16,
+    I32,
+    I64,
+    U4,
+    U8,
+    U16,
+    U32,
+    U64,
+    Bool,
+    String,
+}
+
+impl DType {
+    /// Every element type.
+    pub const ALL: [DType; 16] = [
+        DType::F16,
+        DType::BF16,
+        DType::F32,
+        DType::F64,
+        DType::I4,
+        DType::I8,
+        DType::I16,
+        DType::I32,
+        DType::I64,
+        DType::U4,
+        DType::U8,
+        DType::U16,
+        DType::U32,
+        DType::U64,
+        DType::Bool,
+        DType::String,
+    ];
+
+    /// The type with this number in ONNX's `TensorProto.DataType`.
+    pub fn from_onnx(number: i32) -> Option<DType> {
+        DType::ALL.into_iter().find(|dtype| dtype.to_onnx() == number)
+    }
+
+    /// The type's number in ONNX's `TensorProto.DataType`.
+    pub fn to_onnx(self) -> i32 {
+        match self {
+            DType::F32 => 1,
+            DType::U8 => 2,
+            DType::I8 => 3,
+            DType::U16 => 4,
+            DType::I16 => 5,
+            DType::I32 => 6,
+            DType::I64 => 7,
+            DType::String => 8,
+            DType::Bool => 9,
+            DType::F16 => 10,
+            DType::F64 => 11,
+            DType::U32 => 12,
+            DType::U64 => 13,
+            DType::BF16 => 16,
+            DType::U4 => 21,
+            DType::I4 => 22,
+        }
+    }
+
+    /// The type's name, as in the TypeScript API: `float32`, `int64`, `bool`, …
+    pub fn name(self) -> &'static str {
+        match self {
+            DType::F16 => "float16",
+            DType::BF16 => "bfloat16",
+            DType::F32 => "float32",
+            DType::F64 => "float64",
+            DType::I4 => "int4",
+            DType::I8 => "int8",
+            DType::I16 => "int16",
+            DType::I32 => "int32",
+            DType::I64 => "int64",
+            DType::U4 => "uint4",
+            DType::U8 => "uint8",
+            DType::U16 => "uint16",
+            DType::U32 => "uint32",
+            DType::U64 => "uint64",
+            DType::Bool => "bool",
+            DType::String => "string",
+        }
+    }
+
+    /// The type with this name.
+    pub fn from_name(name: &str) -> Option<DType> {
+        DType::ALL.into_iter().find(|dtype| dtype.name() == name)
+    }
+
+    /// Size of one element in bits; `None` for strings.
+    pub fn bits(self) -> Option<usize> {
+        Some(match self {
+            DType::I4 | DType::U4 => 4,
+            DType::I8 | DType::U8 | DType::Bool => 8,
+            DType::F16 | DType::BF16 | DType::I16 | DType::U16 => 16,
+            DType::F32 | DType::I32 | DType::U32 => 32,
+            DType::F64 | DType::I64 | DType::U64 => 64,
+            DType::String => return None,
+        })
+    }
+
+    /// Bytes that `count` elements take; `None` for strings and on overflow.
+    pub fn byte_len(self, count: usize) -> Option<usize> {
+        Some(count.checked_mul(self.bits()?)?.div_ceil(8))
+    }
+
+    /// Whether this is one of the floating-point types.
+    pub fn is_float(self) -> bool {
+        matches!(self, DType::F16 | DType::BF16 | DType::F32 | DType::F64)
+    }
+
+    /// Whether this is a signed or unsigned integer type.
+    pub fn is_integer(self) -> bool {
+        !self.is_float() && !matches!(self, DType::Bool | DType::String)
+    }
+
+    /// Whether this is an unsigned integer type.
+    pub fn is_unsigned(self) -> bool {
+        matches!(self, DType::U4 | DType::U8 | DType::U16 | DType::U32 | DType::U64)
+    }
+}
+
+impl fmt::Display for DType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A Rust type that holds one element of a tensor of [`Element::DTYPE`]. A `bool` tensor's elements are bytes 0 and 1
+/// held as [`Bool8`].
+pub trait Element: bytemuck::Pod + Default + PartialEq + fmt::Debug + Send + Sync {
+    /// The element type that this Rust type holds.
+    const DTYPE: DType;
+}
+
+/// One element of a bool tensor: 0 is false, everything else is true; written as 0 or 1.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq, PartialOrd, Ord, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(transparent)]
+pub struct Bool8(pub u8);
+
+impl From<bool> for Bool8 {
+    fn from(value: bool) -> Bool8 {
+        Bool8(value as u8)
+    }
+}
+
+impl From<Bool8> for bool {
+    fn from(value: Bool8) -> bool {
+        value.0 != 0
+    }
+}
+
+macro_rules! elements {
+    ($($rust:ty => $dtype:ident),* $(,)?) => {
+        $(impl Element for $rust {
+            const DTYPE: DType = DType::$dtype;
+        })*
+    };
+}
+
+elements! {
+    f16 => F16, bf16 => BF16, f32 => F32, f64 => F64,
+    i8 => I8, i16 => I16, i32 => I32, i64 => I64,
+    u8 => U8, u16 => U16, u32 => U32, u64 => U64,
+    Bool8 => Bool,
+}

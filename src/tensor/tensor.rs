@@ -1,0 +1,286 @@
+//! [`Tensor`]: an element type, a concrete shape and shared data.
+
+use std::{borrow::Cow, fmt, sync::Arc};
+
+use super::{AlignedBytes, Bool8, Bytes, DType, Element, display_shape, element_count};
+use crate::error::{Error, ErrorCode, Result};
+use crate::with_element;
+
+/// A dense tensor in row-major order. Its data is shared: cloning and reshaping copy nothing. The bytes of a tensor
+/// that was read from a model are the model's own and may be unaligned.
+#[derive(Clone)]
+pub struct Tensor {
+    dtype: DType,
+    shape: Vec<usize>,
+    data: Data,
+}
+
+#[derive(Clone)]
+enum Data {
+    Bytes(Bytes),
+    Strings(Arc<[String]>),
+}
+
+impl Tensor {
+    /// A tensor over little-endian `bytes`, which must be exactly as long as the type and shape say. 4-bit elements are
+    /// packed two to a byte, low nibble first.
+    pub fn from_bytes(dtype: DType, shape: &[usize], bytes: impl Into<Bytes>) -> Result<Tensor> {
+        let bytes = bytes.into();
+        let expected = dtype
+            .byte_len(element_count(shape)?)
+            .ok_or_else(|| Error::new(ErrorCode::InvalidTensor, format!("a {dtype} tensor is not made of bytes")))?;
+        if bytes.len() != expected {
+            return Err(Error::new(
+                ErrorCode::InvalidTensor,
+                format!("the data of a {dtype} tensor of shape {} has the wrong length", display_shape(shape)),
+            )
+            .expected(format!("{expected} bytes"))
+            .actual(format!("{} bytes", bytes.len())));
+        }
+        Ok(Tensor { dtype, shape: shape.to_vec(), data: Data::Bytes(bytes) })
+    }
+
+    /// A tensor of `values`, one for each element of `shape`.
+    pub fn new<T: Element>(shape: &[usize], values: Vec<T>) -> Result<Tensor> {
+        check_count(T::DTYPE, shape, values.len())?;
+        Ok(Tensor { dtype: T::DTYPE, shape: shape.to_vec(), data: Data::Bytes(Bytes::new(Elements(values))) })
+    }
+
+    /// A tensor of strings, one for each element of `shape`.
+    pub fn from_strings(shape: &[usize], values: Vec<String>) -> Result<Tensor> {
+        check_count(DType::String, shape, values.len())?;
+        Ok(Tensor { dtype: DType::String, shape: shape.to_vec(), data: Data::Strings(values.into()) })
+    }
+
+    /// A tensor of rank 0.
+    pub fn scalar<T: Element>(value: T) -> Tensor {
+        Tensor { dtype: T::DTYPE, shape: Vec::new(), data: Data::Bytes(Bytes::new(Elements(vec![value]))) }
+    }
+
+    /// A tensor of zeros (empty strings for strings).
+    pub fn zeros(dtype: DType, shape: &[usize]) -> Result<Tensor> {
+        let count = element_count(shape)?;
+        let data = match dtype.byte_len(count) {
+            Some(len) => Data::Bytes(AlignedBytes::zeroed(len)?.into()),
+            None => Data::Strings(vec![String::new(); count].into()),
+        };
+        Ok(Tensor { dtype, shape: shape.to_vec(), data })
+    }
+
+    /// The element type.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// The shape.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether the tensor has no elements.
+    pub fn is_empty(&self) -> bool {
+        self.shape.contains(&0)
+    }
+
+    /// The data as little-endian bytes; empty for strings.
+    pub fn bytes(&self) -> &[u8] {
+        match &self.data {
+            Data::Bytes(bytes) => bytes,
+            Data::Strings(_) => &[],
+        }
+    }
+
+    /// The shared bytes behind the tensor; `None` for strings.
+    pub fn shared_bytes(&self) -> Option<&Bytes> {
+        match &self.data {
+            Data::Bytes(bytes) => Some(bytes),
+            Data::Strings(_) => None,
+        }
+    }
+
+    /// The elements as a slice, copied only when the bytes are not aligned for `T`.
+    pub fn view<T: Element>(&self) -> Result<Cow<'_, [T]>> {
+        if T::DTYPE != self.dtype {
+            return Err(self.type_error(T::DTYPE.name()));
+        }
+        let bytes = self.bytes();
+        match bytemuck::try_cast_slice(bytes) {
+            Ok(slice) => Ok(Cow::Borrowed(slice)),
+            Err(_) => Ok(Cow::Owned(bytemuck::pod_collect_to_vec(bytes))),
+        }
+    }
+
+    /// The elements of a string tensor.
+    pub fn strings(&self) -> Result<&[String]> {
+        match &self.data {
+            Data::Strings(strings) => Ok(strings),
+            Data::Bytes(_) => Err(self.type_error("string")),
+        }
+    }
+
+    /// The elements of an integer or bool tensor as `i64`. An error for other types and for `u64` values above
+    /// `i64::MAX`.
+    pub fn to_i64s(&self) -> Result<Vec<i64>> {
+        let bytes = self.bytes();
+        Ok(match self.dtype {
+            DType::I64 => self.view::<i64>()?.into_owned(),
+            DType::I32 => self.view::<i32>()?.iter().map(|&v| v.into()).collect(),
+            DType::I16 => self.view::<i16>()?.iter().map(|&v| v.into()).collect(),
+            DType::I8 => self.view::<i8>()?.iter().map(|&v| v.into()).collect(),
+            DType::U32 => self.view::<u32>()?.iter().map(|&v| v.into()).collect(),
+            DType::U16 => self.view::<u16>()?.iter().map(|&v| v.into()).collect(),
+            DType::U8 => self.view::<u8>()?.iter().map(|&v| v.into()).collect(),
+            DType::Bool => self.view::<Bool8>()?.iter().map(|&v| bool::from(v).into()).collect(),
+            DType::U64 => {
+                let narrow = |&v: &u64| {
+                    i64::try_from(v).map_err(|_| Error::new(ErrorCode::InvalidTensor, format!("{v} is above 2^63 - 1")))
+                };
+                self.view::<u64>()?.iter().map(narrow).collect::<Result<_>>()?
+            }
+            DType::I4 | DType::U4 => (0..self.len()).map(|index| unpack_4bit(self.dtype, bytes, index)).collect(),
+            _ => return Err(self.type_error("an integer type")),
+        })
+    }
+
+    /// The elements of a floating-point tensor widened or narrowed to `f32`.
+    pub fn to_f32s(&self) -> Result<Cow<'_, [f32]>> {
+        Ok(match self.dtype {
+            DType::F32 => return self.view::<f32>(),
+            DType::F64 => Cow::Owned(self.view::<f64>()?.iter().map(|&v| v as f32).collect()),
+            DType::F16 => Cow::Owned(self.view::<half::f16>()?.iter().map(|v| v.to_f32()).collect()),
+            DType::BF16 => Cow::Owned(self.view::<half::bf16>()?.iter().map(|v| v.to_f32()).collect()),
+            _ => return Err(self.type_error("a floating-point type")),
+        })
+    }
+
+    /// The same elements under another shape with as many elements.
+    pub fn reshaped(&self, shape: &[usize]) -> Result<Tensor> {
+        check_count(self.dtype, shape, self.len())?;
+        Ok(Tensor { dtype: self.dtype, shape: shape.to_vec(), data: self.data.clone() })
+    }
+
+    /// The same tensor with data aligned for its element type: shared when it is already, else copied.
+    pub fn aligned(&self) -> Result<Tensor> {
+        let bytes = self.bytes();
+        if bytes.as_ptr() as usize % (self.dtype.bits().unwrap_or(8) / 8).max(1) == 0 {
+            return Ok(self.clone());
+        }
+        Tensor::from_bytes(self.dtype, &self.shape, AlignedBytes::copy_of(bytes)?)
+    }
+
+    fn type_error(&self, expected: &str) -> Error {
+        Error::new(ErrorCode::WrongType, "the tensor has another element type")
+            .expected(expected)
+            .actual(self.dtype.name())
+    }
+}
+
+impl PartialEq for Tensor {
+    /// Equal type, shape and bytes (so NaN equals the same NaN, and 0 differs from -0).
+    fn eq(&self, other: &Tensor) -> bool {
+        self.dtype == other.dtype
+            && self.shape == other.shape
+            && match (&self.data, &other.data) {
+                (Data::Bytes(a), Data::Bytes(b)) => **a == **b,
+                (Data::Strings(a), Data::Strings(b)) => a == b,
+                _ => false,
+            }
+    }
+}
+
+impl fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.dtype, display_shape(&self.shape))?;
+        const SHOWN: usize = 8;
+        let shown = self.len().min(SHOWN);
+        if shown == 0 {
+            return Ok(());
+        }
+        f.write_str(" ")?;
+        let mut list = f.debug_list();
+        match &self.data {
+            Data::Strings(strings) => list.entries(&strings[..shown]),
+            Data::Bytes(bytes) => with_element!(self.dtype, T => {
+                let values: Vec<T> = bytemuck::pod_collect_to_vec(&bytes[..shown * std::mem::size_of::<T>()]);
+                list.entries(values)
+            }, _ => list.entries((0..shown).map(|index| unpack_4bit(self.dtype, bytes, index)))),
+        };
+        if self.len() > SHOWN {
+            list.entry(&format_args!("…"));
+        }
+        list.finish()
+    }
+}
+
+/// Keeps a `Vec` of elements as bytes, at the elements' alignment.
+struct Elements<T>(Vec<T>);
+
+impl<T: Element> AsRef<[u8]> for Elements<T> {
+    fn as_ref(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.0)
+    }
+}
+
+fn check_count(dtype: DType, shape: &[usize], count: usize) -> Result<()> {
+    let expected = element_count(shape)?;
+    if expected == count {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorCode::InvalidTensor,
+        format!("a {dtype} tensor of shape {} has another number of elements", display_shape(shape)),
+    )
+    .expected(expected.to_string())
+    .actual(count.to_string()))
+}
+
+fn unpack_4bit(dtype: DType, bytes: &[u8], index: usize) -> i64 {
+    let byte = bytes.get(index / 2).copied().unwrap_or(0);
+    let nibble = if index % 2 == 0 { byte & 15 } else { byte >> 4 };
+    if dtype == DType::I4 { (((nibble << 4) as i8) >> 4).into() } else { nibble.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_of_the_wrong_length_is_an_error_that_names_both_lengths() {
+        let error = Tensor::from_bytes(DType::F32, &[2, 2], vec![0; 15]).unwrap_err();
+        assert_eq!(error.code(), ErrorCode::InvalidTensor);
+        assert_eq!(error.place().expected.as_deref(), Some("16 bytes"));
+        assert!(Tensor::new(&[3], vec![1i64]).is_err());
+        assert!(Tensor::from_bytes(DType::F32, &[1 << 40, 1 << 40], vec![]).is_err());
+    }
+
+    #[test]
+    fn unaligned_bytes_read_the_same_as_aligned_ones() {
+        let mut bytes = vec![0u8];
+        bytes.extend([1.5f32, -2.0].iter().flat_map(|v| v.to_le_bytes()));
+        let tensor = Tensor::from_bytes(DType::F32, &[2], Bytes::from(bytes).slice(1, 9).unwrap()).unwrap();
+        assert_eq!(&*tensor.view::<f32>().unwrap(), &[1.5, -2.0]);
+        assert_eq!(tensor.aligned().unwrap(), tensor);
+        assert_eq!(format!("{tensor:?}"), "float32[2] [1.5, -2.0]");
+    }
+
+    #[test]
+    fn four_bit_elements_unpack_low_nibble_first_with_sign() {
+        let tensor = Tensor::from_bytes(DType::I4, &[3], vec![0x8f, 0x07]).unwrap();
+        assert_eq!(tensor.to_i64s().unwrap(), [-1, -8, 7]);
+        let tensor = Tensor::from_bytes(DType::U4, &[3], vec![0x8f, 0x07]).unwrap();
+        assert_eq!(tensor.to_i64s().unwrap(), [15, 8, 7]);
+    }
+
+    #[test]
+    fn reading_as_another_type_is_an_error() {
+        let tensor = Tensor::scalar(1.0f32);
+        assert_eq!(tensor.view::<i32>().unwrap_err().code(), ErrorCode::WrongType);
+        assert!(tensor.strings().is_err());
+        assert!(tensor.to_i64s().is_err());
+    }
+}
