@@ -112,7 +112,11 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// An error with a code and a sentence.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Error {
-        Error { code, message: message.into(), place: Box::default() }
+        Error {
+            code,
+            message: message.into(),
+            place: Box::default(),
+        }
     }
 
     /// A defect of modelet itself.
@@ -219,7 +223,10 @@ mod tests {
             .expected("2")
             .actual("3")
             .at_input("outer");
-        assert_eq!(error.to_string(), "the feed has the wrong rank (value: x, expected: 2, actual: 3)");
+        assert_eq!(
+            error.to_string(),
+            "the feed has the wrong rank (value: x, expected: 2, actual: 3)"
+        );
         assert_eq!(format!("{error:?}"), format!("[wrong-rank] {error}"));
     }
 }

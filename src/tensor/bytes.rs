@@ -16,7 +16,11 @@ impl Bytes {
     /// Shares the whole of `owner`, whose bytes must stay where they are for as long as it lives.
     pub fn new(owner: impl AsRef<[u8]> + Send + Sync + 'static) -> Bytes {
         let len = owner.as_ref().len();
-        Bytes { owner: Arc::new(owner), start: 0, len }
+        Bytes {
+            owner: Arc::new(owner),
+            start: 0,
+            len,
+        }
     }
 
     /// The bytes `start..end` of this range, or `None` when they are not all inside.
@@ -24,7 +28,11 @@ impl Bytes {
         if start > end || end > self.len {
             return None;
         }
-        Some(Bytes { owner: self.owner.clone(), start: self.start + start, len: end - start })
+        Some(Bytes {
+            owner: self.owner.clone(),
+            start: self.start + start,
+            len: end - start,
+        })
     }
 
     /// The shared range that `part` is, when it lies inside this one.
@@ -44,7 +52,10 @@ impl Deref for Bytes {
 
     fn deref(&self) -> &[u8] {
         // An owner may in theory answer with fewer bytes on a later call; an empty range is then the safe answer.
-        (*self.owner).as_ref().get(self.start..self.start + self.len).unwrap_or(&[])
+        (*self.owner)
+            .as_ref()
+            .get(self.start..self.start + self.len)
+            .unwrap_or(&[])
     }
 }
 
@@ -88,9 +99,12 @@ impl AlignedBytes {
     pub fn zeroed(len: usize) -> Result<AlignedBytes> {
         let count = len.div_ceil(16);
         let mut blocks = Vec::new();
-        blocks
-            .try_reserve_exact(count)
-            .map_err(|_| Error::new(ErrorCode::OutOfMemory, format!("{len} bytes of memory could not be had")))?;
+        blocks.try_reserve_exact(count).map_err(|_| {
+            Error::new(
+                ErrorCode::OutOfMemory,
+                format!("{len} bytes of memory could not be had"),
+            )
+        })?;
         blocks.resize(count, Block([0; 16]));
         Ok(AlignedBytes { blocks, len })
     }

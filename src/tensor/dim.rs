@@ -68,7 +68,12 @@ impl Dim {
     pub fn as_symbol(&self) -> Option<&Arc<str>> {
         match &self.0 {
             Repr::Sum(terms) => match terms.as_slice() {
-                [Term { factors, coefficient: 1 }] => match factors.as_slice() {
+                [
+                    Term {
+                        factors,
+                        coefficient: 1,
+                    },
+                ] => match factors.as_slice() {
                     [Atom::Symbol(name)] => Some(name),
                     _ => None,
                 },
@@ -131,7 +136,8 @@ impl Dim {
 
     /// The product of dimensions.
     pub fn product<'a>(dims: impl IntoIterator<Item = &'a Dim>) -> Dim {
-        dims.into_iter().fold(Dim::from(1), |product, dim| product * dim.clone())
+        dims.into_iter()
+            .fold(Dim::from(1), |product, dim| product * dim.clone())
     }
 
     /// The size under the given values of the symbols; `None` when a symbol has no value or a step overflows.
@@ -144,12 +150,12 @@ impl Dim {
             let product = term.factors.iter().try_fold(term.coefficient, |product, atom| {
                 product.checked_mul(match atom {
                     Atom::Symbol(name) => *symbols.get(name)?,
-                    Atom::FloorDiv(a, b) => {
-                        Dim::from(a.evaluate(symbols)?).floor_div(&Dim::from(b.evaluate(symbols)?)).known()?
-                    }
-                    Atom::Mod(a, b) => {
-                        Dim::from(a.evaluate(symbols)?).modulo(&Dim::from(b.evaluate(symbols)?)).known()?
-                    }
+                    Atom::FloorDiv(a, b) => Dim::from(a.evaluate(symbols)?)
+                        .floor_div(&Dim::from(b.evaluate(symbols)?))
+                        .known()?,
+                    Atom::Mod(a, b) => Dim::from(a.evaluate(symbols)?)
+                        .modulo(&Dim::from(b.evaluate(symbols)?))
+                        .known()?,
                     Atom::Max(a, b) => a.evaluate(symbols)?.max(b.evaluate(symbols)?),
                     Atom::Min(a, b) => a.evaluate(symbols)?.min(b.evaluate(symbols)?),
                 })
@@ -159,7 +165,10 @@ impl Dim {
     }
 
     fn atom(atom: Atom) -> Dim {
-        let dim = Dim(Repr::Sum(Arc::new(vec![Term { factors: vec![atom], coefficient: 1 }])));
+        let dim = Dim(Repr::Sum(Arc::new(vec![Term {
+            factors: vec![atom],
+            coefficient: 1,
+        }])));
         if dim.depth() > MAX_DEPTH { dim.opaque() } else { dim }
     }
 
@@ -171,7 +180,10 @@ impl Dim {
             hash = (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
         }
         let name: Arc<str> = format!("?expr_{hash:016x}").into();
-        Dim(Repr::Sum(Arc::new(vec![Term { factors: vec![Atom::Symbol(name)], coefficient: 1 }])))
+        Dim(Repr::Sum(Arc::new(vec![Term {
+            factors: vec![Atom::Symbol(name)],
+            coefficient: 1,
+        }])))
     }
 
     fn depth(&self) -> usize {
@@ -189,7 +201,10 @@ impl Dim {
     fn terms(&self) -> Vec<Term> {
         match &self.0 {
             Repr::Known(0) => Vec::new(),
-            Repr::Known(value) => vec![Term { factors: Vec::new(), coefficient: *value }],
+            Repr::Known(value) => vec![Term {
+                factors: Vec::new(),
+                coefficient: *value,
+            }],
             Repr::Sum(terms) => terms.to_vec(),
         }
     }
@@ -205,7 +220,10 @@ impl Dim {
             0 => Dim::from(0),
             1 if sum.contains_key(&Vec::new()) => Dim::from(*sum.values().next()?),
             count => {
-                let terms = sum.into_iter().map(|(factors, coefficient)| Term { factors, coefficient }).collect();
+                let terms = sum
+                    .into_iter()
+                    .map(|(factors, coefficient)| Term { factors, coefficient })
+                    .collect();
                 let dim = Dim(Repr::Sum(Arc::new(terms)));
                 if count > MAX_TERMS { dim.opaque() } else { dim }
             }
@@ -295,7 +313,10 @@ impl std::ops::Mul for Dim {
             b.iter().map(move |y| {
                 let mut factors: Vec<Atom> = x.factors.iter().chain(&y.factors).cloned().collect();
                 factors.sort();
-                Some(Term { factors, coefficient: x.coefficient.checked_mul(y.coefficient)? })
+                Some(Term {
+                    factors,
+                    coefficient: x.coefficient.checked_mul(y.coefficient)?,
+                })
             })
         });
         products
@@ -406,6 +427,9 @@ mod tests {
     #[test]
     fn overflow_is_unknown_not_wrong() {
         assert_eq!((n(i64::MAX) * n(2)).known(), None);
-        assert_eq!((Dim::symbol("a") * n(i64::MAX) * n(2)).evaluate(&Symbols::from([("a".into(), 1)])), None);
+        assert_eq!(
+            (Dim::symbol("a") * n(i64::MAX) * n(2)).evaluate(&Symbols::from([("a".into(), 1)])),
+            None
+        );
     }
 }

@@ -13,7 +13,10 @@ pub fn element_count(shape: &[usize]) -> Result<usize> {
         .try_fold(1usize, |count, &dim| count.checked_mul(dim))
         .filter(|&count| count <= isize::MAX as usize / 8)
         .ok_or_else(|| {
-            Error::new(ErrorCode::LimitExceeded, format!("a tensor of shape {} is too large", display_shape(shape)))
+            Error::new(
+                ErrorCode::LimitExceeded,
+                format!("a tensor of shape {} is too large", display_shape(shape)),
+            )
         })
 }
 
@@ -57,18 +60,27 @@ pub fn broadcast_shapes<S: AsRef<[usize]>>(shapes: &[S]) -> Result<Vec<usize>> {
 
 /// An axis counted from the end when negative, as an index below `rank`.
 pub fn resolve_axis(axis: i64, rank: usize) -> Result<usize> {
-    let resolved = if axis < 0 { axis.checked_add(rank as i64) } else { Some(axis) };
+    let resolved = if axis < 0 {
+        axis.checked_add(rank as i64)
+    } else {
+        Some(axis)
+    };
     match resolved {
         Some(index) if (0..rank as i64).contains(&index) => Ok(index as usize),
-        _ => Err(Error::new(ErrorCode::ShapeMismatch, "the axis is outside the tensor's rank")
-            .expected(format!("an axis in -{rank}..{rank}"))
-            .actual(axis.to_string())),
+        _ => Err(
+            Error::new(ErrorCode::ShapeMismatch, "the axis is outside the tensor's rank")
+                .expected(format!("an axis in -{rank}..{rank}"))
+                .actual(axis.to_string()),
+        ),
     }
 }
 
 /// Several axes, sorted, each given at most once.
 pub fn resolve_axes(axes: &[i64], rank: usize) -> Result<Vec<usize>> {
-    let mut resolved = axes.iter().map(|&axis| resolve_axis(axis, rank)).collect::<Result<Vec<_>>>()?;
+    let mut resolved = axes
+        .iter()
+        .map(|&axis| resolve_axis(axis, rank))
+        .collect::<Result<Vec<_>>>()?;
     resolved.sort_unstable();
     if resolved.windows(2).any(|pair| pair[0] == pair[1]) {
         return Err(Error::new(ErrorCode::ShapeMismatch, "an axis is given twice").actual(format!("{axes:?}")));

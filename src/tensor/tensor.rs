@@ -26,35 +26,57 @@ impl Tensor {
     /// packed two to a byte, low nibble first.
     pub fn from_bytes(dtype: DType, shape: &[usize], bytes: impl Into<Bytes>) -> Result<Tensor> {
         let bytes = bytes.into();
-        let expected = dtype
-            .byte_len(element_count(shape)?)
-            .ok_or_else(|| Error::new(ErrorCode::InvalidTensor, format!("a {dtype} tensor is not made of bytes")))?;
+        let expected = dtype.byte_len(element_count(shape)?).ok_or_else(|| {
+            Error::new(
+                ErrorCode::InvalidTensor,
+                format!("a {dtype} tensor is not made of bytes"),
+            )
+        })?;
         if bytes.len() != expected {
             return Err(Error::new(
                 ErrorCode::InvalidTensor,
-                format!("the data of a {dtype} tensor of shape {} has the wrong length", display_shape(shape)),
+                format!(
+                    "the data of a {dtype} tensor of shape {} has the wrong length",
+                    display_shape(shape)
+                ),
             )
             .expected(format!("{expected} bytes"))
             .actual(format!("{} bytes", bytes.len())));
         }
-        Ok(Tensor { dtype, shape: shape.to_vec(), data: Data::Bytes(bytes) })
+        Ok(Tensor {
+            dtype,
+            shape: shape.to_vec(),
+            data: Data::Bytes(bytes),
+        })
     }
 
     /// A tensor of `values`, one for each element of `shape`.
     pub fn new<T: Element>(shape: &[usize], values: Vec<T>) -> Result<Tensor> {
         check_count(T::DTYPE, shape, values.len())?;
-        Ok(Tensor { dtype: T::DTYPE, shape: shape.to_vec(), data: Data::Bytes(Bytes::new(Elements(values))) })
+        Ok(Tensor {
+            dtype: T::DTYPE,
+            shape: shape.to_vec(),
+            data: Data::Bytes(Bytes::new(Elements(values))),
+        })
     }
 
     /// A tensor of strings, one for each element of `shape`.
     pub fn from_strings(shape: &[usize], values: Vec<String>) -> Result<Tensor> {
         check_count(DType::String, shape, values.len())?;
-        Ok(Tensor { dtype: DType::String, shape: shape.to_vec(), data: Data::Strings(values.into()) })
+        Ok(Tensor {
+            dtype: DType::String,
+            shape: shape.to_vec(),
+            data: Data::Strings(values.into()),
+        })
     }
 
     /// A tensor of rank 0.
     pub fn scalar<T: Element>(value: T) -> Tensor {
-        Tensor { dtype: T::DTYPE, shape: Vec::new(), data: Data::Bytes(Bytes::new(Elements(vec![value]))) }
+        Tensor {
+            dtype: T::DTYPE,
+            shape: Vec::new(),
+            data: Data::Bytes(Bytes::new(Elements(vec![value]))),
+        }
     }
 
     /// A tensor of zeros (empty strings for strings).
@@ -64,7 +86,11 @@ impl Tensor {
             Some(len) => Data::Bytes(AlignedBytes::zeroed(len)?.into()),
             None => Data::Strings(vec![String::new(); count].into()),
         };
-        Ok(Tensor { dtype, shape: shape.to_vec(), data })
+        Ok(Tensor {
+            dtype,
+            shape: shape.to_vec(),
+            data,
+        })
     }
 
     /// The element type.
@@ -142,7 +168,9 @@ impl Tensor {
                 };
                 self.view::<u64>()?.iter().map(narrow).collect::<Result<_>>()?
             }
-            DType::I4 | DType::U4 => (0..self.len()).map(|index| unpack_4bit(self.dtype, bytes, index)).collect(),
+            DType::I4 | DType::U4 => (0..self.len())
+                .map(|index| unpack_4bit(self.dtype, bytes, index))
+                .collect(),
             _ => return Err(self.type_error("an integer type")),
         })
     }
@@ -161,7 +189,11 @@ impl Tensor {
     /// The same elements under another shape with as many elements.
     pub fn reshaped(&self, shape: &[usize]) -> Result<Tensor> {
         check_count(self.dtype, shape, self.len())?;
-        Ok(Tensor { dtype: self.dtype, shape: shape.to_vec(), data: self.data.clone() })
+        Ok(Tensor {
+            dtype: self.dtype,
+            shape: shape.to_vec(),
+            data: self.data.clone(),
+        })
     }
 
     /// The same tensor with data aligned for its element type: shared when it is already, else copied.
@@ -233,7 +265,10 @@ fn check_count(dtype: DType, shape: &[usize], count: usize) -> Result<()> {
     }
     Err(Error::new(
         ErrorCode::InvalidTensor,
-        format!("a {dtype} tensor of shape {} has another number of elements", display_shape(shape)),
+        format!(
+            "a {dtype} tensor of shape {} has another number of elements",
+            display_shape(shape)
+        ),
     )
     .expected(expected.to_string())
     .actual(count.to_string()))
@@ -242,7 +277,11 @@ fn check_count(dtype: DType, shape: &[usize], count: usize) -> Result<()> {
 fn unpack_4bit(dtype: DType, bytes: &[u8], index: usize) -> i64 {
     let byte = bytes.get(index / 2).copied().unwrap_or(0);
     let nibble = if index % 2 == 0 { byte & 15 } else { byte >> 4 };
-    if dtype == DType::I4 { (((nibble << 4) as i8) >> 4).into() } else { nibble.into() }
+    if dtype == DType::I4 {
+        (((nibble << 4) as i8) >> 4).into()
+    } else {
+        nibble.into()
+    }
 }
 
 #[cfg(test)]
