@@ -1,0 +1,422 @@
+//! f32 convolution (ONNX Conv) over one to three spatial axes, NCHW: groups, strides, dilations, asymmetric pads.
+//! A 1×1 convolution is a matrix product on the image as it is; others are matrix products whose right operand, the
+//! im2col matrix, exists only block by block in the packing step; depthwise convolution has its own direct kernel.
+//! Weights are packed at plan time. The transposed convolution is in [`transpose`].
+
+mod depthwise;
+mod im2col;
+pub mod transpose;
+
+use crate::cpu::epilogue::{Bias, Epilogue};
+use crate::cpu::gemm::{GemmShape, Lhs, MatrixRef, PackedA, Rhs, gemm, gemm_scratch_len};
+use depthwise::Depthwise;
+use im2col::Im2col;
+
+/// Spatial axes as (depth, height, width); missing leading axes are 1 (sizes, strides, dilations) or 0 (pads).
+pub type Spatial = [usize; 3];
+
+/// Widens one to three values to a [`Spatial`], with `fill` in front. `None` for other lengths.
+pub fn spatial(values: &[usize], fill: usize) -> Option<Spatial> {
+    let mut out = [fill; 3];
+    out.get_mut(3usize.checked_sub(values.len())?..)?
+        .copy_from_slice(values);
+    (!values.is_empty()).then_some(out)
+}
+
+/// The concrete sizes of a convolution. Groups divide both channel counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConvParams {
+    pub batch: usize,
+    pub in_channels: usize,
+    pub out_channels: usize,
+    pub groups: usize,
+    pub input: Spatial,
+    pub kernel: Spatial,
+    pub strides: Spatial,
+    pub dilations: Spatial,
+    pub pads_begin: Spatial,
+    pub pads_end: Spatial,
+}
+
+impl ConvParams {
+    /// The output's spatial sizes; 0 along an axis where the kernel does not fit once.
+    pub fn output(&self) -> Spatial {
+        std::array::from_fn(|axis| {
+            let padded = self.input[axis] + self.pads_begin[axis] + self.pads_end[axis];
+            let extent = self.dilations[axis] * (self.kernel[axis].max(1) - 1) + 1;
+            if padded < extent {
+                0
+            } else {
+                (padded - extent) / self.strides[axis].max(1) + 1
+            }
+        })
+    }
+
+    /// The number of values of the input, `[batch, in_channels, ..input]`.
+    pub fn input_len(&self) -> usize {
+        self.batch * self.in_channels * volume(self.input)
+    }
+
+    /// The number of values of the output, `[batch, out_channels, ..output]`.
+    pub fn output_len(&self) -> usize {
+        self.batch * self.out_channels * volume(self.output())
+    }
+
+    /// The number of values of the weights, `[out_channels, in_channels / groups, ..kernel]`.
+    pub fn weights_len(&self) -> usize {
+        self.out_channels * (self.in_channels / self.groups.max(1)) * volume(self.kernel)
+    }
+}
+
+fn volume(sizes: Spatial) -> usize {
+    sizes.iter().product()
+}
+
+/// How a convolution is computed.
+#[derive(Clone, Debug)]
+enum Method {
+    /// 1×1, stride 1, no pads: the image is the right operand.
+    Pointwise,
+    /// Any other: the right operand is gathered while it is packed.
+    Im2col,
+    /// One input channel per group, two-dimensional at most.
+    Depthwise(Depthwise),
+}
+
+/// A convolution planned for concrete sizes. It owns no weights: see [`ConvPlan::pack`].
+#[derive(Clone, Debug)]
+pub struct ConvPlan {
+    params: ConvParams,
+    output: Spatial,
+    method: Method,
+}
+
+/// Constant weights in the layout that a plan asked for. Plans that differ only in batch and image size, and
+/// [`ConvPlan::accepts`] the weights, may share them.
+#[derive(Clone, Debug)]
+pub struct PackedFilter(Packed);
+
+#[derive(Clone, Debug)]
+enum Packed {
+    /// One left operand per group.
+    Groups(Box<[PackedA]>),
+    /// As in the model.
+    Plain(Box<[f32]>),
+}
+
+/// The weights of one run.
+#[derive(Clone, Copy)]
+pub enum Filter<'a> {
+    /// Packed at plan time.
+    Packed(&'a PackedFilter),
+    /// As in the model, `[out_channels, in_channels / groups, ..kernel]`: weights known only at run time.
+    Raw(&'a [f32]),
+}
+
+impl ConvPlan {
+    /// Chooses the method. Strides, dilations and groups are at least 1, and groups divide both channel counts.
+    pub fn new(params: ConvParams) -> Self {
+        let plain = params.kernel == [1; 3]
+            && params.strides == [1; 3]
+            && params.pads_begin == [0; 3]
+            && params.pads_end == [0; 3];
+        let method = if params.in_channels == params.groups && Depthwise::supports(&params) {
+            Method::Depthwise(Depthwise::new(&params))
+        } else if plain {
+            Method::Pointwise
+        } else {
+            Method::Im2col
+        };
+        Self {
+            output: params.output(),
+            params,
+            method,
+        }
+    }
+
+    /// The sizes that this plan was made for.
+    pub fn params(&self) -> &ConvParams {
+        &self.params
+    }
+
+    /// The product that each group of each image is.
+    fn shape(&self) -> GemmShape {
+        let groups = self.params.groups;
+        GemmShape {
+            m: self.params.out_channels / groups,
+            k: self.params.in_channels / groups * volume(self.params.kernel),
+            n: volume(self.output),
+        }
+    }
+
+    /// Packs constant weights `[out_channels, in_channels / groups, ..kernel]`.
+    ///
+    /// # Panics
+    /// When `weights` is too short.
+    pub fn pack(&self, weights: &[f32]) -> PackedFilter {
+        let weights = &weights[..self.params.weights_len()];
+        PackedFilter(match self.method {
+            Method::Depthwise(_) => Packed::Plain(weights.into()),
+            Method::Pointwise | Method::Im2col => {
+                let GemmShape { m, k, .. } = self.shape();
+                let group = |g: usize| PackedA::new(MatrixRef::row_major(&weights[g * m * k..], k), m, k);
+                Packed::Groups((0..self.params.groups).map(group).collect())
+            }
+        })
+    }
+
+    /// Whether weights of this operator that another plan packed fit this plan too.
+    pub fn accepts(&self, filter: &PackedFilter) -> bool {
+        match (&self.method, &filter.0) {
+            (Method::Depthwise(_), Packed::Plain(weights)) => weights.len() == self.params.weights_len(),
+            (Method::Pointwise | Method::Im2col, Packed::Groups(groups)) => {
+                let GemmShape { m, k, .. } = self.shape();
+                groups.len() == self.params.groups && groups.iter().all(|a| (a.rows(), a.k()) == (m, k))
+            }
+            _ => false,
+        }
+    }
+
+    /// How much scratch memory [`ConvPlan::run`] needs, in f32, with packed or raw weights.
+    pub fn scratch_len(&self) -> usize {
+        match &self.method {
+            Method::Depthwise(depthwise) => depthwise.scratch_len(),
+            Method::Pointwise | Method::Im2col => gemm_scratch_len(self.shape(), false, false),
+        }
+    }
+
+    /// Convolves `input` `[batch, in_channels, ..]` into `output` `[batch, out_channels, ..]`.
+    ///
+    /// The epilogue's rows are images × channels, but a [`Bias::PerRow`] is indexed by the channel alone.
+    ///
+    /// # Panics
+    /// When a slice is too short or `filter` was packed for another kind of plan.
+    pub fn run(&self, input: &[f32], filter: Filter, output: &mut [f32], scratch: &mut [f32], epilogue: &Epilogue) {
+        let params = &self.params;
+        let (positions, volume_in) = (volume(self.output), volume(params.input));
+        let shape = self.shape();
+        let channels = params.in_channels / params.groups;
+        let output = &mut output[..params.output_len()];
+        let input = &input[..params.input_len()];
+        if output.is_empty() {
+            return;
+        }
+        if let Method::Depthwise(depthwise) = &self.method {
+            let weights = match filter {
+                Filter::Packed(PackedFilter(Packed::Plain(weights))) => weights,
+                Filter::Raw(weights) => weights,
+                Filter::Packed(_) => panic!("the weights were packed for another kind of convolution"),
+            };
+            return depthwise.run(params, input, weights, output, scratch, epilogue);
+        }
+        for image in 0..params.batch {
+            for group in 0..params.groups {
+                let first_in = (image * params.in_channels + group * channels) * volume_in;
+                let input = &input[first_in..first_in + channels * volume_in];
+                let first_row = image * params.out_channels + group * shape.m;
+                let epilogue = positioned(epilogue, first_row, group * shape.m, positions);
+                let output = &mut output[first_row * positions..(first_row + shape.m) * positions];
+                let lhs = match filter {
+                    Filter::Packed(PackedFilter(Packed::Groups(groups))) => Lhs::Packed(&groups[group]),
+                    Filter::Raw(weights) => {
+                        Lhs::Matrix(MatrixRef::row_major(&weights[group * shape.m * shape.k..], shape.k))
+                    }
+                    Filter::Packed(_) => panic!("the weights were packed for another kind of convolution"),
+                };
+                let gather = Im2col::new(params, self.output, input);
+                let rhs = match self.method {
+                    Method::Pointwise => Rhs::Matrix(MatrixRef::row_major(input, positions)),
+                    _ => Rhs::Virtual(&gather),
+                };
+                gemm(shape, lhs, rhs, output, scratch, &epilogue);
+            }
+        }
+    }
+}
+
+/// The epilogue of the rows from `first_row` on, which begin at channel `channel`.
+fn positioned<'a>(epilogue: &Epilogue<'a>, first_row: usize, channel: usize, row_len: usize) -> Epilogue<'a> {
+    let bias = match epilogue.bias {
+        Bias::PerRow(bias) => Bias::PerRow(&bias[channel..]),
+        other => other,
+    };
+    Epilogue {
+        bias,
+        ..epilogue.from_row(first_row, row_len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::epilogue::{Clamp, RowProgram};
+    use crate::cpu::testing::{Rng, assert_close};
+
+    struct AddPosition;
+    impl RowProgram for AddPosition {
+        fn apply(&self, row: usize, col: usize, values: &mut [f32]) {
+            for (index, value) in values.iter_mut().enumerate() {
+                *value += (row * 3 + col + index) as f32 * 0.01;
+            }
+        }
+    }
+
+    /// Convolution as its definition reads, without an epilogue.
+    fn reference(params: &ConvParams, input: &[f32], weights: &[f32]) -> Vec<f32> {
+        let [od, oh, ow] = params.output();
+        let [id, ih, iw] = params.input.map(|size| size as isize);
+        let [kd, kh, kw] = params.kernel;
+        let per_group = params.in_channels / params.groups;
+        let out_per_group = params.out_channels / params.groups;
+        let mut out = Vec::new();
+        for n in 0..params.batch {
+            for m in 0..params.out_channels {
+                for z in 0..od {
+                    for y in 0..oh {
+                        for x in 0..ow {
+                            let mut sum = 0.0f64;
+                            for c in 0..per_group {
+                                let channel = n * params.in_channels + m / out_per_group * per_group + c;
+                                for a in 0..kd {
+                                    for b in 0..kh {
+                                        for d in 0..kw {
+                                            let place = |axis: usize, o: usize, k: usize| {
+                                                (o * params.strides[axis] + k * params.dilations[axis]) as isize
+                                                    - params.pads_begin[axis] as isize
+                                            };
+                                            let (pz, py, px) = (place(0, z, a), place(1, y, b), place(2, x, d));
+                                            let inside =
+                                                (0..id).contains(&pz) && (0..ih).contains(&py) && (0..iw).contains(&px);
+                                            if inside {
+                                                let at = ((channel as isize * id + pz) * ih + py) * iw + px;
+                                                let w = (((m * per_group + c) * kd + a) * kh + b) * kw + d;
+                                                sum += f64::from(input[at as usize]) * f64::from(weights[w]);
+                                            }
+                                        }
+                                    }
+                                }
+                            }
+                            out.push(sum as f32);
+                        }
+                    }
+                }
+            }
+        }
+        out
+    }
+
+    fn check(rng: &mut Rng, params: ConvParams) {
+        let (input, weights) = (rng.vec(params.input_len()), rng.vec(params.weights_len()));
+        let (bias, residual) = (rng.vec(params.out_channels), rng.vec(params.output_len()));
+        let epilogue = Epilogue {
+            bias: if rng.bool() { Bias::PerRow(&bias) } else { Bias::None },
+            residual: rng.bool().then_some(&residual[..]),
+            clamp: rng.bool().then_some(Clamp::RELU),
+            program: if rng.bool() { Some(&AddPosition) } else { None },
+            ..Epilogue::none()
+        };
+        let mut expected = reference(&params, &input, &weights);
+        let positions = volume(params.output());
+        for (row, values) in expected.chunks_exact_mut(positions.max(1)).enumerate() {
+            let channel = row % params.out_channels;
+            positioned(&epilogue, row, channel, positions).apply(0, 0, positions, values);
+        }
+        let plan = ConvPlan::new(params.clone());
+        let packed = plan.pack(&weights);
+        assert!(plan.accepts(&packed));
+        for filter in [Filter::Packed(&packed), Filter::Raw(&weights)] {
+            let mut scratch = vec![f32::NAN; plan.scratch_len()];
+            let mut output = vec![f32::NAN; params.output_len()];
+            plan.run(&input, filter, &mut output, &mut scratch, &epilogue);
+            assert_close(&output, &expected, 1e-4, &format!("{params:?} by {:?}", plan.method));
+        }
+    }
+
+    #[test]
+    fn random_convolutions_match_the_definition() {
+        let mut rng = Rng::new(3);
+        for round in 0..300 {
+            let axes = round % 3;
+            let groups = rng.size(1, 3);
+            let mut pick = |low, high, missing| {
+                std::array::from_fn(|axis| if axis < 2 - axes { missing } else { rng.size(low, high) })
+            };
+            let (input, kernel) = (pick(1, 9, 1), pick(1, 4, 1));
+            let (strides, dilations) = (pick(1, 3, 1), pick(1, 2, 1));
+            let (pads_begin, pads_end) = (pick(0, 2, 0), pick(0, 2, 0));
+            let params = ConvParams {
+                batch: rng.size(1, 2),
+                in_channels: groups * rng.size(1, 3),
+                out_channels: groups * rng.size(1, 5),
+                groups,
+                input,
+                kernel,
+                strides,
+                dilations,
+                pads_begin,
+                pads_end,
+            };
+            check(&mut rng, params);
+        }
+    }
+
+    fn image(
+        channels: (usize, usize),
+        groups: usize,
+        size: usize,
+        kernel: usize,
+        stride: usize,
+        pad: usize,
+    ) -> ConvParams {
+        ConvParams {
+            batch: 1,
+            in_channels: channels.0,
+            out_channels: channels.1,
+            groups,
+            input: [1, size, size],
+            kernel: [1, kernel, kernel],
+            strides: [1, stride, stride],
+            dilations: [1; 3],
+            pads_begin: [0, pad, pad],
+            pads_end: [0, pad, pad],
+        }
+    }
+
+    #[test]
+    fn network_layers_match_the_definition() {
+        let mut rng = Rng::new(4);
+        for params in [
+            image((3, 9), 1, 45, 7, 2, 3),
+            image((20, 17), 1, 28, 1, 1, 0),
+            image((12, 13), 1, 14, 1, 2, 0),
+            image((40, 12), 1, 14, 3, 1, 1),
+            image((6, 6), 6, 31, 3, 1, 1),
+            image((5, 5), 5, 30, 3, 2, 1),
+            image((5, 10), 5, 17, 5, 2, 2),
+            image((8, 8), 8, 7, 5, 1, 2),
+            image((16, 16), 4, 20, 3, 1, 1),
+        ] {
+            check(&mut rng, params);
+        }
+    }
+
+    #[test]
+    fn zero_sized_batches_and_images_give_empty_outputs() {
+        let mut rng = Rng::new(5);
+        check(
+            &mut rng,
+            ConvParams {
+                batch: 0,
+                ..image((3, 4), 1, 8, 3, 1, 1)
+            },
+        );
+        check(&mut rng, image((3, 4), 1, 2, 5, 1, 0));
+        check(
+            &mut rng,
+            ConvParams {
+                out_channels: 0,
+                ..image((3, 4), 1, 8, 3, 1, 1)
+            },
+        );
+    }
+}

@@ -1,0 +1,284 @@
+//! f32 transposed convolution (ONNX ConvTranspose) over one to three spatial axes: a matrix product of the transposed
+//! weights and the image gives every contribution, which are then added at their places in the output.
+
+use super::{Spatial, volume};
+use crate::cpu::conv::im2col::inside;
+use crate::cpu::epilogue::Epilogue;
+use crate::cpu::gemm::{GemmShape, Lhs, MatrixRef, PackedA, Rhs, gemm, gemm_scratch_len};
+
+/// The concrete sizes of a transposed convolution. `output` already takes output_padding and output_shape into
+/// account; `pads_begin` is what is cut off in front. Groups divide both channel counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConvTransposeParams {
+    pub batch: usize,
+    pub in_channels: usize,
+    pub out_channels: usize,
+    pub groups: usize,
+    pub input: Spatial,
+    pub output: Spatial,
+    pub kernel: Spatial,
+    pub strides: Spatial,
+    pub dilations: Spatial,
+    pub pads_begin: Spatial,
+}
+
+/// How many values of contributions are made before they are added up.
+const COLUMNS_BLOCK: usize = 1 << 15;
+
+/// A transposed convolution planned for concrete sizes.
+#[derive(Clone, Debug)]
+pub struct ConvTransposePlan {
+    params: ConvTransposeParams,
+    /// Output channels whose contributions are made at once.
+    channels_block: usize,
+}
+
+/// Constant weights, one left operand per group and block of output channels.
+#[derive(Clone, Debug)]
+pub struct PackedTransposeFilter(Box<[PackedA]>);
+
+/// The weights of one run.
+#[derive(Clone, Copy)]
+pub enum TransposeFilter<'a> {
+    /// Packed at plan time by a plan of the same sizes.
+    Packed(&'a PackedTransposeFilter),
+    /// As in the model, `[in_channels, out_channels / groups, ..kernel]`.
+    Raw(&'a [f32]),
+}
+
+impl ConvTransposePlan {
+    pub fn new(params: ConvTransposeParams) -> Self {
+        let per_channel = volume(params.kernel) * volume(params.input);
+        let channels_block = (COLUMNS_BLOCK / per_channel.max(1)).max(1);
+        Self { params, channels_block }
+    }
+
+    /// The sizes that this plan was made for.
+    pub fn params(&self) -> &ConvTransposeParams {
+        &self.params
+    }
+
+    /// The first channel (within its group) and the length of each block of output channels.
+    fn blocks(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let (total, step) = (self.params.out_channels / self.params.groups, self.channels_block);
+        (0..total)
+            .step_by(step)
+            .map(move |first| (first, step.min(total - first)))
+    }
+
+    /// Rows (kernel positions of the block's channels) of the transposed weights of one group.
+    fn weights<'a>(&self, weights: &'a [f32], group: usize, first: usize) -> MatrixRef<'a> {
+        let params = &self.params;
+        let taps = volume(params.kernel);
+        let per_input = params.out_channels / params.groups * taps;
+        let start = group * (params.in_channels / params.groups) * per_input + first * taps;
+        MatrixRef {
+            data: weights.get(start..).unwrap_or(&[]),
+            row_stride: 1,
+            col_stride: per_input,
+        }
+    }
+
+    fn shape(&self, channels: usize) -> GemmShape {
+        GemmShape {
+            m: channels * volume(self.params.kernel),
+            k: self.params.in_channels / self.params.groups,
+            n: volume(self.params.input),
+        }
+    }
+
+    /// Packs constant weights `[in_channels, out_channels / groups, ..kernel]`.
+    ///
+    /// # Panics
+    /// When `weights` is too short.
+    pub fn pack(&self, weights: &[f32]) -> PackedTransposeFilter {
+        let groups = 0..self.params.groups;
+        let blocks = groups.flat_map(|group| self.blocks().map(move |(first, len)| (group, first, len)));
+        let pack = |(group, first, len)| {
+            let GemmShape { m, k, .. } = self.shape(len);
+            PackedA::new(self.weights(weights, group, first), m, k)
+        };
+        PackedTransposeFilter(blocks.map(pack).collect())
+    }
+
+    /// How much scratch memory [`ConvTransposePlan::run`] needs, in f32.
+    pub fn scratch_len(&self) -> usize {
+        let channels = self.channels_block.min(self.params.out_channels / self.params.groups);
+        let shape = self.shape(channels);
+        shape.m * shape.n + gemm_scratch_len(shape, false, false)
+    }
+
+    /// Computes `output` `[batch, out_channels, ..output]` from `input` `[batch, in_channels, ..input]`.
+    ///
+    /// The epilogue's rows are images × channels, but a per-row bias is indexed by the channel alone.
+    ///
+    /// # Panics
+    /// When a slice is too short or `filter` was packed for other sizes.
+    pub fn run(
+        &self,
+        input: &[f32],
+        filter: TransposeFilter,
+        output: &mut [f32],
+        scratch: &mut [f32],
+        epilogue: &Epilogue,
+    ) {
+        let params = &self.params;
+        let (positions, volume_in) = (volume(params.output), volume(params.input));
+        let in_group = params.in_channels / params.groups;
+        let out_group = params.out_channels / params.groups;
+        let taps = volume(params.kernel);
+        let output = &mut output[..params.batch * params.out_channels * positions];
+        if output.is_empty() {
+            return;
+        }
+        for image in 0..params.batch {
+            let mut block = 0;
+            for group in 0..params.groups {
+                let first_in = (image * params.in_channels + group * in_group) * volume_in;
+                let input = &input[first_in..first_in + in_group * volume_in];
+                for (first, len) in self.blocks() {
+                    let shape = self.shape(len);
+                    let (columns, rest) = scratch.split_at_mut(shape.m * shape.n);
+                    let lhs = match filter {
+                        TransposeFilter::Packed(packed) => Lhs::Packed(&packed.0[block]),
+                        TransposeFilter::Raw(weights) => Lhs::Matrix(self.weights(weights, group, first)),
+                    };
+                    block += 1;
+                    let rhs = Rhs::Matrix(MatrixRef::row_major(input, volume_in));
+                    gemm(shape, lhs, rhs, columns, rest, &Epilogue::none());
+                    for channel in 0..len {
+                        let out_channel = group * out_group + first + channel;
+                        let row = image * params.out_channels + out_channel;
+                        let plane = &mut output[row * positions..(row + 1) * positions];
+                        let columns = &columns[channel * taps * volume_in..(channel + 1) * taps * volume_in];
+                        self.add_up(columns, plane);
+                        super::positioned(epilogue, row, out_channel, positions).apply(0, 0, positions, plane);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Adds the contributions of one output channel, `[kernel position][input position]`, at their places.
+    fn add_up(&self, columns: &[f32], plane: &mut [f32]) {
+        let params = &self.params;
+        plane.fill(0.0);
+        let [in_d, in_h, in_w] = params.input;
+        let [_, out_h, out_w] = params.output;
+        let [_, kernel_h, kernel_w] = params.kernel;
+        let stride = params.strides[2];
+        for (tap, columns) in columns.chunks_exact((in_d * in_h * in_w).max(1)).enumerate() {
+            let tap = [tap / kernel_w / kernel_h, tap / kernel_w % kernel_h, tap % kernel_w];
+            let offset: Spatial = std::array::from_fn(|axis| tap[axis] * params.dilations[axis]);
+            // Input positions whose contribution falls inside the output: the roles are those of a convolution.
+            let [zs, ys, xs] = std::array::from_fn(|axis| {
+                let (size, pad) = (params.output[axis], params.pads_begin[axis]);
+                inside(size, params.strides[axis], offset[axis], pad, params.input[axis])
+            });
+            let target = |axis: usize, i: usize| i * params.strides[axis] + offset[axis] - params.pads_begin[axis];
+            if xs.is_empty() {
+                continue;
+            }
+            for z in zs {
+                for y in ys.clone() {
+                    let from = &columns[(z * in_h + y) * in_w..][xs.clone()];
+                    let start = (target(0, z) * out_h + target(1, y)) * out_w + target(2, xs.start);
+                    for (sum, value) in plane[start..].iter_mut().step_by(stride).zip(from) {
+                        *sum += value;
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::epilogue::{Bias, Clamp};
+    use crate::cpu::testing::{Rng, assert_close};
+
+    fn reference(params: &ConvTransposeParams, input: &[f32], weights: &[f32], bias: &[f32]) -> Vec<f32> {
+        let positions = volume(params.output);
+        let (in_group, out_group) = (params.in_channels / params.groups, params.out_channels / params.groups);
+        let mut out = vec![0.0; params.batch * params.out_channels * positions];
+        let unravel = |i: usize, size: Spatial| [i / size[2] / size[1], i / size[2] % size[1], i % size[2]];
+        for n in 0..params.batch {
+            for c in 0..params.in_channels {
+                for m in 0..out_group {
+                    let channel = c / in_group * out_group + m;
+                    for i in 0..volume(params.input) {
+                        for tap in 0..volume(params.kernel) {
+                            let (from, k) = (unravel(i, params.input), unravel(tap, params.kernel));
+                            let to: [isize; 3] = std::array::from_fn(|axis| {
+                                (from[axis] * params.strides[axis] + k[axis] * params.dilations[axis]) as isize
+                                    - params.pads_begin[axis] as isize
+                            });
+                            if (0..3).all(|axis| (0..params.output[axis] as isize).contains(&to[axis])) {
+                                let [z, y, x] = to.map(|o| o as usize);
+                                let at = (z * params.output[1] + y) * params.output[2] + x;
+                                let weight = weights[(c * out_group + m) * volume(params.kernel) + tap];
+                                let value = input[(n * params.in_channels + c) * volume(params.input) + i];
+                                out[(n * params.out_channels + channel) * positions + at] += value * weight;
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        for (row, plane) in out.chunks_exact_mut(positions.max(1)).enumerate() {
+            plane
+                .iter_mut()
+                .for_each(|value| *value = (*value + bias[row % params.out_channels]).max(0.0));
+        }
+        out
+    }
+
+    #[test]
+    fn random_transposed_convolutions_match_the_definition() {
+        let mut rng = Rng::new(6);
+        for round in 0..200 {
+            let axes = round % 3;
+            let groups = rng.size(1, 2);
+            let mut pick = |low, high, missing| -> Spatial {
+                std::array::from_fn(|axis| if axis < 2 - axes { missing } else { rng.size(low, high) })
+            };
+            let (input, kernel, strides, dilations) = (pick(1, 6, 1), pick(1, 4, 1), pick(1, 3, 1), pick(1, 2, 1));
+            let (pads_begin, cut) = (pick(0, 2, 0), pick(0, 2, 0));
+            let output = std::array::from_fn(|axis| {
+                let full = (input[axis] - 1) * strides[axis] + (kernel[axis] - 1) * dilations[axis] + 1;
+                (full + 1).saturating_sub(pads_begin[axis] + cut[axis]).max(1)
+            });
+            let params = ConvTransposeParams {
+                batch: rng.size(1, 2),
+                in_channels: groups * rng.size(1, 5),
+                out_channels: groups * rng.size(1, 5),
+                groups,
+                input,
+                output,
+                kernel,
+                strides,
+                dilations,
+                pads_begin,
+            };
+            let data = rng.vec(params.batch * params.in_channels * volume(input));
+            let weights = rng.vec(params.in_channels * params.out_channels / groups * volume(kernel));
+            let bias = rng.vec(params.out_channels);
+            let expected = reference(&params, &data, &weights, &bias);
+            let mut plan = ConvTransposePlan::new(params.clone());
+            plan.channels_block = rng.size(1, 3);
+            let epilogue = Epilogue {
+                bias: Bias::PerRow(&bias),
+                clamp: Some(Clamp::RELU),
+                ..Epilogue::none()
+            };
+            let packed = plan.pack(&weights);
+            for filter in [TransposeFilter::Packed(&packed), TransposeFilter::Raw(&weights)] {
+                let mut scratch = vec![f32::NAN; plan.scratch_len()];
+                let mut out = vec![f32::NAN; expected.len()];
+                plan.run(&data, filter, &mut out, &mut scratch, &epilogue);
+                assert_close(&out, &expected, 1e-4, &format!("{params:?}"));
+            }
+        }
+    }
+}
