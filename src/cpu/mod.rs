@@ -5,6 +5,7 @@
 pub mod conv;
 pub mod epilogue;
 pub mod gemm;
+pub mod kernel;
 pub mod simd;
 #[cfg(test)]
 pub mod testing;

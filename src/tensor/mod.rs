@@ -1,16 +1,16 @@
 //! Element types, shapes (concrete and symbolic) and tensors whose storage is owned or borrowed from the model's bytes.
 
 mod bytes;
+mod dense;
 mod dim;
 mod dtype;
 mod shape;
-mod tensor;
 
 pub use bytes::{AlignedBytes, Bytes};
+pub use dense::Tensor;
 pub use dim::{Dim, Symbols};
 pub use dtype::{Bool8, DType, Element};
 pub use shape::{broadcast_shapes, display_shape, element_count, resolve_axes, resolve_axis, strides_of};
-pub use tensor::Tensor;
 
 /// Calls `$body` with `$T` bound to the Rust type of a numeric or bool [`DType`]; evaluates `$otherwise` for packed
 /// 4-bit types and strings.

@@ -199,7 +199,7 @@ impl Tensor {
     /// The same tensor with data aligned for its element type: shared when it is already, else copied.
     pub fn aligned(&self) -> Result<Tensor> {
         let bytes = self.bytes();
-        if bytes.as_ptr() as usize % (self.dtype.bits().unwrap_or(8) / 8).max(1) == 0 {
+        if (bytes.as_ptr() as usize).is_multiple_of((self.dtype.bits().unwrap_or(8) / 8).max(1)) {
             return Ok(self.clone());
         }
         Tensor::from_bytes(self.dtype, &self.shape, AlignedBytes::copy_of(bytes)?)
@@ -276,7 +276,7 @@ fn check_count(dtype: DType, shape: &[usize], count: usize) -> Result<()> {
 
 fn unpack_4bit(dtype: DType, bytes: &[u8], index: usize) -> i64 {
     let byte = bytes.get(index / 2).copied().unwrap_or(0);
-    let nibble = if index % 2 == 0 { byte & 15 } else { byte >> 4 };
+    let nibble = if index.is_multiple_of(2) { byte & 15 } else { byte >> 4 };
     if dtype == DType::I4 {
         (((nibble << 4) as i8) >> 4).into()
     } else {

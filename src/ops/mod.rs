@@ -1,0 +1,89 @@
+//! Operators: what each means for types and shapes, on the CPU and on the GPU. One file per operator family; the table
+//! of all is [`registry`]. What several operators share stands in `cpu/` and `gpu/`, never in another operator's file.
+
+mod context;
+pub mod registry;
+
+pub use context::{CpuLowering, GpuLowering, InferContext, Prepared, TensorDesc, ValueFacts};
+
+use std::fmt::Debug;
+
+use crate::{
+    cpu::kernel::CpuKernel,
+    error::Result,
+    gpu::kernel::GpuKernel,
+    pointwise::Expr,
+    tensor::{DType, Tensor},
+};
+
+/// An operator with its attributes, made for one node by [`registry::operator`].
+pub trait Operator: Debug + Send + Sync {
+    /// Sets the type of each output, and its shape and (for small integer tensors) its elements as far as they follow
+    /// from the inputs. Not knowing is no error; inputs that can never fit are.
+    fn infer(&self, ctx: &mut InferContext<'_>) -> Result<()>;
+
+    /// The CPU kernel for concrete shapes. An error means that the element types or attributes are not supported.
+    fn cpu(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel>;
+
+    /// The GPU kernel for concrete shapes, or `None` when this operator runs on the CPU for these types and shapes.
+    fn gpu(&self, _ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        Ok(None)
+    }
+
+    /// The expression that this operator applies to each element of its broadcast inputs, when it does just that and
+    /// all element types are f32 or bool. What fusion works on.
+    fn pointwise(&self, _inputs: &[PointwiseInput<'_>]) -> Option<PointwiseForm> {
+        None
+    }
+
+    /// Whether the kernels accept an [`crate::graph::Epilogue`] on the first output.
+    fn takes_epilogue(&self) -> bool {
+        false
+    }
+
+    /// Whether this is worth moving data to the GPU for (matrix products, convolutions).
+    fn is_heavy(&self) -> bool {
+        false
+    }
+
+    /// Whether two nodes with equal inputs give equal outputs; random operators say no.
+    fn is_deterministic(&self) -> bool {
+        true
+    }
+
+    /// How the executor runs this operator's subgraphs, when it has some. Such an operator has no kernel.
+    fn control(&self) -> Option<Control> {
+        None
+    }
+}
+
+/// Operators that run graphs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Control {
+    /// One of two subgraphs, by a condition.
+    If,
+    /// A subgraph again and again.
+    Loop,
+    /// A subgraph over slices of tensors.
+    Scan,
+}
+
+/// What [`Operator::pointwise`] may look at of an input.
+#[derive(Clone, Copy, Debug)]
+pub struct PointwiseInput<'a> {
+    /// The element type.
+    pub dtype: DType,
+    /// The tensor, when it is constant.
+    pub constant: Option<&'a Tensor>,
+    /// Whether the input is given.
+    pub given: bool,
+}
+
+/// The element-wise meaning of a node.
+#[derive(Clone, Debug)]
+pub struct PointwiseForm {
+    /// The expression, with one output per node output.
+    pub expr: Expr,
+    /// For each input of the expression, the index of the node's input.
+    pub inputs: Vec<usize>,
+}
