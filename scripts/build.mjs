@@ -1,0 +1,242 @@
+// Builds what is published, into pkg/: two builds of the core as WebAssembly, the TypeScript API as an ES module and as
+// a global for script tags, the command line, type declarations, and the package's manifest.
+//
+//   node scripts/build.mjs [--only wasm|ts]
+//
+// A part whose inputs did not change is left as it is.
+
+import { spawnSync } from "node:child_process";
+import { createHash } from "node:crypto";
+import * as fs from "node:fs";
+import { join } from "node:path";
+import { gzipSync } from "node:zlib";
+import { command } from "./lib/steps.mjs";
+import { root, variants, wasmEnv, wasmTargetDir } from "./lib/toolchain.mjs";
+
+const pkg = join(root, "pkg");
+const stamps = join(root, ".cache/build");
+const only = process.argv.includes("--only") ? process.argv[process.argv.indexOf("--only") + 1] : undefined;
+
+const kilobytes = (bytes) => `${(bytes / 1000).toFixed(0)} kB`;
+
+/** Does one part of the build and prints its name and duration. */
+async function part(name, work) {
+  const began = performance.now();
+  const remark = await work();
+  const time = `${((performance.now() - began) / 1000).toFixed(1)} s`;
+  console.log(`build: ${name}: ${time}${remark ? `, ${remark}` : ""}`);
+}
+
+/** A hash over the contents of files and over settings. */
+function fingerprint(files, ...settings) {
+  const hash = createHash("sha256").update(JSON.stringify(settings));
+  for (const file of files) hash.update(file).update(fs.readFileSync(file));
+  return hash.digest("hex");
+}
+
+/** Runs `work` unless the stamp says that it already ran on these inputs and its outputs are there. */
+async function unlessDone(name, key, outputs, work) {
+  const stamp = join(stamps, name);
+  const done =
+    outputs.every((file) => fs.existsSync(file)) && fs.existsSync(stamp) && fs.readFileSync(stamp, "utf8") === key;
+  if (done) return false;
+  await work();
+  fs.mkdirSync(stamps, { recursive: true });
+  fs.writeFileSync(stamp, key);
+  return true;
+}
+
+function filesUnder(folder) {
+  return fs
+    .readdirSync(folder, { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .map((entry) => join(entry.parentPath ?? entry.path, entry.name))
+    .sort();
+}
+
+// What rustc assumes of wasm32, named one by one: `--all-features` would write what Node.js 20 rejects.
+const optFeatures = [
+  "bulk-memory",
+  "bulk-memory-opt",
+  "multivalue",
+  "mutable-globals",
+  "nontrapping-float-to-int",
+  "reference-types",
+  "sign-ext",
+];
+
+/** Compiles one build of the core, writes its JavaScript glue, and optimises it. */
+async function wasm({ name, file, extraFeatures, optFeatures: own }) {
+  const env = wasmEnv();
+  const rustc = spawnSync("rustc", ["-vV"], { env, encoding: "utf8" }).stdout;
+  const sources = ["src", "shaders"].map((folder) => join(root, folder)).filter((folder) => fs.existsSync(folder));
+  const inputs = [...sources.flatMap(filesUnder), ...["Cargo.toml", "Cargo.lock"].map((entry) => join(root, entry))];
+  // Dependencies are compiled once for both builds: only the core itself is told of the extra features.
+  const extra = extraFeatures.map((feature) => `-Ctarget-feature=+${feature}`);
+  const compiled = join(stamps, `${file}.wasm`);
+  await part(`wasm ${name}, cargo`, async () => {
+    const key = fingerprint(inputs, env.CARGO_ENCODED_RUSTFLAGS, extra, rustc);
+    const ran = await unlessDone(`${name}-cargo`, key, [compiled], async () => {
+      const lib = ["--release", "--lib", "--target", "wasm32-unknown-unknown", "--crate-type", "cdylib"];
+      await command("cargo", ["rustc", "--quiet", ...lib, "--", ...extra], { env });
+      fs.mkdirSync(stamps, { recursive: true });
+      fs.copyFileSync(join(wasmTargetDir(), "wasm32-unknown-unknown/release/modelet.wasm"), compiled);
+    });
+    return ran ? "" : "unchanged";
+  });
+  const optArgs = ["-O3", ...[...optFeatures, ...own].map((feature) => `--enable-${feature}`)];
+  const bindgenArgs = [
+    ...["--target", "web", "--no-typescript", "--experimental-reset-state-function"],
+    ...["--remove-name-section", "--remove-producers-section"],
+  ];
+  const version = JSON.parse(fs.readFileSync(join(root, "node_modules/binaryen/package.json"), "utf8")).version;
+  const output = join(pkg, "wasm", `${file}_bg.wasm`);
+  const glue = join(pkg, "wasm", `${file}.js`);
+  await part(`wasm ${name}, wasm-bindgen and wasm-opt`, async () => {
+    const key = fingerprint([compiled], optArgs, bindgenArgs, env.PATH, version);
+    const ran = await unlessDone(name, key, [output, glue], async () => {
+      const work = join(stamps, `${name}-work`);
+      fs.rmSync(work, { recursive: true, force: true });
+      fs.mkdirSync(work, { recursive: true });
+      await command("wasm-bindgen", [...bindgenArgs, "--out-dir", work, "--out-name", file, compiled], { env });
+      const optimised = join(work, "optimised.wasm");
+      const wasmOpt = join(root, "node_modules/binaryen/bin/wasm-opt");
+      await command(process.execPath, [wasmOpt, ...optArgs, join(work, `${file}_bg.wasm`), "-o", optimised]);
+      fs.mkdirSync(join(pkg, "wasm"), { recursive: true });
+      fs.copyFileSync(optimised, output);
+      fs.copyFileSync(join(work, `${file}.js`), glue);
+      fs.rmSync(work, { recursive: true });
+    });
+    const bytes = fs.readFileSync(output);
+    const size = `${kilobytes(bytes.length)}, ${kilobytes(gzipSync(bytes, { level: 9 }).length)} gzipped`;
+    return ran ? size : `unchanged, ${size}`;
+  });
+}
+
+/** Bundles the TypeScript sources: the ES module, the global build for script tags, and the command line. */
+async function bundles() {
+  const { build } = await import("esbuild");
+  const entry = (...names) => names.map((name) => join(root, "ts", name)).find((file) => fs.existsSync(file));
+  const shared = {
+    absWorkingDir: root,
+    bundle: true,
+    target: "es2022",
+    external: ["./wasm/*"],
+    legalComments: "none",
+    logLevel: "warning",
+  };
+  await build({
+    ...shared,
+    entryPoints: [entry("index.ts")],
+    outfile: join(pkg, "index.js"),
+    format: "esm",
+    minify: true,
+  });
+  await build({
+    ...shared,
+    entryPoints: [entry("global.ts", "index.ts")],
+    outfile: join(pkg, "modelet.global.js"),
+    format: "iife",
+    globalName: "modelet",
+    minify: true,
+    // A classic script has no import.meta: its own address stands in.
+    define: { "import.meta.url": "modeletScriptUrl" },
+    banner: {
+      js: 'var modeletScriptUrl=typeof document==="object"&&document.currentScript?document.currentScript.src:self.location.href;',
+    },
+  });
+  const cli = entry("cli.ts", "cli/main.ts", "cli/index.ts");
+  if (!cli) return;
+  const outfile = join(pkg, "cli.js");
+  await build({
+    ...shared,
+    entryPoints: [cli],
+    outfile,
+    format: "esm",
+    platform: "node",
+    target: "node20",
+    packages: "external",
+    banner: { js: "#!/usr/bin/env node" },
+  });
+  fs.chmodSync(outfile, 0o755);
+}
+
+/** The manifest that is published; the version is the crate's. */
+function manifest() {
+  const version = /^version = "(.*)"/m.exec(fs.readFileSync(join(root, "Cargo.toml"), "utf8"))[1];
+  return {
+    name: "modelet",
+    version,
+    description:
+      "Runs trained models in browsers and Node.js: WebGPU compute shaders and a SIMD CPU path from one compiler.",
+    license: "MIT OR Apache-2.0",
+    keywords: ["onnx", "inference", "webgpu", "wasm", "machine-learning"],
+    type: "module",
+    sideEffects: false,
+    engines: { node: ">=20" },
+    main: "./index.js",
+    types: "./types/index.d.ts",
+    bin: { modelet: "./cli.js" },
+    exports: {
+      ".": { types: "./types/index.d.ts", default: "./index.js" },
+      "./global": "./modelet.global.js",
+      "./wasm/*": "./wasm/*",
+      "./package.json": "./package.json",
+    },
+    unpkg: "./modelet.global.js",
+    jsdelivr: "./modelet.global.js",
+    peerDependencies: { "onnxruntime-web": "^1.30.0", "playwright-core": "^1.50.0", webgpu: ">=0.3.0" },
+    peerDependenciesMeta: {
+      "onnxruntime-web": { optional: true },
+      "playwright-core": { optional: true },
+      webgpu: { optional: true },
+    },
+  };
+}
+
+async function typescript() {
+  const sources = filesUnder(join(root, "ts"));
+  const settings = ["tsconfig.json", "tsconfig.build.json", "package-lock.json", "scripts/build.mjs"].map((file) =>
+    join(root, file),
+  );
+  const outputs = ["index.js", "modelet.global.js", "types/index.d.ts"].map((file) => join(pkg, file));
+  await part("TypeScript", async () => {
+    const ran = await unlessDone("typescript", fingerprint([...sources, ...settings]), outputs, async () => {
+      fs.rmSync(join(pkg, "types"), { recursive: true, force: true });
+      await bundles();
+      await command(join(root, "node_modules/.bin/tsc"), ["-p", "tsconfig.build.json"]);
+    });
+    const size = kilobytes(gzipSync(fs.readFileSync(outputs[0]), { level: 9 }).length);
+    return `${ran ? "" : "unchanged, "}index.js ${size} gzipped`;
+  });
+}
+
+/** The manifest and texts of the package, and links that make `import "modelet"` and `npx modelet` work in this clone. */
+function packaging() {
+  fs.mkdirSync(pkg, { recursive: true });
+  fs.writeFileSync(join(pkg, "package.json"), `${JSON.stringify(manifest(), null, 2)}\n`);
+  for (const file of ["README.md", "CHANGELOG.md", "LICENSE-MIT", "LICENSE-APACHE"]) {
+    if (fs.existsSync(join(root, file))) fs.copyFileSync(join(root, file), join(pkg, file));
+  }
+  link("../pkg", join(root, "node_modules/modelet"));
+  link("../modelet/cli.js", join(root, "node_modules/.bin/modelet"));
+}
+
+function link(target, path) {
+  fs.rmSync(path, { force: true });
+  fs.symlinkSync(target, path);
+}
+
+// The environment of a first build lacks the tools' settings: find out now, not after the first compilation.
+if (spawnSync("cargo", ["--version"], { env: wasmEnv() }).status !== 0) {
+  console.error("build: cargo is missing. Run: bash scripts/setup.sh build");
+  process.exit(1);
+}
+try {
+  packaging();
+  if (only !== "ts") for (const variant of variants) await wasm(variant);
+  if (only !== "wasm") await typescript();
+} catch (error) {
+  console.error(`build: failed: ${error instanceof Error ? error.message : error}`);
+  process.exit(1);
+}

@@ -1,0 +1,68 @@
+// Where the tools are: reads what scripts/setup.sh found, and makes the environments that builds and tests run in.
+
+import { existsSync, readFileSync } from "node:fs";
+import { homedir } from "node:os";
+import { delimiter, dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+export const root = dirname(dirname(dirname(fileURLToPath(import.meta.url))));
+
+/**
+ * The two builds of the core: their names, their files, what the second one's compiler is told beyond SIMD, and what
+ * wasm-opt is told.
+ */
+export const variants = [
+  { name: "simd128", file: "modelet_simd", extraFeatures: [], optFeatures: ["simd"] },
+  {
+    name: "relaxed-simd",
+    file: "modelet_relaxed",
+    extraFeatures: ["relaxed-simd"],
+    optFeatures: ["simd", "relaxed-simd"],
+  },
+];
+
+/** The settings in .cache/toolchain.env; ends the process with a hint when setup has not run. */
+export function toolchain() {
+  const file = join(root, ".cache/toolchain.env");
+  if (!existsSync(file)) {
+    console.error("The tools are not set up. Run: bash scripts/setup.sh");
+    process.exit(1);
+  }
+  const settings = {};
+  for (const line of readFileSync(file, "utf8").split("\n")) {
+    const match = /^(\w+)='(.*)'$/.exec(line);
+    if (match) settings[match[1]] = match[2];
+  }
+  return settings;
+}
+
+const cargoBin = join(process.env.CARGO_HOME ?? join(homedir(), ".cargo"), "bin");
+
+/** The environment for native cargo commands. */
+export function nativeEnv() {
+  return { ...process.env, PATH: [process.env.PATH, cargoBin].join(delimiter) };
+}
+
+/** The environment for cargo commands that compile to wasm32. */
+export function wasmEnv() {
+  const settings = toolchain();
+  const env = nativeEnv();
+  const cargoHome = process.env.CARGO_HOME ?? join(homedir(), ".cargo");
+  env.PATH = [settings.MODELET_WASM_RUST_BIN, settings.MODELET_BINDGEN_BIN, settings.MODELET_WASM_PACK_BIN, env.PATH]
+    .filter(Boolean)
+    .join(delimiter);
+  // Panic messages carry source paths: those of the builder's home are no one's business.
+  const flags = ["-Ctarget-feature=+simd128", `--remap-path-prefix=${cargoHome}=cargo`];
+  env.CARGO_ENCODED_RUSTFLAGS = flags.join("\x1f");
+  delete env.RUSTFLAGS;
+  env.CARGO_TARGET_DIR = wasmTargetDir();
+  env.CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER = "wasm-bindgen-test-runner";
+  if (settings.MODELET_WASM_LINKER) env.CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER = settings.MODELET_WASM_LINKER;
+  if (settings.CHROMEDRIVER) env.CHROMEDRIVER = settings.CHROMEDRIVER;
+  return env;
+}
+
+/** Where wasm builds go: apart from native ones, because the compiler and its flags may differ. */
+export function wasmTargetDir() {
+  return join(process.env.CARGO_TARGET_DIR ?? join(root, "target"), "wasm");
+}
