@@ -72,18 +72,29 @@ pub struct InferContext<'a> {
     pub outputs: Vec<ValueFacts>,
     /// Inputs whose elements would have told more, had they been known.
     pub wanted: Vec<usize>,
-    fresh: &'a mut u32,
+    /// The facts of the values that the node's subgraphs capture, subgraph after subgraph in the order of
+    /// [`crate::graph::Attributes::subgraphs`].
+    pub captured: &'a [ValueFacts],
+    /// Numbers made-up symbols.
+    pub fresh: &'a mut u32,
 }
 
 impl<'a> InferContext<'a> {
-    /// A context for one node. `inputs` are the facts of the operator's own inputs, `fresh` numbers made-up symbols.
-    pub fn new(node: &'a Node, inputs: Vec<Option<&'a ValueFacts>>, fresh: &'a mut u32) -> InferContext<'a> {
+    /// A context for one node. `inputs` are the facts of the operator's own inputs, `captured` those of the values that
+    /// its subgraphs capture, `fresh` numbers made-up symbols.
+    pub fn new(
+        node: &'a Node,
+        inputs: Vec<Option<&'a ValueFacts>>,
+        captured: &'a [ValueFacts],
+        fresh: &'a mut u32,
+    ) -> InferContext<'a> {
         let outputs = vec![ValueFacts::default(); node.outputs.len()];
         InferContext {
             node,
             inputs,
             outputs,
             wanted: Vec::new(),
+            captured,
             fresh,
         }
     }
