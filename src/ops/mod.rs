@@ -4,6 +4,8 @@
 mod context;
 pub mod infer;
 pub mod registry;
+#[cfg(test)]
+pub mod testing;
 
 pub use context::{CpuLowering, GpuLowering, InferContext, Prepared, TensorDesc, ValueFacts};
 

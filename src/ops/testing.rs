@@ -1,0 +1,475 @@
+//! Runs one operator in isolation, for the operators' tests: infers, lowers to the CPU, executes over aligned memory,
+//! and holds what was inferred, from concrete and from symbolic shapes, against what came out.
+
+use std::sync::Arc;
+
+use super::{CpuLowering, GpuLowering, InferContext, Operator, Prepared, TensorDesc, ValueFacts, registry};
+use crate::{
+    cpu::kernel::{CpuKernel, InputBytes, KernelInputs, KernelIo, KernelOutputs, OutputBytes},
+    error::Result,
+    gpu::kernel::{GpuCaps, GpuKernel},
+    graph::{Attribute, Epilogue, Node, OperatorId, ValueId},
+    pointwise::Expr,
+    tensor::{AlignedBytes, DType, Dim, Element, Symbols, Tensor},
+};
+
+/// A tensor of f32s; a mistake in the test's own shape fails the test.
+pub fn f32s(shape: &[usize], values: &[f32]) -> Tensor {
+    tensor(shape, values)
+}
+
+/// A tensor of i64s.
+pub fn i64s(shape: &[usize], values: &[i64]) -> Tensor {
+    tensor(shape, values)
+}
+
+/// A tensor of any elements.
+pub fn tensor<T: Element>(shape: &[usize], values: &[T]) -> Tensor {
+    Tensor::new(shape, values.to_vec()).unwrap()
+}
+
+/// Fails at the first element that differs by more than `tolerance * max(1, |expected|)`; compares shapes first.
+#[track_caller]
+pub fn assert_tensor_close(actual: &Tensor, expected: &Tensor, tolerance: f32) {
+    assert_eq!(actual.shape(), expected.shape(), "shapes differ");
+    assert_eq!(actual.dtype(), expected.dtype(), "types differ");
+    if !expected.dtype().is_float() {
+        return assert_eq!(actual, expected);
+    }
+    let (actual, expected) = (actual.to_f32s().unwrap(), expected.to_f32s().unwrap());
+    crate::cpu::testing::assert_close(&actual, &expected, tolerance, "output");
+}
+
+/// What can be an attribute in [`TestNode::attr`].
+pub trait IntoAttribute {
+    fn into_attribute(self) -> Attribute;
+}
+
+macro_rules! into_attribute {
+    ($($type:ty, $value:ident => $result:expr;)*) => {
+        $(impl IntoAttribute for $type {
+            fn into_attribute(self) -> Attribute {
+                let $value = self;
+                $result
+            }
+        })*
+    };
+}
+
+into_attribute! {
+    Attribute, value => value;
+    i64, value => Attribute::Int(value);
+    i32, value => Attribute::Int(value.into());
+    f32, value => Attribute::Float(value);
+    &str, value => Attribute::String(value.as_bytes().to_vec());
+    Tensor, value => Attribute::Tensor(value);
+    Arc<Expr>, value => Attribute::Expr(value);
+    &[i64], value => Attribute::Ints(value.to_vec());
+    &[f32], value => Attribute::Floats(value.to_vec());
+    &[&str], value => Attribute::Strings(value.iter().map(|text| text.as_bytes().to_vec()).collect());
+}
+
+impl<const N: usize> IntoAttribute for [i64; N] {
+    fn into_attribute(self) -> Attribute {
+        Attribute::Ints(self.to_vec())
+    }
+}
+
+impl<const N: usize> IntoAttribute for [f32; N] {
+    fn into_attribute(self) -> Attribute {
+        Attribute::Floats(self.to_vec())
+    }
+}
+
+impl<const N: usize> IntoAttribute for [&str; N] {
+    fn into_attribute(self) -> Attribute {
+        self.as_slice().into_attribute()
+    }
+}
+
+#[derive(Clone)]
+struct Input {
+    tensor: Option<Tensor>,
+    constant: bool,
+}
+
+/// One node and what is fed to it.
+#[derive(Clone)]
+pub struct TestNode {
+    node: Node,
+    inputs: Vec<Input>,
+    /// Inputs that follow the operator's own, for its epilogue.
+    epilogue: Option<(Arc<Expr>, Vec<Tensor>)>,
+    outputs: Vec<bool>,
+}
+
+impl TestNode {
+    /// A node of ONNX's own domain with one output.
+    pub fn new(operator: &str, version: i64) -> TestNode {
+        TestNode::of(OperatorId::new("", operator, version))
+    }
+
+    /// A node of any domain with one output.
+    pub fn of(operator: OperatorId) -> TestNode {
+        TestNode {
+            node: Node::new(operator, Vec::new(), Vec::new()),
+            inputs: Vec::new(),
+            epilogue: None,
+            outputs: vec![true],
+        }
+    }
+
+    /// Sets an attribute.
+    pub fn attr(mut self, name: &str, value: impl IntoAttribute) -> TestNode {
+        self.node.attributes.set(name, value.into_attribute());
+        self
+    }
+
+    /// Adds an input that is known only in a run.
+    pub fn input(mut self, tensor: Tensor) -> TestNode {
+        self.inputs.push(Input {
+            tensor: Some(tensor),
+            constant: false,
+        });
+        self
+    }
+
+    /// Adds a constant input.
+    pub fn constant(mut self, tensor: Tensor) -> TestNode {
+        self.inputs.push(Input {
+            tensor: Some(tensor),
+            constant: true,
+        });
+        self
+    }
+
+    /// Leaves an input out.
+    pub fn no_input(mut self) -> TestNode {
+        self.inputs.push(Input {
+            tensor: None,
+            constant: false,
+        });
+        self
+    }
+
+    /// Gives the node an epilogue over its result and further inputs.
+    pub fn epilogue(mut self, expr: Expr, inputs: &[Tensor]) -> TestNode {
+        self.epilogue = Some((Arc::new(expr), inputs.to_vec()));
+        self
+    }
+
+    /// Says how many outputs are wanted.
+    pub fn outputs(mut self, count: usize) -> TestNode {
+        self.outputs = vec![true; count];
+        self
+    }
+
+    /// Says which outputs are wanted.
+    pub fn wanted(mut self, outputs: &[bool]) -> TestNode {
+        self.outputs = outputs.to_vec();
+        self
+    }
+
+    /// The node with its values numbered.
+    fn node(&self) -> Node {
+        let mut node = self.node.clone();
+        let mut next = 0;
+        let mut id = || {
+            next += 1;
+            Some(ValueId(next - 1))
+        };
+        node.inputs = self
+            .inputs
+            .iter()
+            .map(|input| input.tensor.as_ref().and_then(|_| id()))
+            .collect();
+        if let Some((expr, tensors)) = &self.epilogue {
+            node.epilogue = Some(Epilogue {
+                expr: expr.clone(),
+                first_input: node.inputs.len(),
+            });
+            node.inputs.extend(tensors.iter().map(|_| id()));
+        }
+        node.outputs = self.outputs.iter().map(|&wanted| id().filter(|_| wanted)).collect();
+        node
+    }
+
+    fn facts(&self, symbols: Option<&mut Symbols>) -> Vec<Option<ValueFacts>> {
+        let mut symbols = symbols;
+        let facts = self.inputs.iter().enumerate().map(|(index, input)| {
+            let tensor = input.tensor.as_ref()?;
+            if input.constant {
+                return Some(ValueFacts::of_constant(tensor));
+            }
+            let shape = tensor
+                .shape()
+                .iter()
+                .enumerate()
+                .map(|(axis, &size)| match &mut symbols {
+                    // Symbols stand for positive sizes.
+                    Some(symbols) if size > 0 => {
+                        let name: Arc<str> = format!("d{index}_{axis}").into();
+                        symbols.insert(name.clone(), size as i64);
+                        Dim::symbol(name)
+                    }
+                    _ => Dim::from(size),
+                });
+            Some(ValueFacts {
+                dtype: Some(tensor.dtype()),
+                shape: Some(shape.collect()),
+                ..ValueFacts::default()
+            })
+        });
+        facts.collect()
+    }
+
+    /// What inference says of the outputs when all shapes are concrete.
+    pub fn infer(&self) -> Result<Vec<ValueFacts>> {
+        let node = self.node();
+        let operator = registry::operator(&node)?;
+        infer_with(&*operator, &node, &self.facts(None))
+    }
+
+    /// What inference says of the outputs when the sizes of inputs that are not constant are symbols, and what the
+    /// symbols stand for.
+    pub fn infer_symbolic(&self) -> Result<(Vec<ValueFacts>, Symbols)> {
+        let node = self.node();
+        let operator = registry::operator(&node)?;
+        let mut symbols = Symbols::new();
+        let facts = self.facts(Some(&mut symbols));
+        Ok((infer_with(&*operator, &node, &facts)?, symbols))
+    }
+
+    /// What inference says when nothing but types is known of inputs that are not constant.
+    fn infer_unranked(&self) -> Result<Vec<ValueFacts>> {
+        let node = self.node();
+        let operator = registry::operator(&node)?;
+        let mut facts = self.facts(None);
+        for (fact, input) in facts.iter_mut().zip(&self.inputs) {
+            if let Some(fact) = fact.as_mut().filter(|_| !input.constant) {
+                fact.shape = None;
+            }
+        }
+        infer_with(&*operator, &node, &facts)
+    }
+
+    /// The inputs as lowering sees them, the epilogue's included.
+    fn descriptions(&self) -> Vec<Option<TensorDesc>> {
+        let own = self.inputs.iter().enumerate().map(|(index, input)| {
+            let tensor = input.tensor.as_ref()?;
+            Some(TensorDesc {
+                dtype: tensor.dtype(),
+                shape: tensor.shape().to_vec(),
+                constant: input.constant.then(|| tensor.clone()),
+                constant_id: index as u64 + 1,
+            })
+        });
+        let further = self.epilogue.iter().flat_map(|(_, tensors)| tensors).map(|tensor| {
+            Some(TensorDesc {
+                dtype: tensor.dtype(),
+                shape: tensor.shape().to_vec(),
+                constant: None,
+                constant_id: 0,
+            })
+        });
+        own.chain(further).collect()
+    }
+
+    /// The wanted outputs as lowering sees them, and whether their shapes are known.
+    fn output_descriptions(&self) -> Result<(Vec<Option<TensorDesc>>, bool)> {
+        let inferred = self.infer()?;
+        let wanted = || self.outputs.iter().zip(&inferred).filter(|(wanted, _)| **wanted);
+        let known = wanted().all(|(_, facts)| facts.concrete_shape().is_some());
+        let describe = |(&wanted, facts): (&bool, &ValueFacts)| {
+            wanted.then(|| TensorDesc {
+                dtype: facts.dtype.expect("the operator infers its outputs' types"),
+                shape: facts.concrete_shape().unwrap_or_default(),
+                constant: None,
+                constant_id: 0,
+            })
+        };
+        Ok((self.outputs.iter().zip(&inferred).map(describe).collect(), known))
+    }
+
+    /// The GPU kernel, when the operator makes one for a device of these capabilities.
+    pub fn gpu(&self, caps: &GpuCaps) -> Result<Option<GpuKernel>> {
+        let node = self.node();
+        let (inputs, (outputs, _)) = (self.descriptions(), self.output_descriptions()?);
+        registry::operator(&node)?.gpu(&GpuLowering {
+            node: &node,
+            inputs: &inputs,
+            outputs: &outputs,
+            caps,
+        })
+    }
+
+    /// Infers, lowers to the CPU and runs; gives the wanted outputs in order. Fails the test where what was inferred
+    /// contradicts what came out.
+    pub fn run(&self) -> Result<Vec<Tensor>> {
+        self.run_sharing(&Prepared::default())
+    }
+
+    /// The same with a store of prepared constants that other nodes may share.
+    pub fn run_sharing(&self, prepared: &Prepared) -> Result<Vec<Tensor>> {
+        let node = self.node();
+        let operator = registry::operator(&node)?;
+        let inputs = self.descriptions();
+        let (outputs, outputs_known) = self.output_descriptions()?;
+        let kernel = operator.cpu(&CpuLowering {
+            node: &node,
+            inputs: &inputs,
+            outputs: &outputs,
+            outputs_known,
+            prepared,
+        })?;
+        let further = self.epilogue.iter().flat_map(|(_, tensors)| tensors.iter().map(Some));
+        let fed: Vec<Option<&Tensor>> = self
+            .inputs
+            .iter()
+            .map(|input| input.tensor.as_ref())
+            .chain(further)
+            .collect();
+        let results = execute(&kernel, &fed, &outputs)?;
+        self.check_inference(&results);
+        Ok(results)
+    }
+
+    /// Runs and gives the only output.
+    pub fn run1(&self) -> Result<Tensor> {
+        Ok(self.run()?.swap_remove(0))
+    }
+
+    #[track_caller]
+    fn check_inference(&self, results: &[Tensor]) {
+        let (symbolic, symbols) = self
+            .infer_symbolic()
+            .expect("what runs with sizes is inferred with symbols");
+        let unranked = self
+            .infer_unranked()
+            .expect("what runs with sizes is inferred without ranks");
+        for (what, facts, symbols) in [
+            ("concrete", self.infer().unwrap(), &Symbols::new()),
+            ("symbolic", symbolic, &symbols),
+            ("unranked", unranked, &Symbols::new()),
+        ] {
+            let wanted = self.outputs.iter().zip(&facts).filter(|(wanted, _)| **wanted);
+            for (output, ((_, facts), result)) in wanted.zip(results).enumerate() {
+                assert_eq!(facts.dtype, Some(result.dtype()), "{what} type of output {output}");
+                if let Some(shape) = &facts.shape {
+                    assert_eq!(
+                        shape.len(),
+                        result.shape().len(),
+                        "{what} rank of output {output}: {shape:?}"
+                    );
+                    for (dim, &size) in shape.iter().zip(result.shape()) {
+                        if let Some(inferred) = dim.evaluate(symbols) {
+                            assert_eq!(
+                                inferred,
+                                size as i64,
+                                "{what} shape {shape:?} of output {output} is {:?}",
+                                result.shape()
+                            );
+                        }
+                    }
+                }
+                if let (Some(elements), Ok(values)) = (&facts.elements, result.to_i64s()) {
+                    assert_eq!(elements.len(), values.len(), "{what} elements of output {output}");
+                    for (dim, value) in elements.iter().zip(values) {
+                        if let Some(inferred) = dim.evaluate(symbols) {
+                            assert_eq!(inferred, value, "{what} elements {elements:?} of output {output}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn infer_with(operator: &dyn Operator, node: &Node, facts: &[Option<ValueFacts>]) -> Result<Vec<ValueFacts>> {
+    let mut fresh = 0;
+    let mut ctx = InferContext::new(node, facts.iter().map(Option::as_ref).collect(), &mut fresh);
+    operator.infer(&mut ctx)?;
+    Ok(ctx.outputs)
+}
+
+/// Runs a kernel over aligned copies; outputs and scratch start as bytes of ones, which are NaN as floats.
+fn execute(kernel: &CpuKernel, fed: &[Option<&Tensor>], outputs: &[Option<TensorDesc>]) -> Result<Vec<Tensor>> {
+    let described = outputs.iter().flatten();
+    match kernel {
+        CpuKernel::View { input } => {
+            let tensor = fed[*input].expect("a view is of an input that is given");
+            described.map(|output| tensor.reshaped(&output.shape)).collect()
+        }
+        CpuKernel::Dynamic(kernel) => {
+            let fed: Vec<Option<Tensor>> = fed.iter().map(|tensor| tensor.cloned()).collect();
+            let results = (kernel.run)(&fed)?;
+            assert!(results.len() >= outputs.len(), "a dynamic kernel makes every output");
+            let kept = results.into_iter().zip(outputs);
+            Ok(kept
+                .filter(|(_, output)| output.is_some())
+                .map(|(result, _)| result)
+                .collect())
+        }
+        CpuKernel::Compute(kernel) => {
+            let aligned: Vec<Option<AlignedBytes>> = fed
+                .iter()
+                .enumerate()
+                .map(|(index, tensor)| {
+                    // What was prepared at plan time must not be read again.
+                    let tensor = tensor.filter(|_| !kernel.prepared_inputs.contains(&index))?;
+                    Some(AlignedBytes::copy_of(tensor.bytes()).unwrap())
+                })
+                .collect();
+            let garbage = |len: usize| {
+                let mut bytes = AlignedBytes::zeroed(len).unwrap();
+                bytes.as_mut().fill(0xff);
+                bytes
+            };
+            let mut memory: Vec<Option<AlignedBytes>> = outputs
+                .iter()
+                .map(|output| {
+                    let output = output.as_ref()?;
+                    let count = output.shape.iter().product();
+                    Some(garbage(output.dtype.byte_len(count).unwrap()))
+                })
+                .collect();
+            let mut scratch = garbage(kernel.scratch_bytes);
+            let dtypes = fed.iter().map(|tensor| tensor.map_or(DType::F32, Tensor::dtype));
+            let mut io = KernelIo {
+                inputs: KernelInputs(
+                    aligned
+                        .iter()
+                        .zip(dtypes)
+                        .map(|(bytes, dtype)| {
+                            Some(InputBytes {
+                                dtype,
+                                bytes: bytes.as_ref()?.as_ref(),
+                            })
+                        })
+                        .collect(),
+                ),
+                outputs: KernelOutputs(
+                    memory
+                        .iter_mut()
+                        .zip(outputs)
+                        .map(|(bytes, output)| {
+                            Some(OutputBytes {
+                                dtype: output.as_ref()?.dtype,
+                                bytes: bytes.as_mut()?.as_mut(),
+                            })
+                        })
+                        .collect(),
+                ),
+                scratch: scratch.as_mut(),
+            };
+            (kernel.run)(&mut io)?;
+            drop(io);
+            memory
+                .into_iter()
+                .flatten()
+                .zip(described)
+                .map(|(bytes, output)| Tensor::from_bytes(output.dtype, &output.shape, bytes))
+                .collect()
+        }
+    }
+}
