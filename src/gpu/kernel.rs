@@ -2,8 +2,12 @@
 //! Kernel builders are pure functions from shapes and [`GpuCaps`] to a [`GpuKernel`], so that their output can be
 //! validated, printed and compared without an adapter.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
+
+use crate::error::{Error, ErrorCode, Result};
+use crate::tensor::{DType, Tensor};
 
 /// The element types that a GPU buffer can hold. Each element takes four bytes.
 ///
@@ -18,6 +22,27 @@ pub enum GpuType {
 }
 
 impl GpuType {
+    /// The type that tensors of `dtype` have on the GPU; `None` for those that stay on the CPU.
+    pub fn from_dtype(dtype: DType) -> Option<GpuType> {
+        match dtype {
+            DType::F32 => Some(GpuType::F32),
+            DType::I32 => Some(GpuType::I32),
+            DType::U32 => Some(GpuType::U32),
+            DType::Bool => Some(GpuType::Bool),
+            _ => None,
+        }
+    }
+
+    /// The type of the same tensor on the CPU.
+    pub fn dtype(self) -> DType {
+        match self {
+            GpuType::F32 => DType::F32,
+            GpuType::I32 => DType::I32,
+            GpuType::U32 => DType::U32,
+            GpuType::Bool => DType::Bool,
+        }
+    }
+
     /// The WGSL type of one element.
     pub fn wgsl(self) -> &'static str {
         match self {
@@ -185,29 +210,84 @@ pub struct ConstantKey {
     pub layout: String,
 }
 
-/// A constant buffer whose bytes are made on the first upload only, so that planning again for another input shape
-/// lays out nothing twice.
+/// A constant buffer. Its bytes are made on the first upload only, so that planning again for another input shape lays
+/// out nothing twice.
 pub struct ConstantData {
     pub key: ConstantKey,
     /// Size in bytes, a multiple of four.
     pub size: u64,
-    make: Box<dyn Fn() -> Vec<u8> + Send + Sync>,
+    source: ConstantSource,
+}
+
+enum ConstantSource {
+    Tensor(Tensor),
+    Made(Box<dyn Fn() -> Result<Vec<u8>> + Send + Sync>),
 }
 
 impl ConstantData {
-    /// `make` must return exactly `size` bytes, in the layout that a GPU buffer holds (four bytes per element).
-    pub fn new(key: ConstantKey, size: u64, make: impl Fn() -> Vec<u8> + Send + Sync + 'static) -> ConstantData {
+    /// The constant `source` as it stands in the model; `None` when its element type has no GPU form.
+    pub fn from_tensor(source: u64, tensor: Tensor) -> Option<ConstantData> {
+        GpuType::from_dtype(tensor.dtype())?;
+        let size = tensor.len() as u64 * GpuType::SIZE;
+        let key = ConstantKey {
+            source,
+            layout: String::new(),
+        };
+        Some(ConstantData {
+            key,
+            size,
+            source: ConstantSource::Tensor(tensor),
+        })
+    }
+
+    /// A constant in another layout. `make` must return exactly `size` bytes, as a GPU buffer holds them (four bytes per
+    /// element).
+    pub fn new(
+        key: ConstantKey,
+        size: u64,
+        make: impl Fn() -> Result<Vec<u8>> + Send + Sync + 'static,
+    ) -> ConstantData {
         ConstantData {
             key,
             size,
-            make: Box::new(make),
+            source: ConstantSource::Made(Box::new(make)),
         }
     }
 
-    /// The bytes to upload. Costs a pass over the constant; the executor asks once.
-    pub fn bytes(&self) -> Vec<u8> {
-        (self.make)()
+    /// The bytes to upload. May cost a pass over the constant; the executor asks once.
+    pub fn bytes(&self) -> Result<Cow<'_, [u8]>> {
+        let bytes = match &self.source {
+            ConstantSource::Tensor(tensor) if tensor.dtype() == DType::Bool => Cow::Owned(widen_bools(tensor.bytes())),
+            ConstantSource::Tensor(tensor) => Cow::Borrowed(tensor.bytes()),
+            ConstantSource::Made(make) => Cow::Owned(make()?),
+        };
+        if bytes.len() as u64 != self.size || bytes.len() % 4 != 0 {
+            return Err(Error::new(
+                ErrorCode::Internal,
+                "a GPU constant has another size than it was planned with",
+            )
+            .expected(format!("{} bytes", self.size))
+            .actual(format!("{} bytes", bytes.len())));
+        }
+        Ok(bytes)
     }
+}
+
+/// Bools of a CPU tensor as a GPU buffer holds them.
+pub(super) fn widen_bools(bytes: &[u8]) -> Vec<u8> {
+    bytes
+        .iter()
+        .flat_map(|&byte| u32::from(byte != 0).to_le_bytes())
+        .collect()
+}
+
+/// Bools of a GPU buffer as a CPU tensor holds them.
+#[cfg(feature = "gpu")]
+pub(super) fn narrow_bools(words: &[u8]) -> Vec<u8> {
+    words
+        .chunks_exact(4)
+        .map(|word| u8::from(word.iter().any(|&byte| byte != 0)))
+        .collect()
 }
 
 impl fmt::Debug for ConstantData {

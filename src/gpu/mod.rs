@@ -1,4 +1,17 @@
 //! What GPU work shares: kernel descriptions and their builders, which need no device, and (with the `gpu` feature)
 //! the wgpu device, pipeline cache, planned buffers and the executor that replays a recorded program.
 
+pub mod buffers;
+#[cfg(feature = "gpu")]
+pub mod device;
+#[cfg(feature = "gpu")]
+pub mod executor;
 pub mod kernel;
+#[cfg(feature = "gpu")]
+mod pipeline;
+pub mod program;
+#[cfg(feature = "gpu")]
+mod readback;
+#[cfg(all(test, feature = "gpu", not(target_arch = "wasm32")))]
+mod testing;
+pub mod wgsl;

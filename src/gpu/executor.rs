@@ -1,0 +1,638 @@
+//! Records a [`GpuProgram`] once (pipelines, buffers, bind groups, parameters) and replays any part of it: upload,
+//! encode, download. It belongs to its device's thread.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::rc::Rc;
+
+use super::buffers::{BufferPlan, value_bytes};
+use super::device::{GpuDevice, PendingErrors};
+use super::kernel::{AdapterKind, Binding, ConstantData, ConstantKey, GpuType, narrow_bools, widen_bools};
+use super::pipeline::{NewPipelines, Pipeline};
+use super::program::{GpuProgram, GpuValueId, ValueStorage};
+use super::readback;
+use crate::error::{Error, ErrorCode, Result};
+
+/// Dispatches after which recorded work is handed to the device, so that it starts early. A software adapter gets
+/// smaller helpings, since browsers end a device whose single submission takes many seconds.
+const DISPATCHES_PER_SUBMIT: [(AdapterKind, usize); 2] = [(AdapterKind::Hardware, 64), (AdapterKind::Software, 8)];
+
+/// Constant buffers of one session, shared by all its programs.
+#[derive(Default)]
+pub struct GpuConstants {
+    buffers: HashMap<ConstantKey, wgpu::Buffer>,
+    bytes: u64,
+}
+
+impl GpuConstants {
+    /// Bytes of GPU memory that the constants take.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+/// A recorded program.
+pub struct GpuExecutor {
+    device: Rc<GpuDevice>,
+    values: Vec<ValueSlot>,
+    steps: Vec<Vec<RecordedDispatch>>,
+    /// Downloads land here; it grows to the largest one.
+    staging: Option<wgpu::Buffer>,
+    encoder: Option<wgpu::CommandEncoder>,
+    encoded: usize,
+    pending: PendingErrors,
+    planned_bytes: u64,
+}
+
+struct ValueSlot {
+    buffer: wgpu::Buffer,
+    ty: GpuType,
+    elements: usize,
+}
+
+struct RecordedDispatch {
+    pipeline: Rc<Pipeline>,
+    bind_group: wgpu::BindGroup,
+    /// Where the dispatch's parameters start in the program's uniform buffer; `None` without parameters.
+    params: Option<u32>,
+    workgroups: [u32; 3],
+}
+
+impl GpuExecutor {
+    /// Compiles what is not compiled yet, makes the buffers and uploads the constants that `constants` lacks.
+    ///
+    /// Fails with `device` when a shader or binding is refused, `out-of-memory` when buffers cannot be had, and
+    /// `device-lost`.
+    pub async fn new(device: Rc<GpuDevice>, program: &GpuProgram, constants: &mut GpuConstants) -> Result<GpuExecutor> {
+        device.check()?;
+        let mut pending = PendingErrors::new();
+        let mut pipelines = NewPipelines::default();
+        let mut uploaded = HashMap::new();
+        let plan = BufferPlan::new(program);
+
+        let buffers = device.scoped(&mut pending, || {
+            plan.buffers
+                .iter()
+                .map(|&bytes| storage_buffer(&device, bytes, "value"))
+                .collect::<Vec<_>>()
+        });
+        let mut values = Vec::with_capacity(program.values.len());
+        for (value, planned) in program.values.iter().zip(&plan.values) {
+            let buffer = match (&value.storage, planned) {
+                (ValueStorage::Constant(data), _) => {
+                    constant_buffer(&device, data, constants, &mut uploaded, &mut pending)?
+                }
+                (ValueStorage::Planned { .. }, Some(index)) => buffers[*index].clone(),
+                (ValueStorage::Planned { .. }, None) => return Err(Error::internal("a GPU value has no buffer")),
+            };
+            values.push(ValueSlot {
+                buffer,
+                ty: value.ty,
+                elements: value.elements,
+            });
+        }
+
+        let alignment = device.caps().min_uniform_offset_alignment as usize;
+        let (words, offsets) = lay_out_params(program, alignment);
+        let params = device.scoped(&mut pending, || params_buffer(&device, &words));
+        let mut offsets = offsets.into_iter();
+        let mut steps = Vec::with_capacity(program.steps.len());
+        for (step, scratch) in program.steps.iter().zip(&plan.scratch) {
+            let mut recorded = Vec::with_capacity(step.kernel.dispatches.len());
+            for dispatch in &step.kernel.dispatches {
+                let mut bound = Vec::with_capacity(dispatch.bindings.len());
+                for binding in &dispatch.bindings {
+                    bound.push(match binding {
+                        Binding::Input(i) => value_binding(&values, step.inputs.get(*i), &step.label)?,
+                        Binding::Output(i) => value_binding(&values, step.outputs.get(*i), &step.label)?,
+                        Binding::Constant(data) => {
+                            let buffer = constant_buffer(&device, data, constants, &mut uploaded, &mut pending)?;
+                            (buffer, value_bytes(data.size as usize / GpuType::SIZE as usize))
+                        }
+                        Binding::Scratch(i, _) => match scratch.get(*i) {
+                            Some(&index) => (buffers[index].clone(), plan.buffers[index]),
+                            None => return Err(Error::internal("a kernel names scratch memory it did not ask for")),
+                        },
+                    });
+                }
+                let pipeline = pipelines.get(&device, dispatch, &mut pending);
+                let offset = offsets.next().flatten();
+                let uniform_bytes = padded_params(dispatch.params.len()) * 4;
+                let bind_group = device.scoped(&mut pending, || {
+                    let uniform = offset.map(|_| (&params, uniform_bytes as u64));
+                    bind_group(&device, &pipeline, uniform, &bound)
+                });
+                let workgroups = dispatch.workgroups;
+                recorded.push(RecordedDispatch {
+                    pipeline,
+                    bind_group,
+                    params: offset,
+                    workgroups,
+                });
+            }
+            steps.push(recorded);
+        }
+
+        device.settle(&mut pending, "preparing the model").await?;
+        pipelines.commit(&device);
+        for (key, buffer) in uploaded {
+            constants.bytes += buffer.size();
+            constants.buffers.insert(key, buffer);
+        }
+        let planned_bytes = plan.total_bytes();
+        Ok(GpuExecutor {
+            device,
+            values,
+            steps,
+            staging: None,
+            encoder: None,
+            encoded: 0,
+            pending,
+            planned_bytes,
+        })
+    }
+
+    /// The device the program was recorded on.
+    pub fn device(&self) -> &Rc<GpuDevice> {
+        &self.device
+    }
+
+    /// Bytes of GPU memory that planned values and scratch memory take; constants are counted by [`GpuConstants`].
+    pub fn planned_bytes(&self) -> u64 {
+        self.planned_bytes
+    }
+
+    /// Writes a value from the CPU. `bytes` holds the tensor as the CPU does: one byte per bool, four per other element.
+    pub fn upload(&mut self, value: GpuValueId, bytes: &[u8]) -> Result<()> {
+        self.device.check()?;
+        let slot = self
+            .values
+            .get(value.0)
+            .ok_or_else(|| Error::internal("an upload names no GPU value"))?;
+        let expected = slot.elements * cpu_size(slot.ty);
+        if bytes.len() != expected {
+            return Err(Error::internal("an upload has the wrong size")
+                .expected(format!("{expected} bytes"))
+                .actual(format!("{} bytes", bytes.len())));
+        }
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        // Writes take effect before everything that is submitted after them, so what was encoded goes first.
+        self.submit();
+        let slot = &self.values[value.0];
+        let queue = &self.device.queue;
+        self.device.scoped(&mut self.pending, || match slot.ty {
+            GpuType::Bool => queue.write_buffer(&slot.buffer, 0, &widen_bools(bytes)),
+            GpuType::F32 | GpuType::I32 | GpuType::U32 => queue.write_buffer(&slot.buffer, 0, bytes),
+        });
+        Ok(())
+    }
+
+    /// Encodes the steps of `range`, in order, after everything encoded or uploaded before.
+    pub fn encode(&mut self, range: Range<usize>) -> Result<()> {
+        self.device.check()?;
+        let steps = self
+            .steps
+            .get(range)
+            .ok_or_else(|| Error::internal("a range of GPU steps is out of bounds"))?;
+        let per_submit = DISPATCHES_PER_SUBMIT
+            .iter()
+            .find(|(kind, _)| *kind == self.device.caps().kind)
+            .map_or(64, |&(_, n)| n);
+        let mut work = steps.iter().flatten();
+        loop {
+            let helping: Vec<&RecordedDispatch> = work
+                .by_ref()
+                .take(per_submit - self.encoded.min(per_submit - 1))
+                .collect();
+            if helping.is_empty() {
+                return Ok(());
+            }
+            let encoder = self
+                .encoder
+                .get_or_insert_with(|| self.device.device.create_command_encoder(&Default::default()));
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            for dispatch in &helping {
+                let [x, y, z] = dispatch.workgroups;
+                pass.set_pipeline(&dispatch.pipeline.pipeline);
+                pass.set_bind_group(0, &dispatch.bind_group, dispatch.params.as_slice());
+                pass.dispatch_workgroups(x, y, z);
+            }
+            drop(pass);
+            self.encoded += helping.len();
+            if self.encoded >= per_submit {
+                submit(&self.device, &mut self.encoder, &mut self.encoded, &mut self.pending);
+            }
+        }
+    }
+
+    /// Hands everything encoded so far to the device.
+    pub fn submit(&mut self) {
+        submit(&self.device, &mut self.encoder, &mut self.encoded, &mut self.pending);
+    }
+
+    /// Reads values back, in the form that [`GpuExecutor::upload`] takes, after everything encoded before.
+    ///
+    /// Errors of the work itself come to light here: `device`, `out-of-memory`, `device-lost`.
+    pub async fn download(&mut self, wanted: &[GpuValueId]) -> Result<Vec<Vec<u8>>> {
+        self.device.check()?;
+        let mut ranges = Vec::with_capacity(wanted.len());
+        let mut total = 0u64;
+        for id in wanted {
+            let slot = self
+                .values
+                .get(id.0)
+                .ok_or_else(|| Error::internal("a download names no GPU value"))?;
+            ranges.push((total, slot));
+            total += value_bytes(slot.elements);
+        }
+        if total > self.device.caps().max_buffer_size {
+            return Err(Error::new(
+                ErrorCode::LimitExceeded,
+                "the values to read back exceed the largest GPU buffer",
+            ));
+        }
+        let staging = match self.staging.take().filter(|staging| staging.size() >= total) {
+            Some(staging) => staging,
+            None => self
+                .device
+                .scoped(&mut self.pending, || staging_buffer(&self.device, total.max(16))),
+        };
+        let encoder = self
+            .encoder
+            .get_or_insert_with(|| self.device.device.create_command_encoder(&Default::default()));
+        for (offset, slot) in &ranges {
+            let bytes = slot.elements as u64 * GpuType::SIZE;
+            if bytes > 0 {
+                encoder.copy_buffer_to_buffer(&slot.buffer, 0, &staging, *offset, bytes);
+            }
+        }
+        submit(&self.device, &mut self.encoder, &mut self.encoded, &mut self.pending);
+        let mapped = readback::map(&self.device, &staging, total.max(16)).await;
+        // An error of the work explains a failed mapping, so it is told first.
+        self.device.settle(&mut self.pending, "running the model").await?;
+        mapped?;
+
+        let mut results = Vec::with_capacity(ranges.len());
+        for (offset, slot) in &ranges {
+            let bytes = slot.elements as u64 * GpuType::SIZE;
+            if bytes == 0 {
+                results.push(Vec::new());
+                continue;
+            }
+            let view = staging
+                .get_mapped_range(*offset..*offset + bytes)
+                .map_err(|error| Error::new(ErrorCode::Device, format!("a GPU buffer could not be read: {error}")))?;
+            results.push(match slot.ty {
+                GpuType::Bool => narrow_bools(&view),
+                GpuType::F32 | GpuType::I32 | GpuType::U32 => view.to_vec(),
+            });
+        }
+        staging.unmap();
+        self.staging = Some(staging);
+        Ok(results)
+    }
+
+    /// Waits until the device has finished all submitted work, and reports its errors.
+    pub async fn finish(&mut self) -> Result<()> {
+        self.download(&[]).await.map(drop)
+    }
+}
+
+/// Bytes of one element in a CPU tensor.
+fn cpu_size(ty: GpuType) -> usize {
+    match ty {
+        GpuType::Bool => 1,
+        GpuType::F32 | GpuType::I32 | GpuType::U32 => 4,
+    }
+}
+
+fn submit(
+    device: &GpuDevice,
+    encoder: &mut Option<wgpu::CommandEncoder>,
+    encoded: &mut usize,
+    pending: &mut PendingErrors,
+) {
+    *encoded = 0;
+    if let Some(encoder) = encoder.take() {
+        device.scoped(pending, || device.queue.submit([encoder.finish()]));
+    }
+}
+
+fn storage_buffer(device: &GpuDevice, size: u64, label: &'static str) -> wgpu::Buffer {
+    let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+    let descriptor = wgpu::BufferDescriptor {
+        label: Some(label),
+        size,
+        usage,
+        mapped_at_creation: false,
+    };
+    device.device.create_buffer(&descriptor)
+}
+
+fn staging_buffer(device: &GpuDevice, size: u64) -> wgpu::Buffer {
+    let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+    let descriptor = wgpu::BufferDescriptor {
+        label: Some("readback"),
+        size,
+        usage,
+        mapped_at_creation: false,
+    };
+    device.device.create_buffer(&descriptor)
+}
+
+/// The session's buffer for a constant, uploaded now if no program brought it before.
+fn constant_buffer(
+    device: &GpuDevice,
+    data: &ConstantData,
+    constants: &GpuConstants,
+    uploaded: &mut HashMap<ConstantKey, wgpu::Buffer>,
+    pending: &mut PendingErrors,
+) -> Result<wgpu::Buffer> {
+    if let Some(buffer) = constants.buffers.get(&data.key).or_else(|| uploaded.get(&data.key)) {
+        return Ok(buffer.clone());
+    }
+    let bytes = data.bytes()?;
+    let buffer = device.scoped(pending, || {
+        let buffer = storage_buffer(device, value_bytes(bytes.len() / GpuType::SIZE as usize), "constant");
+        if !bytes.is_empty() {
+            device.queue.write_buffer(&buffer, 0, &bytes);
+        }
+        buffer
+    });
+    uploaded.insert(data.key.clone(), buffer.clone());
+    Ok(buffer)
+}
+
+fn value_binding(values: &[ValueSlot], id: Option<&Option<GpuValueId>>, label: &str) -> Result<(wgpu::Buffer, u64)> {
+    let slot = id
+        .copied()
+        .flatten()
+        .and_then(|id| values.get(id.0))
+        .ok_or_else(|| Error::internal("a kernel binds a value that its step does not have").at_node(label))?;
+    Ok((slot.buffer.clone(), value_bytes(slot.elements)))
+}
+
+/// Words of a parameter block, padded to whole vectors.
+fn padded_params(words: usize) -> usize {
+    words.div_ceil(4) * 4
+}
+
+/// All parameter blocks in one run of words, and where each dispatch's block starts, in bytes.
+fn lay_out_params(program: &GpuProgram, alignment: usize) -> (Vec<u32>, Vec<Option<u32>>) {
+    let mut words = Vec::new();
+    let mut offsets = Vec::new();
+    for dispatch in program.steps.iter().flat_map(|step| &step.kernel.dispatches) {
+        if dispatch.params.is_empty() {
+            offsets.push(None);
+            continue;
+        }
+        words.resize(words.len().next_multiple_of(alignment.div_ceil(4)), 0);
+        offsets.push(Some((words.len() * 4) as u32));
+        words.extend_from_slice(&dispatch.params);
+        words.resize(words.len().next_multiple_of(4), 0);
+    }
+    (words, offsets)
+}
+
+fn params_buffer(device: &GpuDevice, words: &[u32]) -> wgpu::Buffer {
+    let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
+    let size = (words.len() as u64 * 4).max(16);
+    let descriptor = wgpu::BufferDescriptor {
+        label: Some("parameters"),
+        size,
+        usage,
+        mapped_at_creation: false,
+    };
+    let buffer = device.device.create_buffer(&descriptor);
+    if !words.is_empty() {
+        device.queue.write_buffer(&buffer, 0, bytemuck::cast_slice(words));
+    }
+    buffer
+}
+
+fn bind_group(
+    device: &GpuDevice,
+    pipeline: &Pipeline,
+    uniform: Option<(&wgpu::Buffer, u64)>,
+    bound: &[(wgpu::Buffer, u64)],
+) -> wgpu::BindGroup {
+    let resource = |buffer, size| {
+        wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+            buffer,
+            offset: 0,
+            size: wgpu::BufferSize::new(size),
+        })
+    };
+    let entries: Vec<wgpu::BindGroupEntry> = uniform
+        .map(|(buffer, size)| wgpu::BindGroupEntry {
+            binding: 0,
+            resource: resource(buffer, size),
+        })
+        .into_iter()
+        .chain((1..).zip(bound).map(|(binding, (buffer, size))| wgpu::BindGroupEntry {
+            binding,
+            resource: resource(buffer, *size),
+        }))
+        .collect();
+    let descriptor = wgpu::BindGroupDescriptor {
+        label: None,
+        layout: &pipeline.layout,
+        entries: &entries,
+    };
+    device.device.create_bind_group(&descriptor)
+}
+
+#[cfg(all(test, not(target_arch = "wasm32")))]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::kernel::{Access, Dispatch, GpuKernel};
+    use super::super::program::{GpuStep, GpuValue};
+    use super::super::testing::{self, Data};
+    use super::super::wgsl::DispatchBuilder;
+    use super::*;
+    use crate::tensor::Tensor;
+
+    /// Adds `params.amount` to each element of `from`.
+    fn add(from: Binding, to: Binding, amount: f32, count: u32) -> Dispatch {
+        let text = "
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+    if (id.x < params.count) {
+        output[id.x] = input[id.x] + params.amount;
+    }
+}";
+        DispatchBuilder::new("add", text)
+            .storage("input", "f32", from)
+            .storage("output", "f32", to)
+            .param_f32("amount", amount)
+            .param("count", count)
+            .finish([count.div_ceil(64), 1, 1])
+    }
+
+    fn kernel(dispatch: Dispatch) -> GpuKernel {
+        GpuKernel {
+            dispatches: vec![dispatch],
+            scratch: Vec::new(),
+        }
+    }
+
+    fn step(position: usize, kernel: GpuKernel, input: usize, output: usize) -> GpuStep {
+        let label = format!("step {position}");
+        GpuStep {
+            label,
+            position,
+            kernel,
+            inputs: vec![Some(GpuValueId(input))],
+            outputs: vec![Some(GpuValueId(output))],
+        }
+    }
+
+    fn planned(ty: GpuType, elements: usize, first: usize, last: usize) -> GpuValue {
+        GpuValue {
+            ty,
+            elements,
+            storage: ValueStorage::Planned { first, last },
+        }
+    }
+
+    fn floats(bytes: &[u8]) -> Vec<f32> {
+        bytemuck::pod_collect_to_vec(bytes)
+    }
+
+    #[test]
+    fn a_program_replays_in_parts_with_reused_buffers_and_new_inputs() {
+        let Some(device) = testing::device() else { return };
+        let chain = |count: usize| {
+            let values = (0..=20).map(|i| planned(GpuType::F32, count, i, i + 1)).collect();
+            let steps = (0..20)
+                .map(|i| {
+                    let dispatch = add(Binding::Input(0), Binding::Output(0), i as f32, count as u32);
+                    step(i + 1, kernel(dispatch), i, i + 1)
+                })
+                .collect();
+            GpuProgram { values, steps }
+        };
+        pollster::block_on(async {
+            let mut constants = GpuConstants::default();
+            let mut executor = GpuExecutor::new(device.clone(), &chain(100), &mut constants)
+                .await
+                .unwrap();
+            assert_eq!(executor.planned_bytes(), 2 * 400_u64.next_multiple_of(16));
+            for start in [0.0, 5.0] {
+                let input = vec![start; 100];
+                executor.upload(GpuValueId(0), bytemuck::cast_slice(&input)).unwrap();
+                executor.encode(0..7).unwrap();
+                let middle = executor.download(&[GpuValueId(7)]).await.unwrap();
+                assert_eq!(floats(&middle[0]), vec![start + 21.0; 100]);
+                // What the CPU writes between two parts is what the second part reads.
+                executor
+                    .upload(GpuValueId(7), bytemuck::cast_slice(&vec![start; 100]))
+                    .unwrap();
+                executor.encode(7..20).unwrap();
+                let end = executor.download(&[GpuValueId(20)]).await.unwrap();
+                assert_eq!(floats(&end[0]), vec![start + (7..20).sum::<i32>() as f32; 100]);
+            }
+        });
+    }
+
+    #[test]
+    fn constants_upload_once_and_scratch_memory_joins_dispatches() {
+        let Some(device) = testing::device() else { return };
+        let tensor = Tensor::new(&[3], vec![1.0f32, 2.0, 3.0]).unwrap();
+        let constant = Arc::new(ConstantData::from_tensor(9, tensor).unwrap());
+        let kernel = GpuKernel {
+            dispatches: vec![
+                add(Binding::Input(0), Binding::Scratch(0, Access::ReadWrite), 1.0, 3),
+                add(Binding::Scratch(0, Access::Read), Binding::Output(0), 1.0, 3),
+            ],
+            scratch: vec![12],
+        };
+        let constant = GpuValue {
+            ty: GpuType::F32,
+            elements: 3,
+            storage: ValueStorage::Constant(constant),
+        };
+        let program = GpuProgram {
+            values: vec![constant, planned(GpuType::F32, 3, 0, 1)],
+            steps: vec![step(0, kernel, 0, 1)],
+        };
+        pollster::block_on(async {
+            let mut constants = GpuConstants::default();
+            for _ in 0..2 {
+                let mut executor = GpuExecutor::new(device.clone(), &program, &mut constants)
+                    .await
+                    .unwrap();
+                executor.encode(0..1).unwrap();
+                let bytes = executor.download(&[GpuValueId(1)]).await.unwrap();
+                assert_eq!(floats(&bytes[0]), [3.0, 4.0, 5.0]);
+                assert_eq!(constants.bytes(), 16);
+            }
+        });
+    }
+
+    #[test]
+    fn bools_cross_as_bytes_and_empty_values_cross_as_nothing() {
+        let Some(device) = testing::device() else { return };
+        let program = GpuProgram {
+            values: vec![planned(GpuType::Bool, 5, 0, 9), planned(GpuType::F32, 0, 0, 9)],
+            steps: Vec::new(),
+        };
+        pollster::block_on(async {
+            let mut executor = GpuExecutor::new(device, &program, &mut GpuConstants::default())
+                .await
+                .unwrap();
+            executor.upload(GpuValueId(0), &[0, 1, 1, 0, 1]).unwrap();
+            executor.upload(GpuValueId(1), &[]).unwrap();
+            let bytes = executor.download(&[GpuValueId(1), GpuValueId(0)]).await.unwrap();
+            assert_eq!(bytes, [vec![], vec![0, 1, 1, 0, 1]]);
+            assert!(executor.upload(GpuValueId(0), &[0]).is_err());
+        });
+    }
+
+    #[test]
+    fn a_refused_shader_is_a_typed_error_each_time_and_leaves_the_device_usable() {
+        let Some(device) = testing::device() else { return };
+        let bad = || {
+            let dispatch = DispatchBuilder::new("bad", "fn main() { nonsense }")
+                .storage("input", "f32", Binding::Input(0))
+                .storage("output", "f32", Binding::Output(0))
+                .finish([1, 1, 1]);
+            testing::run(&device, kernel(dispatch), &[Data::F32(vec![1.0])], &[(GpuType::F32, 1)])
+        };
+        for _ in 0..2 {
+            assert_eq!(bad().unwrap_err().code(), ErrorCode::Device);
+        }
+        let good = kernel(add(Binding::Input(0), Binding::Output(0), 1.0, 1));
+        let result = testing::run(&device, good, &[Data::F32(vec![1.0])], &[(GpuType::F32, 1)]).unwrap();
+        assert_eq!(result[0].f32s(), [2.0]);
+    }
+
+    #[test]
+    fn a_lost_device_is_a_typed_error_and_the_next_one_is_new() {
+        let Some(device) = testing::device() else { return };
+        let program = GpuProgram {
+            values: vec![planned(GpuType::F32, 4, 0, 1)],
+            steps: Vec::new(),
+        };
+        pollster::block_on(async {
+            let mut executor = GpuExecutor::new(device.clone(), &program, &mut GpuConstants::default())
+                .await
+                .unwrap();
+            device.destroy();
+            assert_eq!(
+                executor.upload(GpuValueId(0), &[0; 16]).unwrap_err().code(),
+                ErrorCode::DeviceLost
+            );
+            assert_eq!(executor.encode(0..0).unwrap_err().code(), ErrorCode::DeviceLost);
+            assert_eq!(
+                executor.download(&[GpuValueId(0)]).await.unwrap_err().code(),
+                ErrorCode::DeviceLost
+            );
+            let next = GpuDevice::shared().await.unwrap();
+            assert!(next.check().is_ok() && !Rc::ptr_eq(&next, &device));
+        });
+    }
+}

@@ -1,0 +1,65 @@
+//! Waiting for a buffer to be mapped: by polling natively, by the event loop in a browser.
+
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Poll, Waker};
+
+use super::device::GpuDevice;
+use crate::error::{Error, ErrorCode, Result};
+
+#[derive(Default)]
+struct Mapping {
+    result: Option<Result<(), wgpu::BufferAsyncError>>,
+    waker: Option<Waker>,
+}
+
+/// Maps the first `bytes` bytes of `buffer` for reading once all submitted work is done.
+pub(super) async fn map(device: &GpuDevice, buffer: &wgpu::Buffer, bytes: u64) -> Result<()> {
+    // wgpu wants a `Send` callback natively; nothing here leaves the thread.
+    let mapping = Arc::new(Mutex::new(Mapping::default()));
+    let on_mapped = Arc::clone(&mapping);
+    buffer.slice(0..bytes).map_async(wgpu::MapMode::Read, move |result| {
+        let mut mapping = on_mapped.lock().unwrap_or_else(PoisonError::into_inner);
+        mapping.result = Some(result);
+        if let Some(waker) = mapping.waker.take() {
+            waker.wake();
+        }
+    });
+    wait_for_device(device)?;
+    let result = poll_fn(|context| {
+        let mut mapping = mapping.lock().unwrap_or_else(PoisonError::into_inner);
+        match mapping.result.take() {
+            Some(result) => Poll::Ready(result),
+            None => {
+                mapping.waker = Some(context.waker().clone());
+                Poll::Pending
+            }
+        }
+    })
+    .await;
+    result.map_err(|_| {
+        device
+            .check()
+            .err()
+            .unwrap_or_else(|| Error::new(ErrorCode::Device, "a GPU buffer could not be mapped"))
+    })
+}
+
+#[cfg(target_arch = "wasm32")]
+fn wait_for_device(_: &GpuDevice) -> Result<()> {
+    Ok(())
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+fn wait_for_device(device: &GpuDevice) -> Result<()> {
+    match device.device.poll(wgpu::PollType::wait_indefinitely()) {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            device.check()?;
+            Err(Error::new(
+                ErrorCode::Device,
+                format!("waiting for the GPU failed: {error}"),
+            ))
+        }
+    }
+}
