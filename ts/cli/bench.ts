@@ -1,0 +1,192 @@
+// `modelet bench`: measures models, alone or in turns with onnxruntime-web. Each model is measured in a fresh page or a
+// fresh process, so that loading counts everything a first visit pays for.
+
+import { fork } from "node:child_process";
+import { existsSync, statSync } from "node:fs";
+import { readFile } from "node:fs/promises";
+import { basename, join } from "node:path";
+import { fileURLToPath, pathToFileURL } from "node:url";
+import { messageOf } from "../errors.js";
+import type { Tensors } from "../session.js";
+import type { Command, Options } from "./arguments.js";
+import { type BrowserHost, ortFolder, startBrowser } from "./browser.js";
+import { findCases, type TestSet } from "./cases.js";
+import { randomInputs } from "./inputs.js";
+import { type BenchPlan, type EngineName, type Measurement, measure } from "./measure.js";
+import { packTensors, unpackTensors } from "./pack.js";
+import { nodeRunner } from "./runner.js";
+import { clearProgress, formatBytes, formatMs, note, print, printTable, progress, UsageError } from "./terminal.js";
+
+/** The name of the hidden command that measures one model in a process of its own. */
+export const childCommand = "measure-one";
+
+const numbers = ["load_ms", "first_ms", "min_ms", "median_ms", "peak_bytes"] as const;
+
+export const bench: Command = {
+  name: "bench",
+  usage: "bench DIR|MODEL... [--device D] [--browser] [--runs N] [--vs onnxruntime-web] [--json]",
+  summary:
+    "Measure loading and running. With --vs the engines take turns, and a ratio of the other engine to modelet\nfollows: above 1, modelet is faster or smaller.",
+  options: {
+    device: { value: "DEVICE", help: "cpu, webgpu or auto (default: cpu)" },
+    threads: { value: "N", help: "threads for engines that have them; modelet uses one (default: 1)" },
+    browser: { help: "measure inside headless Chromium" },
+    runs: { value: "N", help: "timed runs after the first (default: 10)" },
+    vs: { value: "ENGINE", help: "also measure onnxruntime-web" },
+    dim: { value: "NAME=N", help: "size of a symbolic dimension of made-up inputs (default: 1)", multiple: true },
+    json: { help: "print one JSON line per engine and model" },
+  },
+  async run(paths, options) {
+    if (paths.length === 0) throw new UsageError("bench takes one model, case folder or more");
+    const targets = paths.flatMap(findTargets);
+    const dimensions = parseDimensions(options.texts("dim"));
+    const plan = makePlan(options);
+    const host = options.on("browser") ? await startBrowser(plan.device) : undefined;
+    const rows: string[][] = [];
+    let failures = 0;
+    try {
+      for (const target of targets) {
+        progress(`measuring ${target.id}`);
+        try {
+          const feeds = await targetFeeds(target, dimensions);
+          const measured = host
+            ? await measureInPage(host, plan, target.model, feeds)
+            : await measureInChild(plan, target.model, feeds);
+          clearProgress();
+          rows.push(...report(target.id, measured, options.on("json")));
+        } catch (error) {
+          failures++;
+          note(`${target.id}: ${messageOf(error)}`);
+        }
+      }
+    } finally {
+      clearProgress();
+      await host?.close();
+    }
+    if (!options.on("json")) {
+      printTable(["model", "engine", "device", "threads", "load ms", "first ms", "min ms", "median ms", "peak"], rows);
+    }
+    return failures > 0 ? 1 : 0;
+  },
+};
+
+/** Measures the one model that the parent process sends, and answers. */
+export async function measureForParent(): Promise<void> {
+  const { plan, model, feeds } = await new Promise<{ plan: BenchPlan; model: Uint8Array; feeds: Uint8Array }>(
+    (take) => {
+      process.once("message", (message) => take(message as never));
+    },
+  );
+  const answer = await measure(plan, new Uint8Array(model), unpackTensors(new Uint8Array(feeds).buffer)).then(
+    (measured) => ({ measured }),
+    (error) => ({ error: messageOf(error) }),
+  );
+  await new Promise<void>((sent) => process.send?.(answer, undefined, undefined, () => sent()));
+}
+
+interface Target {
+  readonly id: string;
+  readonly model: string;
+  readonly set: TestSet | undefined;
+}
+
+function findTargets(path: string): Target[] {
+  if (!existsSync(path)) throw new UsageError(`there is no ${path}`);
+  if (statSync(path).isDirectory())
+    return findCases([path]).map(({ id, model, sets }) => ({ id, model, set: sets[0] }));
+  return [{ id: basename(path).replace(/\.[^.]+$/, ""), model: path, set: undefined }];
+}
+
+function makePlan(options: Options): BenchPlan {
+  const engines: EngineName[] = ["modelet"];
+  const device = options.device("cpu");
+  let ort: string | undefined;
+  if (options.text("vs") !== undefined) {
+    engines.push(options.choice("vs", ["onnxruntime-web"], "onnxruntime-web"));
+    const folder = ortFolder();
+    if (!folder) throw new UsageError("--vs onnxruntime-web needs that package: npm install onnxruntime-web");
+    const file = device === "webgpu" ? "ort.webgpu.min.mjs" : "ort.wasm.min.mjs";
+    ort = options.on("browser") ? `/ort/${file}` : pathToFileURL(join(folder, "ort.node.min.mjs")).href;
+  }
+  const threads = options.integer("threads", 1, 1);
+  if (threads > 1) note(`modelet runs on one thread; --threads ${threads} counts for the other engine only`);
+  return { engines, device, threads, runs: options.integer("runs", 10, 1), ...(ort !== undefined && { ort }) };
+}
+
+function parseDimensions(texts: readonly string[]): Map<string, number> {
+  return new Map(
+    texts.map((text) => {
+      const [, name, size] = /^(.+)=(\d+)$/.exec(text) ?? [];
+      if (name === undefined) throw new UsageError(`--dim takes NAME=SIZE, not ${text}`);
+      return [name, Number(size)];
+    }),
+  );
+}
+
+async function targetFeeds(target: Target, dimensions: ReadonlyMap<string, number>): Promise<Tensors> {
+  const model = await nodeRunner().open(target.model, { device: "cpu" });
+  try {
+    if (target.set) return (await target.set.read(model.inputs, model.outputs)).feeds;
+    return randomInputs(model.inputs, dimensions);
+  } finally {
+    await model.release();
+  }
+}
+
+async function measureInPage(
+  host: BrowserHost,
+  plan: BenchPlan,
+  model: string,
+  feeds: Tensors,
+): Promise<Measurement[]> {
+  const page = await host.newPage();
+  try {
+    return await page.call("bench", plan, page.file(model), page.put(feeds));
+  } finally {
+    await page.close();
+  }
+}
+
+async function measureInChild(plan: BenchPlan, model: string, feeds: Tensors): Promise<Measurement[]> {
+  const child = fork(fileURLToPath(import.meta.url), [childCommand], { serialization: "advanced" });
+  try {
+    return await new Promise<Measurement[]>((resolve, reject) => {
+      child.once("message", (answer: { measured: Measurement[] } | { error: string }) => {
+        if ("measured" in answer) resolve(answer.measured);
+        else reject(new Error(answer.error));
+      });
+      child.once("exit", (code) => reject(new Error(`the measuring process ended with ${code}`)));
+      readFile(model).then((bytes) => child.send({ plan, model: bytes, feeds: packTensors(feeds) }), reject);
+    });
+  } finally {
+    child.kill();
+  }
+}
+
+function report(id: string, measured: readonly Measurement[], json: boolean): string[][] {
+  const [modelet, other] = measured;
+  const ratio = modelet && other && ratioOf(modelet, other);
+  if (json) {
+    for (const one of measured) print(JSON.stringify({ id, ...one }));
+    if (ratio) print(JSON.stringify({ id, ratio: { of: `${other.engine}/modelet`, ...ratio } }));
+    return [];
+  }
+  const rows = measured.map((one) => [
+    id,
+    one.engine,
+    one.device,
+    String(one.threads),
+    formatMs(one.load_ms),
+    formatMs(one.first_ms),
+    formatMs(one.min_ms),
+    formatMs(one.median_ms),
+    formatBytes(one.peak_bytes),
+  ]);
+  if (ratio) rows.push([id, "ratio", "", "", ...numbers.map((name) => `${ratio[name]}×`)]);
+  return rows;
+}
+
+function ratioOf(modelet: Measurement, other: Measurement): Record<(typeof numbers)[number], number> {
+  const entries = numbers.map((name) => [name, Number((other[name] / modelet[name]).toPrecision(3))]);
+  return Object.fromEntries(entries);
+}

@@ -1,0 +1,234 @@
+// Measures one model on one or several engines, alternating between them run by run, so that whatever else the machine
+// does falls on all alike. The same code runs in Node.js and in a page.
+
+import type { Device } from "../core.js";
+import type { DataType } from "../dtype.js";
+import { Session, type Tensors } from "../session.js";
+import type { Tensor } from "../tensor.js";
+
+export type EngineName = "modelet" | "onnxruntime-web";
+
+export interface BenchPlan {
+  readonly engines: readonly EngineName[];
+  readonly device: Device;
+  readonly threads: number;
+  readonly runs: number;
+  /** Where onnxruntime-web's modules come from: a specifier for `import`. */
+  readonly ort?: string;
+}
+
+/** Milliseconds; `first_ms` is the first run after loading, the others are of the runs after it. */
+export interface Measurement {
+  readonly engine: EngineName;
+  readonly device: string;
+  readonly threads: number;
+  readonly load_ms: number;
+  readonly first_ms: number;
+  readonly min_ms: number;
+  readonly median_ms: number;
+  /** WebAssembly memory plus live GPU buffers at their highest, counted the same way for every engine. */
+  readonly peak_bytes: number;
+}
+
+interface Loaded {
+  readonly device: string;
+  readonly threads: number;
+  run(): Promise<unknown>;
+  release(): void | Promise<void>;
+}
+
+/** Loads the model in each engine, runs each once, and then `runs` times in turns. */
+export async function measure(plan: BenchPlan, model: Uint8Array, feeds: Tensors): Promise<Measurement[]> {
+  const meters = watchMemory();
+  const results = [];
+  for (const engine of plan.engines) {
+    meters.begin(engine);
+    const start = performance.now();
+    const loaded = await (engine === "modelet" ? loadModelet(plan, model, feeds) : loadOrt(plan, model, feeds));
+    const load_ms = performance.now() - start;
+    const first_ms = await timed(loaded);
+    results.push({ engine, loaded, load_ms, first_ms, times: [] as number[] });
+  }
+  for (let round = 0; round < plan.runs; round++) {
+    // The order turns around every round, so that no engine always runs in the other's wake.
+    const order = round % 2 === 0 ? results : [...results].reverse();
+    for (const result of order) {
+      meters.begin(result.engine);
+      result.times.push(await timed(result.loaded));
+    }
+  }
+  const measurements = results.map(({ engine, loaded, load_ms, first_ms, times }): Measurement => {
+    const sorted = times.toSorted((a, b) => a - b);
+    return {
+      engine,
+      device: loaded.device,
+      threads: loaded.threads,
+      load_ms: round(load_ms),
+      first_ms: round(first_ms),
+      min_ms: round(sorted[0] ?? first_ms),
+      median_ms: round(median(sorted) ?? first_ms),
+      peak_bytes: meters.peak(engine),
+    };
+  });
+  for (const { loaded } of results) await loaded.release();
+  meters.end();
+  return measurements;
+}
+
+async function timed(loaded: Loaded): Promise<number> {
+  const start = performance.now();
+  await loaded.run();
+  return performance.now() - start;
+}
+
+function median(sorted: readonly number[]): number | undefined {
+  const middle = sorted.length >> 1;
+  const upper = sorted[middle];
+  return sorted.length % 2 === 1 || upper === undefined ? upper : ((sorted[middle - 1] as number) + upper) / 2;
+}
+
+function round(ms: number): number {
+  return Math.round(ms * 1000) / 1000;
+}
+
+async function loadModelet(plan: BenchPlan, model: Uint8Array, feeds: Tensors): Promise<Loaded> {
+  const session = await Session.load(model, { device: plan.device });
+  return {
+    device: session.report().device,
+    threads: 1,
+    run: () => session.run(feeds),
+    release: () => session.release(),
+  };
+}
+
+/** The part of onnxruntime-web's API that is used here. */
+interface Ort {
+  readonly env: { logLevel?: string; readonly wasm: { numThreads?: number; wasmPaths?: string } };
+  readonly Tensor: new (type: string, data: unknown, shape: readonly number[]) => unknown;
+  readonly InferenceSession: {
+    create(
+      model: Uint8Array,
+      options: object,
+    ): Promise<{ run(feeds: object): Promise<Record<string, { data: unknown }>>; release(): Promise<void> }>;
+  };
+}
+
+async function loadOrt(plan: BenchPlan, model: Uint8Array, feeds: Tensors): Promise<Loaded> {
+  if (plan.ort === undefined) throw new Error("onnxruntime-web is not installed");
+  const ort = (await import(/* @vite-ignore */ plan.ort)) as Ort;
+  ort.env.wasm.numThreads = plan.threads;
+  ort.env.logLevel = "error";
+  const device = plan.device === "webgpu" ? "webgpu" : "cpu";
+  const session = await ort.InferenceSession.create(model, {
+    executionProviders: [device === "webgpu" ? "webgpu" : "wasm"],
+    graphOptimizationLevel: "all",
+  });
+  const tensors = Object.fromEntries(
+    Object.entries(feeds).map(([name, { type, data, shape }]) => [
+      name,
+      new ort.Tensor(type, ortData(type, data), shape),
+    ]),
+  );
+  return {
+    device,
+    threads: plan.threads,
+    run: () => session.run(tensors),
+    release: () => session.release(),
+  };
+}
+
+/** onnxruntime-web takes half floats as Float16Array where the engine has it. */
+function ortData(type: DataType, data: Tensor["data"]): unknown {
+  const half = (globalThis as { Float16Array?: new (buffer: ArrayBufferLike, at: number, n: number) => unknown })
+    .Float16Array;
+  if (type !== "float16" || !half || Array.isArray(data)) return data;
+  return new half(data.buffer, data.byteOffset, data.length);
+}
+
+interface Meters {
+  /** From now on, new memory belongs to this engine. */
+  begin(engine: EngineName): void;
+  peak(engine: EngineName): number;
+  end(): void;
+}
+
+/**
+ * Counts memory from outside the engines: every WebAssembly memory that is made or exported (it never shrinks, so its
+ * size at the end is its peak), and every live buffer of the GPU.
+ */
+function watchMemory(): Meters {
+  let owner: EngineName = "modelet";
+  const memories = new Map<WebAssembly.Memory, EngineName>();
+  const gpu = new Map<EngineName, { now: number; peak: number }>();
+  const restore: (() => void)[] = [];
+
+  function replace<K extends string>(target: Record<K, unknown>, key: K, make: (original: never) => unknown): void {
+    const original = target[key];
+    target[key] = make(original as never);
+    restore.push(() => {
+      target[key] = original;
+    });
+  }
+  function adopt(exports: WebAssembly.Exports): void {
+    for (const value of Object.values(exports)) {
+      if (value instanceof WebAssembly.Memory && !memories.has(value)) memories.set(value, owner);
+    }
+  }
+  const wasm = WebAssembly as unknown as Record<string, unknown>;
+  replace(
+    wasm,
+    "Memory",
+    (Original: typeof WebAssembly.Memory) =>
+      new Proxy(Original, {
+        construct(target, args) {
+          const memory = new target(...(args as [WebAssembly.MemoryDescriptor]));
+          memories.set(memory, owner);
+          return memory;
+        },
+      }),
+  );
+  for (const name of ["instantiate", "instantiateStreaming"]) {
+    replace(wasm, name, (original: (...args: unknown[]) => Promise<unknown>) => async (...args: unknown[]) => {
+      const result = (await original.apply(WebAssembly, args)) as WebAssembly.WebAssemblyInstantiatedSource;
+      adopt((result.instance ?? result).exports);
+      return result;
+    });
+  }
+  const devices = (globalThis as unknown as { GPUDevice?: { prototype: Record<string, unknown> } }).GPUDevice;
+  if (devices) {
+    replace(devices.prototype, "createBuffer", (original: (...args: unknown[]) => Destroyable) => {
+      return function createBuffer(this: unknown, descriptor: { size: number }) {
+        const buffer = original.call(this, descriptor);
+        const account = gpu.get(owner) ?? { now: 0, peak: 0 };
+        gpu.set(owner, account);
+        account.now += descriptor.size;
+        account.peak = Math.max(account.peak, account.now);
+        let live = true;
+        const destroy = buffer.destroy;
+        buffer.destroy = () => {
+          if (live) account.now -= descriptor.size;
+          live = false;
+          destroy.call(buffer);
+        };
+        return buffer;
+      };
+    });
+  }
+  return {
+    begin(engine) {
+      owner = engine;
+    },
+    peak(engine) {
+      let bytes = gpu.get(engine)?.peak ?? 0;
+      for (const [memory, of] of memories) if (of === engine) bytes += memory.buffer.byteLength;
+      return bytes;
+    },
+    end() {
+      for (const undo of restore) undo();
+    },
+  };
+}
+
+interface Destroyable {
+  destroy(): void;
+}

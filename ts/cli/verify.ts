@@ -1,0 +1,128 @@
+// `modelet verify`: runs models on test data and compares the outputs with the references.
+
+import { ModeletError, messageOf } from "../errors.js";
+import type { Command } from "./arguments.js";
+import { browserRunner } from "./browser.js";
+import { type Case, findCases, type TestSet } from "./cases.js";
+import { compareTensors, type Tolerance } from "./compare.js";
+import { nodeRunner, type OpenModel, type Runner } from "./runner.js";
+import { clearProgress, paint, print, progress, UsageError } from "./terminal.js";
+
+/** The outcome of one set, as `--json` prints it. */
+export interface Outcome {
+  readonly id: string;
+  readonly set: string;
+  readonly status: "pass" | "fail" | "error";
+  /** The largest differences between finite numbers; null when nothing could be compared. */
+  readonly max_abs: number | null;
+  readonly max_rel: number | null;
+  readonly message: string;
+}
+
+export const verify: Command = {
+  name: "verify",
+  usage: "verify DIR... [--device cpu|webgpu|auto] [--browser] [--rtol N] [--atol N] [--json]",
+  summary: "Run the models of case folders on their test data and compare with the reference outputs.",
+  options: {
+    device: { value: "DEVICE", help: "cpu, webgpu or auto (default: cpu)" },
+    browser: { help: "run inside headless Chromium" },
+    rtol: { value: "N", help: "relative tolerance (default: 1e-3)" },
+    atol: { value: "N", help: "absolute tolerance (default: 1e-4)" },
+    json: { help: "print one JSON line per set" },
+  },
+  async run(folders, options) {
+    if (folders.length === 0) throw new UsageError("verify takes one folder or more");
+    const device = options.device("cpu");
+    const tolerance = { rtol: options.number("rtol", 1e-3), atol: options.number("atol", 1e-4) };
+    const cases = findCases(folders);
+    const report = options.on("json") ? (outcome: Outcome) => print(JSON.stringify(outcome)) : printOutcome;
+    const runner = options.on("browser") ? await browserRunner(device) : nodeRunner();
+    const counts = { pass: 0, fail: 0, error: 0 };
+    try {
+      for (const [i, one] of cases.entries()) {
+        progress(`${i + 1} of ${cases.length}: ${one.id}`);
+        for await (const outcome of verifyCase(runner, one, device, tolerance)) {
+          counts[outcome.status]++;
+          clearProgress();
+          report(outcome);
+        }
+      }
+    } finally {
+      clearProgress();
+      await runner.close();
+    }
+    if (!options.on("json")) {
+      const bad = counts.fail + counts.error;
+      const text = `${counts.pass} passed, ${counts.fail} failed, ${counts.error} ended in an error`;
+      print(paint(bad > 0 ? "red" : "green", text));
+    }
+    return counts.fail + counts.error > 0 ? 1 : 0;
+  },
+};
+
+async function* verifyCase(
+  runner: Runner,
+  one: Case,
+  device: "auto" | "webgpu" | "cpu",
+  tolerance: Tolerance,
+): AsyncGenerator<Outcome> {
+  let model: OpenModel;
+  try {
+    model = await runner.open(one.model, { device });
+  } catch (error) {
+    for (const set of one.sets) yield failure(one, set, error);
+    return;
+  }
+  for (const set of one.sets) {
+    try {
+      yield { id: one.id, set: set.name, ...(await verifySet(model, set, tolerance)) };
+    } catch (error) {
+      yield failure(one, set, error);
+    }
+  }
+  await model.release().catch(() => {});
+}
+
+async function verifySet(model: OpenModel, set: TestSet, tolerance: Tolerance): Promise<Omit<Outcome, "id" | "set">> {
+  const { feeds, expected } = await set.read(model.inputs, model.outputs);
+  const actual = await model.run(feeds);
+  const messages: string[] = [];
+  let maxAbs = 0;
+  let maxRel = 0;
+  if (Object.keys(expected).length === 0) messages.push("the set has no reference outputs");
+  for (const [name, tensor] of Object.entries(expected)) {
+    const output = actual[name];
+    if (!output) {
+      messages.push(`the model has no output ${name}`);
+      continue;
+    }
+    const comparison = compareTensors(name, output, tensor, tolerance);
+    // Written so that NaN, from what could not be compared, is kept.
+    maxAbs = comparison.maxAbs <= maxAbs ? maxAbs : comparison.maxAbs;
+    maxRel = comparison.maxRel <= maxRel ? maxRel : comparison.maxRel;
+    if (comparison.message !== undefined) messages.push(comparison.message);
+  }
+  return {
+    status: messages.length > 0 ? "fail" : "pass",
+    max_abs: Number.isFinite(maxAbs) ? maxAbs : null,
+    max_rel: Number.isFinite(maxRel) ? maxRel : null,
+    message: messages.join("; "),
+  };
+}
+
+function failure(one: Case, set: TestSet, error: unknown): Outcome {
+  const message = error instanceof ModeletError ? `${error.code}: ${error.describe()}` : messageOf(error);
+  return { id: one.id, set: set.name, status: "error", max_abs: null, max_rel: null, message };
+}
+
+function printOutcome({ id, set, status, max_abs, max_rel, message }: Outcome): void {
+  const colour = status === "pass" ? "green" : "red";
+  const numbers = max_abs === null ? "" : `  max abs ${shown(max_abs)}, max rel ${shown(max_rel)}`;
+  print(
+    `${paint(colour, status.padEnd(5))}  ${id}  ${paint("dim", set)}${numbers}${message ? `\n       ${message}` : ""}`,
+  );
+}
+
+function shown(value: number | null): string {
+  return value === null ? "–" : value.toExponential(2);
+}
