@@ -387,7 +387,7 @@ impl TestNode {
 
 fn infer_with(operator: &dyn Operator, node: &Node, facts: &[Option<ValueFacts>]) -> Result<Vec<ValueFacts>> {
     let mut fresh = 0;
-    let mut ctx = InferContext::new(node, facts.iter().map(Option::as_ref).collect(), &mut fresh);
+    let mut ctx = InferContext::new(node, facts.iter().map(Option::as_ref).collect(), &[], &mut fresh);
     operator.infer(&mut ctx)?;
     Ok(ctx.outputs)
 }
