@@ -4,6 +4,7 @@
 
 pub mod conv;
 pub mod epilogue;
+pub mod executor;
 pub mod gemm;
 pub mod kernel;
 pub mod simd;

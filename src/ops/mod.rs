@@ -2,6 +2,7 @@
 //! of all is [`registry`]. What several operators share stands in `cpu/` and `gpu/`, never in another operator's file.
 
 mod context;
+pub mod evaluate;
 pub mod infer;
 pub mod registry;
 #[cfg(test)]
