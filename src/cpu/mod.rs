@@ -7,6 +7,10 @@ pub mod epilogue;
 pub mod executor;
 pub mod gemm;
 pub mod kernel;
+pub mod math;
+pub mod matmul;
 pub mod simd;
+pub mod softmax;
 #[cfg(test)]
 pub mod testing;
+pub mod transpose;
