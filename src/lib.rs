@@ -7,6 +7,7 @@ pub mod cpu;
 pub mod error;
 pub mod gpu;
 pub mod graph;
+pub mod import;
 pub mod ops;
 pub mod pointwise;
 pub mod tensor;

@@ -1,0 +1,5 @@
+//! ONNX files.
+
+pub mod message;
+pub mod proto;
+pub mod wire;
