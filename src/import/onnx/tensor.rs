@@ -13,7 +13,10 @@ use crate::tensor::{Bool8, Bytes, DType, Element, Tensor, display_shape, element
 
 impl From<ParseError> for Error {
     fn from(error: ParseError) -> Error {
-        Error::new(ErrorCode::InvalidModel, format!("the file is damaged or is no ONNX file: {error}"))
+        Error::new(
+            ErrorCode::InvalidModel,
+            format!("the file is damaged or is no ONNX file: {error}"),
+        )
     }
 }
 
@@ -40,8 +43,17 @@ struct External {
 impl<'x> TensorReader<'x> {
     /// A reader of tensors whose messages borrow from `file`.
     pub fn new(file: Bytes, external: &'x dyn ExternalData) -> TensorReader<'x> {
-        let expansion = Cell::new(file.len().saturating_mul(EXPANSION_PER_BYTE).saturating_add(EXPANSION_BASE));
-        TensorReader { file, external, opened: RefCell::default(), expansion }
+        let expansion = Cell::new(
+            file.len()
+                .saturating_mul(EXPANSION_PER_BYTE)
+                .saturating_add(EXPANSION_BASE),
+        );
+        TensorReader {
+            file,
+            external,
+            opened: RefCell::default(),
+            expansion,
+        }
     }
 
     /// The tensor of a message. Errors name the tensor.
@@ -71,7 +83,10 @@ impl<'x> TensorReader<'x> {
 
     fn dense(&self, proto: &TensorProto<'_>) -> Result<Tensor> {
         if proto.segment.is_some() {
-            return Err(Error::new(ErrorCode::UnsupportedModel, "tensors stored in segments are not supported"));
+            return Err(Error::new(
+                ErrorCode::UnsupportedModel,
+                "tensors stored in segments are not supported",
+            ));
         }
         let dtype = element_type(proto.data_type.unwrap_or(data_type::UNDEFINED))?;
         let shape = dimensions(&proto.dims)?;
@@ -113,10 +128,14 @@ impl<'x> TensorReader<'x> {
             DType::Bool => self.integers(&proto.int32_data, count, |value| Ok(Bool8::from(value != 0))),
             // Bit patterns; writers that hold them in a signed type write negative numbers.
             DType::F16 | DType::BF16 => self.integers(&proto.int32_data, count, |value| {
-                i16::try_from(value).map(|bits| bits as u16).or_else(|_| narrow::<i32, u16>(value))
+                i16::try_from(value)
+                    .map(|bits| bits as u16)
+                    .or_else(|_| narrow::<i32, u16>(value))
             }),
             DType::I4 | DType::U4 => self.integers(&proto.int32_data, count.div_ceil(2), |value| {
-                i8::try_from(value).map(|bits| bits as u8).or_else(|_| narrow::<i32, u8>(value))
+                i8::try_from(value)
+                    .map(|bits| bits as u8)
+                    .or_else(|_| narrow::<i32, u8>(value))
             }),
             DType::String => Err(Error::internal("strings are not made of bytes")),
         }
@@ -134,7 +153,11 @@ impl<'x> TensorReader<'x> {
             Numbers::Packed(slice) => self.shared(*slice),
             Numbers::Decoded(values) => {
                 self.charge(count.saturating_mul(N))?;
-                Ok(values.iter().flat_map(|&value| to_bytes(value)).collect::<Vec<u8>>().into())
+                Ok(values
+                    .iter()
+                    .flat_map(|&value| to_bytes(value))
+                    .collect::<Vec<u8>>()
+                    .into())
             }
         }
     }
@@ -165,11 +188,12 @@ impl<'x> TensorReader<'x> {
         }
         let opened = self.open(&reference)?;
         let end = reference.offset.checked_add(size);
-        end.and_then(|end| opened.bytes.slice(reference.offset, end)).ok_or_else(|| {
-            wrong(format!("the external file {} is too short", reference.location))
-                .expected(format!("{size} bytes from byte {}", reference.offset))
-                .actual(format!("a file of {} bytes", opened.bytes.len()))
-        })
+        end.and_then(|end| opened.bytes.slice(reference.offset, end))
+            .ok_or_else(|| {
+                wrong(format!("the external file {} is too short", reference.location))
+                    .expected(format!("{size} bytes from byte {}", reference.offset))
+                    .actual(format!("a file of {} bytes", opened.bytes.len()))
+            })
     }
 
     fn open(&self, reference: &ExternalReference) -> Result<External> {
@@ -184,8 +208,13 @@ impl<'x> TensorReader<'x> {
         if let Some(checksum) = &reference.checksum {
             let digest = file.digest.get_or_insert_with(|| super::sha1::hex_digest(&file.bytes));
             if !digest.eq_ignore_ascii_case(checksum) {
-                let message = format!("the checksum of the external file {} does not match", reference.location);
-                return Err(Error::new(ErrorCode::ExternalData, message).expected(checksum).actual(digest.as_str()));
+                let message = format!(
+                    "the checksum of the external file {} does not match",
+                    reference.location
+                );
+                return Err(Error::new(ErrorCode::ExternalData, message)
+                    .expected(checksum)
+                    .actual(digest.as_str()));
             }
         }
         Ok(file.clone())
@@ -205,7 +234,9 @@ impl<'x> TensorReader<'x> {
         let linear = linear_indices(&indices, values.len(), &shape)?;
         let distinct: std::collections::HashSet<usize> = linear.iter().copied().collect();
         if values.shape().len() != 1 || distinct.len() != linear.len() {
-            return Err(invalid("a sparse tensor's values are not a vector, or one of its indices is given twice"));
+            return Err(invalid(
+                "a sparse tensor's values are not a vector, or one of its indices is given twice",
+            ));
         }
         match values.dtype().bits() {
             None => {
@@ -235,7 +266,12 @@ impl<'x> TensorReader<'x> {
 
 /// Positions in the dense tensor, from linear indices `[n]` or coordinates `[n, rank]`.
 fn linear_indices(indices: &Tensor, count: usize, shape: &[usize]) -> Result<Vec<usize>> {
-    let outside = || invalid(format!("an index of a sparse tensor lies outside its shape {}", display_shape(shape)));
+    let outside = || {
+        invalid(format!(
+            "an index of a sparse tensor lies outside its shape {}",
+            display_shape(shape)
+        ))
+    };
     let at = |index: i64, size: usize| usize::try_from(index).ok().filter(|&i| i < size).ok_or_else(outside);
     let flat = indices.to_i64s()?;
     if indices.shape() == [count] {
@@ -246,7 +282,10 @@ fn linear_indices(indices: &Tensor, count: usize, shape: &[usize]) -> Result<Vec
             return Ok(vec![0; count]);
         }
         let position = |coordinates: &[i64]| {
-            coordinates.iter().zip(shape).try_fold(0, |sum, (&index, &size)| Ok(sum * size + at(index, size)?))
+            coordinates
+                .iter()
+                .zip(shape)
+                .try_fold(0, |sum, (&index, &size)| Ok(sum * size + at(index, size)?))
         };
         flat.chunks_exact(shape.len()).map(position).collect()
     } else {
@@ -268,9 +307,16 @@ impl ExternalReference {
     fn read(proto: &TensorProto<'_>) -> Result<ExternalReference> {
         let wrong = |message: String| Error::new(ErrorCode::ExternalData, message);
         let number = |key: &str, text: &str| {
-            text.trim().parse::<usize>().map_err(|_| wrong(format!("the {key} of external data is not a number")).actual(text))
+            text.trim()
+                .parse::<usize>()
+                .map_err(|_| wrong(format!("the {key} of external data is not a number")).actual(text))
         };
-        let mut reference = ExternalReference { location: String::new(), offset: 0, length: None, checksum: None };
+        let mut reference = ExternalReference {
+            location: String::new(),
+            offset: 0,
+            length: None,
+            checksum: None,
+        };
         for entry in &proto.external_data {
             match entry.key {
                 "location" => reference.location = entry.value.to_string(),
@@ -314,7 +360,10 @@ pub fn element_type(number: i32) -> Result<DType> {
         data_type::INT2 => "int2",
         _ => return Err(invalid(format!("{number} is not the number of an ONNX element type"))),
     };
-    Err(Error::new(ErrorCode::UnsupportedOperator, format!("the element type {name} is not supported")))
+    Err(Error::new(
+        ErrorCode::UnsupportedOperator,
+        format!("the element type {name} is not supported"),
+    ))
 }
 
 /// A `TensorProto` with this name, as ONNX's test data files hold it.
@@ -345,7 +394,10 @@ fn strings(proto: &TensorProto<'_>, shape: &[usize]) -> Result<Tensor> {
     }
     let text = |slice: &Slice<'_>| match std::str::from_utf8(slice.data) {
         Ok(text) => Ok(text.to_string()),
-        Err(_) => Err(invalid(format!("a string is not valid UTF-8 (at byte {})", slice.offset))),
+        Err(_) => Err(invalid(format!(
+            "a string is not valid UTF-8 (at byte {})",
+            slice.offset
+        ))),
     };
     Tensor::from_strings(shape, proto.string_data.iter().map(text).collect::<Result<_>>()?)
 }
@@ -406,7 +458,10 @@ mod tests {
     fn tensors_of_every_type_are_written_and_read_back() {
         for dtype in DType::ALL {
             let tensor = Tensor::zeros(dtype, &[3, 1]).unwrap();
-            assert_eq!(read_tensor(write_tensor("x", &tensor)).unwrap(), ("x".to_string(), tensor));
+            assert_eq!(
+                read_tensor(write_tensor("x", &tensor)).unwrap(),
+                ("x".to_string(), tensor)
+            );
         }
         let texts = Tensor::from_strings(&[2], vec!["".into(), "käse".into()]).unwrap();
         assert_eq!(read_tensor(write_tensor("", &texts)).unwrap().1, texts);
@@ -429,8 +484,19 @@ mod tests {
 
     #[test]
     fn typed_data_of_every_field_is_read() {
-        let int32 = |dtype| tensor(&[2], dtype, |t| t.bytes_field(5, &[1, 2])).unwrap().to_i64s().unwrap();
-        for dtype in [data_type::INT32, data_type::INT16, data_type::INT8, data_type::UINT16, data_type::UINT8] {
+        let int32 = |dtype| {
+            tensor(&[2], dtype, |t| t.bytes_field(5, &[1, 2]))
+                .unwrap()
+                .to_i64s()
+                .unwrap()
+        };
+        for dtype in [
+            data_type::INT32,
+            data_type::INT16,
+            data_type::INT8,
+            data_type::UINT16,
+            data_type::UINT8,
+        ] {
             assert_eq!(int32(dtype), [1, 2]);
         }
         assert_eq!(int32(data_type::BOOL), [1, 1]);
@@ -516,9 +582,20 @@ mod tests {
         assert_eq!(wrong(&[location, ("checksum", "00")]), ErrorCode::ExternalData);
         assert_eq!(wrong(&[location, ("offset", "3")]), ErrorCode::ExternalData);
         assert_eq!(wrong(&[location, ("offset", "-1")]), ErrorCode::ExternalData);
-        assert_eq!(wrong(&[location, ("offset", "18446744073709551615")]), ErrorCode::ExternalData);
+        assert_eq!(
+            wrong(&[location, ("offset", "18446744073709551615")]),
+            ErrorCode::ExternalData
+        );
         assert_eq!(wrong(&[location, ("length", "3")]), ErrorCode::ExternalData);
-        for outside in ["", "/etc/passwd", "../a.bin", "b/../../a.bin", "C:\\a.bin", "\\a.bin", "a\0b"] {
+        for outside in [
+            "",
+            "/etc/passwd",
+            "../a.bin",
+            "b/../../a.bin",
+            "C:\\a.bin",
+            "\\a.bin",
+            "a\0b",
+        ] {
             assert_eq!(wrong(&[("location", outside)]), ErrorCode::ExternalData);
         }
         let alone = bytes(|t| {
@@ -560,7 +637,10 @@ mod tests {
     fn sparse_tensors_become_dense() {
         let expected = [0, 0, 0, 5, 7, 0];
         assert_eq!(sparse(&[5, 7], &[2], &[3, 4], &[2, 3]).unwrap().bytes(), expected);
-        assert_eq!(sparse(&[5, 7], &[2, 2], &[1, 0, 1, 1], &[2, 3]).unwrap().bytes(), expected);
+        assert_eq!(
+            sparse(&[5, 7], &[2, 2], &[1, 0, 1, 1], &[2, 3]).unwrap().bytes(),
+            expected
+        );
         assert_eq!(sparse(&[], &[0], &[], &[2]).unwrap().bytes(), [0, 0]);
     }
 
@@ -569,9 +649,15 @@ mod tests {
         let code = |result: Result<Tensor>| result.unwrap_err().code();
         assert_eq!(code(sparse(&[5], &[1], &[6], &[2, 3])), ErrorCode::InvalidTensor);
         assert_eq!(code(sparse(&[5], &[1, 2], &[0, 3], &[2, 3])), ErrorCode::InvalidTensor);
-        assert_eq!(code(sparse(&[5], &[1, 3], &[0, 0, 0], &[2, 3])), ErrorCode::InvalidTensor);
+        assert_eq!(
+            code(sparse(&[5], &[1, 3], &[0, 0, 0], &[2, 3])),
+            ErrorCode::InvalidTensor
+        );
         assert_eq!(code(sparse(&[5, 6], &[2], &[1, 1], &[2, 3])), ErrorCode::InvalidTensor);
         assert_eq!(code(sparse(&[5], &[1], &[0], &[1 << 30, 8])), ErrorCode::LimitExceeded);
-        assert_eq!(code(sparse(&[5], &[1], &[0], &[1 << 40, 1 << 40])), ErrorCode::LimitExceeded);
+        assert_eq!(
+            code(sparse(&[5], &[1], &[0], &[1 << 40, 1 << 40])),
+            ErrorCode::LimitExceeded
+        );
     }
 }

@@ -68,9 +68,17 @@ fn sequence(reader: &TensorReader<'_>, proto: &SequenceProto<'_>) -> Result<Stor
     let values: Result<Vec<StoredValue>> = match proto.elem_type {
         element_kind::TENSOR => proto.tensor_values.iter().map(dense).collect(),
         element_kind::SPARSE_TENSOR => proto.sparse_tensor_values.iter().map(sparse).collect(),
-        element_kind::SEQUENCE => proto.sequence_values.iter().map(|value| sequence(reader, value)).collect(),
+        element_kind::SEQUENCE => proto
+            .sequence_values
+            .iter()
+            .map(|value| sequence(reader, value))
+            .collect(),
         element_kind::MAP => proto.map_values.iter().map(|value| map(reader, value)).collect(),
-        element_kind::OPTIONAL => proto.optional_values.iter().map(|value| optional(reader, value)).collect(),
+        element_kind::OPTIONAL => proto
+            .optional_values
+            .iter()
+            .map(|value| optional(reader, value))
+            .collect(),
         // An empty sequence may leave its type open.
         element_kind::UNDEFINED => Ok(Vec::new()),
         other => Err(unknown_kind(other)),
@@ -80,15 +88,27 @@ fn sequence(reader: &TensorReader<'_>, proto: &SequenceProto<'_>) -> Result<Stor
 
 fn optional(reader: &TensorReader<'_>, proto: &OptionalProto<'_>) -> Result<StoredValue> {
     let value = match proto.elem_type {
-        element_kind::TENSOR => {
-            proto.tensor_value.as_ref().map(|tensor| reader.tensor(tensor).map(StoredValue::Tensor)).transpose()
-        }
-        element_kind::SPARSE_TENSOR => {
-            proto.sparse_tensor_value.as_ref().map(|tensor| reader.sparse(tensor).map(StoredValue::Tensor)).transpose()
-        }
-        element_kind::SEQUENCE => proto.sequence_value.as_ref().map(|value| sequence(reader, value)).transpose(),
+        element_kind::TENSOR => proto
+            .tensor_value
+            .as_ref()
+            .map(|tensor| reader.tensor(tensor).map(StoredValue::Tensor))
+            .transpose(),
+        element_kind::SPARSE_TENSOR => proto
+            .sparse_tensor_value
+            .as_ref()
+            .map(|tensor| reader.sparse(tensor).map(StoredValue::Tensor))
+            .transpose(),
+        element_kind::SEQUENCE => proto
+            .sequence_value
+            .as_ref()
+            .map(|value| sequence(reader, value))
+            .transpose(),
         element_kind::MAP => proto.map_value.as_ref().map(|value| map(reader, value)).transpose(),
-        element_kind::OPTIONAL => proto.optional_value.as_ref().map(|value| optional(reader, value)).transpose(),
+        element_kind::OPTIONAL => proto
+            .optional_value
+            .as_ref()
+            .map(|value| optional(reader, value))
+            .transpose(),
         element_kind::UNDEFINED => Ok(None),
         other => Err(unknown_kind(other)),
     };
@@ -98,7 +118,10 @@ fn optional(reader: &TensorReader<'_>, proto: &OptionalProto<'_>) -> Result<Stor
 fn map(reader: &TensorReader<'_>, proto: &MapProto<'_>) -> Result<StoredValue> {
     let text = |slice: &Slice<'_>| match std::str::from_utf8(slice.data) {
         Ok(text) => Ok(StoredKey::Text(text.to_string())),
-        Err(_) => Err(damaged(format!("a key of a map is not valid UTF-8 (at byte {})", slice.offset))),
+        Err(_) => Err(damaged(format!(
+            "a key of a map is not valid UTF-8 (at byte {})",
+            slice.offset
+        ))),
     };
     let keys: Vec<StoredKey> = if proto.string_keys.is_empty() {
         proto.keys.to_vec()?.into_iter().map(StoredKey::Integer).collect()
@@ -157,7 +180,10 @@ mod tests {
             optional.varint_field(2, 3);
             optional.bytes_field(5, &items);
         });
-        assert_eq!(read_optional(present).unwrap().1, StoredValue::Optional(Some(Box::new(two))));
+        assert_eq!(
+            read_optional(present).unwrap().1,
+            StoredValue::Optional(Some(Box::new(two)))
+        );
         assert_eq!(read_optional(Vec::new()).unwrap().1, StoredValue::Optional(None));
 
         let entries = bytes(|map| {
