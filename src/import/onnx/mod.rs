@@ -1,10 +1,71 @@
-//! ONNX files.
+//! ONNX files: a zero-copy protobuf reader ([`wire`], [`proto`]) and the conversion to a [`Graph`]. Weights stay in the
+//! file's bytes; everything a hostile file may hold ends in an [`Error`].
 
-pub mod external;
-pub mod message;
+mod attributes;
+mod convert;
+mod external;
+mod functions;
+mod message;
 pub mod proto;
-pub mod sha1;
-pub mod sniff;
-pub mod tensor;
-pub mod value;
+mod scope;
+mod sha1;
+mod sniff;
+mod tensor;
+mod types;
+mod value;
 pub mod wire;
+
+#[cfg(test)]
+mod tests;
+
+pub use external::{ExternalData, NoExternalData};
+pub use message::{Message, Numbers};
+pub use tensor::write_tensor;
+pub use value::{StoredKey, StoredValue, read_map, read_optional, read_sequence, read_tensor};
+
+use crate::error::{Error, ErrorCode, Result};
+use crate::graph::Graph;
+use crate::tensor::Bytes;
+
+/// Reads an ONNX model.
+///
+/// Initialisers and `Constant` nodes become constants that borrow from `bytes` where the file holds them as raw data or
+/// packed floats. Model-local functions are copied into the graphs that call them. A graph input that has an
+/// initialiser is a constant in files before IR version 4, and an input with a default since. Dimensions without a size
+/// become symbols. Operators are not looked at: the graph may use ones that nothing here knows.
+///
+/// A domain that the model imports in several versions has the highest; one that it does not import has version 1.
+///
+/// Errors:
+/// - [`ErrorCode::InvalidModel`]: the bytes are empty, cut off, damaged or of another kind of file.
+/// - [`ErrorCode::InvalidGraph`]: a value is undefined, defined twice or on a cycle; a node or attribute is incomplete; a
+///   function calls itself.
+/// - [`ErrorCode::InvalidTensor`]: a tensor's data does not fit its type and shape.
+/// - [`ErrorCode::ExternalData`]: `external` does not have the data, or not enough of it, or its checksum differs.
+/// - [`ErrorCode::UnsupportedModel`], [`ErrorCode::UnsupportedOperator`]: a storage form or an element type that is not
+///   supported.
+/// - [`ErrorCode::LimitExceeded`]: subgraphs or functions nested too deeply, or tensors and functions that grow beyond
+///   what the file's length justifies.
+pub fn import(bytes: impl Into<Bytes>, external: &dyn ExternalData) -> Result<Graph> {
+    let bytes = bytes.into();
+    if bytes.is_empty() {
+        return Err(Error::new(ErrorCode::InvalidModel, "the file is empty"));
+    }
+    let other = |error: Error| match sniff::looks_like(&bytes) {
+        Some(kind) => Error::new(
+            ErrorCode::InvalidModel,
+            format!("the file is no ONNX model; it looks like {kind}"),
+        ),
+        None => error,
+    };
+    let model = proto::ModelProto::parse(wire::Slice::whole(&bytes)).map_err(|error| other(error.into()))?;
+    if model.graph.is_none() {
+        return Err(other(Error::new(
+            ErrorCode::InvalidModel,
+            "the file holds no ONNX graph",
+        )));
+    }
+    let graph = convert::convert(&model, tensor::TensorReader::new(bytes.clone(), external))?;
+    graph.verify()?;
+    Ok(graph)
+}
