@@ -145,12 +145,18 @@ async function bundles() {
       js: 'var modeletScriptUrl=typeof document==="object"&&document.currentScript?document.currentScript.src:self.location.href;',
     },
   });
-  const cli = entry("cli.ts", "cli/main.ts", "cli/index.ts");
-  if (!cli) return;
+  // What `--browser` runs inside a page.
+  await build({
+    ...shared,
+    entryPoints: [entry("cli/page.ts")],
+    outfile: join(pkg, "cli-page.js"),
+    format: "esm",
+    minify: true,
+  });
   const outfile = join(pkg, "cli.js");
   await build({
     ...shared,
-    entryPoints: [cli],
+    entryPoints: [entry("cli/main.ts")],
     outfile,
     format: "esm",
     platform: "node",
@@ -199,7 +205,9 @@ async function typescript() {
   const settings = ["tsconfig.json", "tsconfig.build.json", "package-lock.json", "scripts/build.mjs"].map((file) =>
     join(root, file),
   );
-  const outputs = ["index.js", "modelet.global.js", "types/index.d.ts"].map((file) => join(pkg, file));
+  const outputs = ["index.js", "modelet.global.js", "cli.js", "cli-page.js", "types/index.d.ts"].map((file) =>
+    join(pkg, file),
+  );
   await part("TypeScript", async () => {
     const ran = await unlessDone("typescript", fingerprint([...sources, ...settings]), outputs, async () => {
       fs.rmSync(join(pkg, "types"), { recursive: true, force: true });

@@ -25,8 +25,8 @@ const numbers = ["load_ms", "first_ms", "min_ms", "median_ms", "peak_bytes"] as 
 export const bench: Command = {
   name: "bench",
   usage: "bench DIR|MODEL... [--device D] [--browser] [--runs N] [--vs onnxruntime-web] [--json]",
-  summary:
-    "Measure loading and running. With --vs the engines take turns, and a ratio of the other engine to modelet\nfollows: above 1, modelet is faster or smaller.",
+  summary: `Measure loading and running, alone or in turns with another engine.
+With --vs a ratio follows, of the other engine to modelet: above 1, modelet is faster or smaller.`,
   options: {
     device: { value: "DEVICE", help: "cpu, webgpu or auto (default: cpu)" },
     threads: { value: "N", help: "threads for engines that have them; modelet uses one (default: 1)" },

@@ -1,4 +1,3 @@
-#!/usr/bin/env node
 // The `modelet` command: finds the command that was asked for, runs it, and ends with its exit code. 0: all is well;
 // 1: a check failed; 2: a mistake in the arguments or the input files.
 
