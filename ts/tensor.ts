@@ -110,9 +110,9 @@ export class Tensor<T extends DataType = DataType> {
 }
 
 function checkShape(shape: readonly number[]): readonly number[] {
-  const wrong = Array.from(shape).find((dimension) => !Number.isSafeInteger(dimension) || dimension < 0);
-  if (wrong !== undefined) {
-    const text = `[${Array.from(shape).join(", ")}]`;
+  const sizes = Array.from(shape);
+  if (sizes.some((dimension) => !Number.isSafeInteger(dimension) || dimension < 0)) {
+    const text = `[${sizes.join(", ")}]`;
     throw new ModeletError("invalid-tensor", `${text} is not a shape: each dimension is an integer from 0`, {
       actual: text,
     });

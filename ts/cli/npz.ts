@@ -29,7 +29,8 @@ export function readNpy(bytes: Uint8Array, name = "the .npy file"): Tensor {
   const kind = match?.[2] ?? "";
   const width = Number(match?.[3] ?? 0) * (kind === "U" ? 4 : 1);
   const size = shape.reduce((product, dimension) => product * dimension, 1);
-  const body = bytes.slice(start, start + size * width);
+  // A copy, because arrays need an aligned start.
+  const body = new Uint8Array(bytes.subarray(start, start + size * width));
   if (body.length !== size * width) throw new Error(`${name} is cut short: its shape needs ${size * width} bytes`);
 
   const swap = match?.[1] === ">";

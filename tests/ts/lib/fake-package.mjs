@@ -1,0 +1,93 @@
+// A copy of the built package whose WebAssembly core is a stand-in written here, for what only the TypeScript side
+// decides: queues, progress, errors on the way in, and what happens when the core dies.
+
+import { copyFileSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath, pathToFileURL } from "node:url";
+
+const pkg = fileURLToPath(new URL("../../../pkg/", import.meta.url));
+
+// The model of the stand-in is a text: what its first word says, happens.
+const glue = `
+import { setTimeout as sleep } from "node:timers/promises";
+export const log = { instances: 0, loads: [], runs: [], freed: 0, bytesFreed: 0, options: [] };
+let instance = 0;
+let panicked = () => {};
+export default async function init({ module_or_path }) {
+  log.wasm = (await module_or_path).length;
+  log.instances++;
+}
+export function __wbg_reset_state() { instance++; log.instances++; }
+export function setPanicHandler(handler) { panicked = handler; }
+export class ModelBytes {
+  constructor(expected) { this.expected = expected; this.text = ""; this.pieces = 0; }
+  append(chunk) { this.text += new TextDecoder().decode(chunk); this.pieces++; }
+  get length() { return this.text.length; }
+  free() { log.bytesFreed++; }
+}
+export class CoreSession {
+  static async load(bytes, options, onProgress) {
+    log.loads.push({ text: bytes.text, expected: bytes.expected, pieces: bytes.pieces });
+    log.options.push(options);
+    onProgress?.("parse", 0, 1);
+    onProgress?.("parse", 1, 1);
+    if (bytes.text === "unsupported") {
+      throw { code: "unsupported-operator", message: "two operators are not supported", details: ["Foo", "Bar"] };
+    }
+    if (bytes.text === "trap at load") throw new WebAssembly.RuntimeError("unreachable");
+    const session = new CoreSession();
+    session.text = bytes.text;
+    session.instance = instance;
+    return session;
+  }
+  inputs() { return [{ name: "x", type: "float32", shape: ["n", 2] }]; }
+  outputs() { return [{ name: "y", type: "float32", shape: ["n", 2] }]; }
+  async run(feeds, fetches) {
+    if (this.instance !== instance) throw new Error("a session of a dead instance was called");
+    log.runs.push({ begun: feeds[0].data[0], fetches });
+    if (this.text === "trap") throw new WebAssembly.RuntimeError("memory access out of bounds");
+    if (this.text === "panic") {
+      // Like a panic in a task: the promise never settles.
+      queueMicrotask(() => panicked("index out of bounds"));
+      return new Promise(() => {});
+    }
+    if (this.text === "fail") throw { code: "run-failed", message: "division by zero", node: "n1", operator: "Div" };
+    await sleep(5);
+    log.runs.push({ ended: feeds[0].data[0] });
+    return [{ name: "y", type: "float32", shape: feeds[0].shape, data: feeds[0].data.map((v) => v * 2) }];
+  }
+  report() { return { device: "cpu" }; }
+  inspect(stage, json) { return stage + json; }
+  free() { log.freed++; }
+}
+export function readTensor(bytes) { return { name: "t", type: "float32", shape: [1], data: new Float32Array([bytes.length]) }; }
+export function writeTensor(tensor) { return new Uint8Array(tensor.data.length); }
+export function version() { return "0"; }
+`;
+
+/**
+ * Makes the copy and imports it.
+ * @param {{ wasm?: boolean, glue?: string }} options `wasm: false` leaves the .wasm files out
+ */
+export async function fakePackage({ wasm = true, glue: source = glue } = {}) {
+  const folder = mkdtempSync(join(tmpdir(), "modelet-fake-"));
+  mkdirSync(join(folder, "wasm"));
+  writeFileSync(join(folder, "package.json"), '{"type":"module"}');
+  copyFileSync(join(pkg, "index.js"), join(folder, "index.js"));
+  for (const name of ["modelet_simd", "modelet_relaxed"]) {
+    writeFileSync(
+      join(folder, "wasm", `${name}.js`),
+      `export * from "./glue.js";\nexport { default } from "./glue.js";\n`,
+    );
+    if (wasm) writeFileSync(join(folder, "wasm", `${name}_bg.wasm`), "wasm");
+  }
+  writeFileSync(join(folder, "wasm/glue.js"), source);
+  const at = (file) => pathToFileURL(join(folder, file)).href;
+  return {
+    folder,
+    modelet: await import(at("index.js")),
+    log: (await import(at("wasm/glue.js"))).log,
+    remove: () => rmSync(folder, { recursive: true, force: true }),
+  };
+}

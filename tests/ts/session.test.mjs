@@ -1,0 +1,318 @@
+// What the TypeScript side of a session decides, on a stand-in for the core.
+
+import assert from "node:assert/strict";
+import { writeFileSync } from "node:fs";
+import { createServer } from "node:http";
+import { join } from "node:path";
+import { after, before, describe, test } from "node:test";
+import { pathToFileURL } from "node:url";
+import { rejectsWith } from "./lib/errors.mjs";
+import { fakePackage } from "./lib/fake-package.mjs";
+
+const text = (words) => new TextEncoder().encode(words);
+
+describe("sessions", () => {
+  let fake;
+  let Session;
+  let Tensor;
+  let rejects;
+  before(async () => {
+    fake = await fakePackage();
+    ({ Session, Tensor } = fake.modelet);
+    rejects = (work, code, pattern) => rejectsWith(work, code, pattern, fake.modelet.ModeletError);
+  });
+  after(() => fake.remove());
+
+  const feed = (value) => ({ x: new Tensor("float32", [value, 0], [1, 2]) });
+
+  test("every kind of source gives the same bytes", async () => {
+    const file = join(fake.folder, "model.onnx");
+    writeFileSync(file, "hello");
+    const bytes = text("hello");
+    const sources = {
+      Uint8Array: bytes,
+      ArrayBuffer: bytes.buffer,
+      "view into a larger buffer": text("..hello..").subarray(2, 7),
+      SharedArrayBuffer: (() => {
+        const shared = new SharedArrayBuffer(5);
+        new Uint8Array(shared).set(bytes);
+        return shared;
+      })(),
+      Blob: new Blob([bytes]),
+      Response: new Response(bytes),
+      path: file,
+      "file URL": pathToFileURL(file),
+      "file URL as text": pathToFileURL(file).href,
+      "data URL": "data:application/octet-stream,hello",
+    };
+    for (const [kind, source] of Object.entries(sources)) {
+      const session = await Session.load(source, { device: "cpu" });
+      assert.equal(fake.log.loads.at(-1).text, "hello", kind);
+      session.release();
+    }
+    assert.equal(fake.log.instances, 1, "all loads share one instance");
+  });
+
+  test("a response's body streams in piece by piece, with progress", async () => {
+    const pieces = ["one ", "two ", "three"];
+    const body = new ReadableStream({
+      pull(controller) {
+        const piece = pieces.shift();
+        if (piece === undefined) controller.close();
+        else controller.enqueue(text(piece));
+      },
+    });
+    const seen = [];
+    await Session.load(new Response(body, { headers: { "content-length": "13" } }), {
+      device: "cpu",
+      onProgress: (progress) => seen.push(progress),
+    });
+    assert.deepEqual(fake.log.loads.at(-1), { text: "one two three", expected: 13, pieces: 3 });
+    assert.deepEqual(
+      seen.map(({ stage, loaded, total }) => [stage, loaded, total]),
+      [
+        ["download", 4, 13],
+        ["download", 8, 13],
+        ["download", 13, 13],
+        ["parse", 0, 1],
+        ["parse", 1, 1],
+      ],
+    );
+  });
+
+  test("a content encoding makes the total unknown", async () => {
+    const headers = { "content-length": "3", "content-encoding": "gzip" };
+    await Session.load(new Response("hello", { headers }), { device: "cpu" });
+    assert.equal(fake.log.loads.at(-1).expected, 0);
+  });
+
+  test("options reach the core", async () => {
+    const externalData = { "weights.bin": new Uint16Array([1, 2]) };
+    await Session.load(text("ok"), { device: "cpu", optimization: "basic", externalData, name: "mine" });
+    const options = fake.log.options.at(-1);
+    assert.equal(options.device, "cpu");
+    assert.equal(options.optimization, "basic");
+    assert.equal(options.name, "mine");
+    assert.deepEqual(options.externalData["weights.bin"], new Uint8Array([1, 0, 2, 0]));
+  });
+
+  test("wrong options and sources are refused by name", async () => {
+    await rejects(Session.load(text("ok"), { device: "gpu" }), "invalid-argument", /auto, webgpu, cpu.*gpu/);
+    await rejects(Session.load(text("ok"), { optimization: "most" }), "invalid-argument", /optimization/);
+    await rejects(
+      Session.load(text("ok"), { externalData: { a: "b" }, device: "cpu" }),
+      "invalid-argument",
+      /a is not/,
+    );
+    await rejects(Session.load(42), "invalid-argument", /Number/);
+    await rejects(Session.load(undefined), "invalid-argument", /Undefined/);
+  });
+
+  test("concurrent runs queue up in order, and a failing one does not stop the next", async () => {
+    const session = await Session.load(text("ok"), { device: "cpu" });
+    fake.log.runs.length = 0;
+    const runs = [1, 2, 3].map((value) => session.run(feed(value)));
+    const bad = rejects(session.run({ x: 5 }), "invalid-argument", /x.*not a Tensor/);
+    runs.push(session.run(feed(4), { fetches: ["y"] }));
+    const results = await Promise.all(runs);
+    await bad;
+    assert.deepEqual(
+      results.map(({ y }) => y.data[0]),
+      [2, 4, 6, 8],
+    );
+    assert.ok(results[0].y instanceof Tensor);
+    assert.deepEqual(
+      fake.log.runs.map(({ begun, ended }) => begun ?? -ended),
+      [1, -1, 2, -2, 3, -3, 4, -4],
+    );
+    assert.deepEqual(fake.log.runs.at(-2).fetches, ["y"]);
+  });
+
+  test("a session ends the current run, then frees; queued and later calls are typed errors", async () => {
+    const session = await Session.load(text("ok"), { device: "cpu" });
+    const freed = fake.log.freed;
+    const first = session.run(feed(1));
+    await new Promise((resolve) => setTimeout(resolve, 1));
+    const second = session.run(feed(2));
+    session.release();
+    session.release();
+    assert.equal(fake.log.freed, freed, "not while a run is under way");
+    assert.equal((await first).y.data[0], 2);
+    await rejects(second, "released", /released/);
+    await new Promise((resolve) => setTimeout(resolve, 1));
+    assert.equal(fake.log.freed, freed + 1, "freed once");
+    await rejects(session.run(feed(1)), "released");
+    await rejects(() => session.inputs, "released");
+    await rejects(() => session.outputs, "released");
+    await rejects(() => session.report(), "released");
+    await rejects(() => session.inspect("graph"), "released");
+    if (Symbol.dispose) {
+      const other = await Session.load(text("ok"), { device: "cpu" });
+      other[Symbol.dispose]();
+      await rejects(other.run(feed(1)), "released");
+    }
+  });
+
+  test("an error of the core keeps its code and place", async () => {
+    const unsupported = await rejects(Session.load(text("unsupported"), { device: "cpu" }), "unsupported-operator");
+    assert.deepEqual(unsupported.details, ["Foo", "Bar"]);
+    const session = await Session.load(text("fail"), { device: "cpu" });
+    const failed = await rejects(session.run(feed(1)), "run-failed", /division by zero/);
+    assert.equal(failed.node, "n1");
+    assert.equal(failed.operator, "Div");
+    assert.equal(failed.name, "ModeletError");
+  });
+
+  test("an aborted load ends, lets go of its bytes, and says so", async () => {
+    await rejects(Session.load(text("ok"), { signal: AbortSignal.abort() }), "aborted");
+    const controller = new AbortController();
+    let cancelled = false;
+    const body = new ReadableStream({
+      pull: (stream) => stream.enqueue(text("more")),
+      cancel: () => {
+        cancelled = true;
+      },
+    });
+    const freed = fake.log.bytesFreed;
+    const loading = Session.load(new Response(body), {
+      device: "cpu",
+      signal: controller.signal,
+      onProgress: ({ loaded }) => loaded > 20 && controller.abort(),
+    });
+    await rejects(loading, "aborted");
+    assert.equal(cancelled, true);
+    assert.equal(fake.log.bytesFreed, freed + 1);
+    const session = await Session.load(text("ok"), { device: "cpu" });
+    await rejects(session.run(feed(1), { signal: AbortSignal.abort() }), "aborted");
+  });
+
+  test("a body that breaks off is a typed error", async () => {
+    const body = new ReadableStream({
+      pull(controller) {
+        controller.error(new TypeError("terminated"));
+      },
+    });
+    await rejects(Session.load(new Response(body), { device: "cpu" }), "fetch-failed", /terminated/);
+    const used = new Response("x");
+    await used.text();
+    await rejects(Session.load(used, { device: "cpu" }), "invalid-argument", /already read/);
+  });
+
+  test("web pages, missing files and error answers are told apart, with the URL", async () => {
+    const server = createServer((request, response) => {
+      if (request.url === "/page") response.writeHead(200, { "content-type": "text/html; charset=utf-8" });
+      else if (request.url === "/disguised") response.writeHead(200, { "content-type": "application/octet-stream" });
+      else if (request.url === "/lfs") response.writeHead(200);
+      else response.writeHead(404);
+      response.end(request.url === "/lfs" ? "version https://git-lfs.github.com/spec/v1\n" : "\n<!DOCTYPE html><p>no");
+    });
+    await new Promise((ready) => server.listen(0, "127.0.0.1", ready));
+    const origin = `http://127.0.0.1:${server.address().port}`;
+    const load = (path) => Session.load(origin + path, { device: "cpu" });
+    try {
+      await rejects(load("/missing.onnx"), "fetch-failed", /127\.0\.0\.1.*\/missing\.onnx answered 404/);
+      await rejects(load("/page"), "html-response", /\/page answered with a web page/);
+      await rejects(load("/disguised"), "html-response", /\/disguised answered with a web page/);
+      await rejects(load("/lfs"), "invalid-model", /Git LFS pointer/);
+      await rejects(Session.load(new URL("/missing", origin), { device: "cpu" }), "fetch-failed", /404/);
+      await rejects(Session.load(new Request(`${origin}/missing`), { device: "cpu" }), "fetch-failed", /404/);
+      await rejects(Session.load(await fetch(`${origin}/page`), { device: "cpu" }), "html-response", /page/);
+    } finally {
+      server.close();
+      server.closeAllConnections();
+    }
+    await rejects(load("/"), "fetch-failed", /cannot fetch/);
+    await rejects(Session.load("/no/such/model.onnx"), "fetch-failed", /there is no file \/no\/such\/model\.onnx/);
+    await rejects(Session.load("file:///no/such/model.onnx"), "fetch-failed", /no file/);
+    await rejects(Session.load(fake.folder), "fetch-failed", /cannot read/);
+  });
+
+  test("tensor files pass through the core", async () => {
+    const { name, tensor } = await fake.modelet.readTensor(new Uint8Array(3));
+    assert.equal(name, "t");
+    assert.equal(tensor.data[0], 3);
+    assert.equal((await fake.modelet.writeTensor(tensor)).length, 1);
+    await rejects(fake.modelet.readTensor("text"), "invalid-argument");
+  });
+
+  // Last, since these replace the instance.
+  test("a core that traps ends in a typed error and is replaced on the next load", async () => {
+    for (const kind of ["trap", "panic"]) {
+      const bystander = await Session.load(text("ok"), { device: "cpu" });
+      const session = await Session.load(text(kind), { device: "cpu" });
+      const { instances } = fake.log;
+      const calls = [session.run(feed(1)), session.run(feed(2)), bystander.run(feed(3))];
+      const results = await Promise.allSettled(calls);
+      await rejects(calls[0], "internal", kind === "trap" ? /out of bounds/ : /index out of bounds/);
+      await rejects(calls[1], "internal");
+      assert.ok(results.slice(0, 2).every(({ status }) => status === "rejected"));
+      await rejects(bystander.run(feed(4)), "internal");
+      session.release();
+      bystander.release();
+      const next = await Session.load(text("ok"), { device: "cpu" });
+      assert.equal(fake.log.instances, instances + 1);
+      assert.equal((await next.run(feed(4))).y.data[0], 8);
+    }
+    await rejects(Session.load(text("trap at load"), { device: "cpu" }), "internal", /unreachable/);
+    await Session.load(text("ok"), { device: "cpu" });
+  });
+});
+
+describe("loading the core", () => {
+  test("a missing .wasm file is a typed error that names it, and a later try may succeed", async () => {
+    const fake = await fakePackage({ wasm: false });
+    const { Session, ModeletError } = fake.modelet;
+    const load = () => Session.load(text("ok"), { device: "cpu" });
+    const error = await rejectsWith(load, "wasm-unavailable", /modelet_\w+_bg\.wasm/, ModeletError);
+    assert.equal(error.cause.code, "ENOENT");
+    for (const name of ["simd", "relaxed"]) writeFileSync(join(fake.folder, `wasm/modelet_${name}_bg.wasm`), "x");
+    assert.ok(await load());
+    fake.remove();
+  });
+
+  test("wasmUrl names another folder", async () => {
+    const fake = await fakePackage({ wasm: false });
+    const { Session, ModeletError } = fake.modelet;
+    const load = (wasmUrl) => Session.load(text("ok"), { device: "cpu", wasmUrl });
+    const missing = pathToFileURL(join(fake.folder, "elsewhere"));
+    await rejectsWith(load(missing), "wasm-unavailable", /elsewhere\/modelet_/, ModeletError);
+    const { mkdirSync } = await import("node:fs");
+    mkdirSync(join(fake.folder, "elsewhere"));
+    for (const name of ["simd", "relaxed"])
+      writeFileSync(join(fake.folder, `elsewhere/modelet_${name}_bg.wasm`), "four");
+    assert.ok(await load(missing));
+    assert.equal(fake.log.wasm, 4);
+    fake.remove();
+  });
+
+  test("a module that fails to instantiate is a typed error", async () => {
+    const fake = await fakePackage({
+      glue: `export const log = {}; export default () => { throw new WebAssembly.CompileError("bad magic"); }`,
+    });
+    const { Session, ModeletError } = fake.modelet;
+    await rejectsWith(Session.load(text("ok"), { device: "cpu" }), "wasm-unavailable", /bad magic/, ModeletError);
+    fake.remove();
+  });
+
+  test("WebAssembly without SIMD is a typed error", async () => {
+    const fake = await fakePackage();
+    const { Session, ModeletError } = fake.modelet;
+    const { validate } = WebAssembly;
+    WebAssembly.validate = () => false;
+    try {
+      await rejectsWith(Session.load(text("ok"), { device: "cpu" }), "unsupported-environment", /SIMD/, ModeletError);
+    } finally {
+      WebAssembly.validate = validate;
+      fake.remove();
+    }
+  });
+
+  test("the webgpu package is asked for by name when it is missing", async () => {
+    // The copy lies outside of every node_modules, so the package cannot be found from there.
+    const fake = await fakePackage();
+    const { Session, ModeletError } = fake.modelet;
+    const load = Session.load(text("ok"), { device: "webgpu" });
+    await rejectsWith(load, "device", /npm install webgpu/, ModeletError);
+    fake.remove();
+  });
+});
