@@ -59,7 +59,9 @@ fn text_kind(bytes: &[u8]) -> Option<&'static str> {
         return Some("an XML document");
     }
     let printable = |&byte: &u8| byte >= 0x20 && byte != 0x7f || matches!(byte, b'\n' | b'\r' | b'\t');
-    if start.is_empty() || !start.iter().all(printable) {
+    // The last character may have been cut in half.
+    let utf8 = std::str::from_utf8(start).map_or_else(|error| error.error_len().is_none(), |_| true);
+    if start.is_empty() || !utf8 || !start.iter().all(printable) {
         return None;
     }
     Some(if matches!(trimmed.first(), Some(b'{' | b'[')) {
@@ -99,5 +101,6 @@ mod tests {
             None
         );
         assert_eq!(looks_like(&[]), None);
+        assert_eq!(looks_like(&[0xff; 64]), None);
     }
 }
