@@ -9,6 +9,7 @@ pub mod gpu;
 pub mod graph;
 pub mod import;
 pub mod ops;
+pub mod plan;
 pub mod pointwise;
 pub mod tensor;
 

@@ -6,7 +6,7 @@ use crate::{
     error::{Error, ErrorCode, Result},
     gpu::kernel::GpuCaps,
     graph::{Epilogue, Node, ValueType},
-    tensor::{DType, Dim, Tensor},
+    tensor::{BytesIdentity, DType, Dim, Tensor},
 };
 
 /// Integer tensors up to this many elements are tracked by value during inference.
@@ -283,9 +283,20 @@ pub struct TensorDesc {
 
 /// Constants in another layout (packed weights), made once per session and shared by its programs.
 #[derive(Default)]
-pub struct Prepared(RefCell<HashMap<(u64, String), Arc<dyn Any + Send + Sync>>>);
+pub struct Prepared {
+    ids: RefCell<HashMap<BytesIdentity, u64>>,
+    made: RefCell<HashMap<(u64, String), Arc<dyn Any + Send + Sync>>>,
+}
 
 impl Prepared {
+    /// The number of a constant: equal numbers are the same bytes. 0 for strings, which are not numbered.
+    pub fn constant_id(&self, tensor: &Tensor) -> u64 {
+        let Some(bytes) = tensor.shared_bytes() else { return 0 };
+        let mut ids = self.ids.borrow_mut();
+        let next = ids.len() as u64 + 1;
+        *ids.entry(bytes.identity()).or_insert(next)
+    }
+
     /// The prepared form `layout` of constant `id`, made by `make` the first time.
     pub fn get<P: Send + Sync + 'static>(
         &self,
@@ -294,13 +305,13 @@ impl Prepared {
         make: impl FnOnce() -> Result<P>,
     ) -> Result<Arc<P>> {
         let key = (id, layout.to_string());
-        if let Some(found) = self.0.borrow().get(&key)
+        if let Some(found) = self.made.borrow().get(&key)
             && let Ok(found) = found.clone().downcast::<P>()
         {
             return Ok(found);
         }
         let made = Arc::new(make()?);
-        self.0.borrow_mut().insert(key, made.clone());
+        self.made.borrow_mut().insert(key, made.clone());
         Ok(made)
     }
 }

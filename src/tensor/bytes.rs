@@ -1,6 +1,13 @@
 //! Shared, immutable byte ranges, and growable memory aligned for SIMD.
 
-use std::{fmt, ops::Deref, sync::Arc};
+use std::{
+    fmt,
+    ops::Deref,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use crate::error::{Error, ErrorCode, Result};
 
@@ -8,6 +15,15 @@ use crate::error::{Error, ErrorCode, Result};
 #[derive(Clone)]
 pub struct Bytes {
     owner: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    owner_id: u64,
+    start: usize,
+    len: usize,
+}
+
+/// Tells a range of bytes from every other one of this process, also after its memory was freed and used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BytesIdentity {
+    owner_id: u64,
     start: usize,
     len: usize,
 }
@@ -15,9 +31,12 @@ pub struct Bytes {
 impl Bytes {
     /// Shares the whole of `owner`, whose bytes must stay where they are for as long as it lives.
     pub fn new(owner: impl AsRef<[u8]> + Send + Sync + 'static) -> Bytes {
+        static NEXT_OWNER: AtomicU64 = AtomicU64::new(0);
         let len = owner.as_ref().len();
+        let owner_id = NEXT_OWNER.fetch_add(1, Ordering::Relaxed);
         Bytes {
             owner: Arc::new(owner),
+            owner_id,
             start: 0,
             len,
         }
@@ -30,6 +49,7 @@ impl Bytes {
         }
         Some(Bytes {
             owner: self.owner.clone(),
+            owner_id: self.owner_id,
             start: self.start + start,
             len: end - start,
         })
@@ -39,6 +59,15 @@ impl Bytes {
     pub fn slice_of(&self, part: &[u8]) -> Option<Bytes> {
         let start = (part.as_ptr() as usize).checked_sub(self.as_ptr() as usize)?;
         self.slice(start, start.checked_add(part.len())?)
+    }
+
+    /// What tells these bytes from all others.
+    pub fn identity(&self) -> BytesIdentity {
+        BytesIdentity {
+            owner_id: self.owner_id,
+            start: self.start,
+            len: self.len,
+        }
     }
 
     /// Whether this is the only holder of the memory behind it.

@@ -6,7 +6,7 @@ mod dim;
 mod dtype;
 mod shape;
 
-pub use bytes::{AlignedBytes, Bytes};
+pub use bytes::{AlignedBytes, Bytes, BytesIdentity};
 pub use dense::Tensor;
 pub use dim::{Dim, Symbols};
 pub use dtype::{Bool8, DType, Element};
