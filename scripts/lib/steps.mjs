@@ -7,29 +7,27 @@ import { root } from "./toolchain.mjs";
 export class Skip extends Error {}
 
 /**
- * Runs a command in the repository's root, its output going straight to ours.
- * @returns {Promise<string>} its standard output when `capture` is set, else ""
+ * Runs a command in the repository's root. Its output goes straight to ours; `quiet` shows it only when the command
+ * fails, `keep` shows it and also returns it.
+ * @returns {Promise<string>} what it wrote, with `quiet` or `keep`
  */
-export function command(program, args, { env = process.env, cwd = root, capture = false, quiet = false } = {}) {
+export function command(program, args, { env = process.env, cwd = root, quiet = false, keep = false } = {}) {
   return new Promise((resolve, reject) => {
-    const piped = capture || quiet;
-    const child = spawn(program, args, {
-      cwd,
-      env,
-      stdio: ["ignore", piped ? "pipe" : "inherit", quiet ? "pipe" : "inherit"],
-    });
-    let stdout = "";
+    const pipe = quiet || keep ? "pipe" : "inherit";
+    const child = spawn(program, args, { cwd, env, stdio: ["ignore", pipe, pipe] });
     let both = "";
-    child.stdout?.setEncoding("utf8").on("data", (text) => {
-      stdout += text;
-      both += text;
-    });
-    child.stderr?.setEncoding("utf8").on("data", (text) => {
-      both += text;
-    });
+    for (const [from, to] of [
+      [child.stdout, process.stdout],
+      [child.stderr, process.stderr],
+    ]) {
+      from?.setEncoding("utf8").on("data", (text) => {
+        both += text;
+        if (keep) to.write(text);
+      });
+    }
     child.on("error", (error) => reject(new Error(`${program} did not start: ${error.message}`)));
     child.on("close", (code, signal) => {
-      if (code === 0) return resolve(capture ? stdout : "");
+      if (code === 0) return resolve(both);
       if (quiet) process.stderr.write(both);
       reject(new Error(`${[program, ...args].join(" ")} ended with ${signal ?? `exit code ${code}`}`));
     });

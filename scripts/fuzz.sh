@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Fuzzes the ONNX importer with coverage guidance, starting from the fixtures.
+#
+#   npm run fuzz                 10 minutes
+#   npm run fuzz -- SECONDS
+#
+# Needs a nightly toolchain (rustup toolchain install nightly) and a C++ compiler; installs cargo-fuzz.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export PATH="$HOME/.cargo/bin:$PATH"
+seconds=${1:-600}
+target=onnx_import
+rustc +nightly --version >/dev/null 2>&1 || {
+  echo "fuzz: a nightly toolchain is missing. Run: rustup toolchain install nightly" >&2
+  exit 1
+}
+if ! cargo fuzz --version >/dev/null 2>&1; then
+  echo "fuzz: installing cargo-fuzz ..."
+  CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off cargo install --quiet --locked cargo-fuzz
+fi
+corpus=fuzz/corpus/$target
+mkdir -p "$corpus"
+for model in $(git ls-files 'tests/fixtures/*.onnx' 'tests/*/*.onnx' | sort -u); do
+  cp "$model" "$corpus/seed-$(printf '%s' "$model" | tr '/' '-')"
+done
+# A model may ask for no more memory than its length justifies: 2 GB for inputs of at most 1 MB is generous, and 10 s
+# for one input is far more than the importer may take.
+exec cargo +nightly fuzz run "$target" "$corpus" -- -max_total_time="$seconds" -max_len=1000000 -timeout=10 \
+  -rss_limit_mb=2048 -print_final_stats=1

@@ -1,0 +1,166 @@
+// Runs every check of the project, one after another, and prints a table of them.
+//
+//   node scripts/test.mjs [PART ...]
+//
+// runs all, or only the parts whose names contain one of the given words. Needs what scripts/setup.sh installs;
+// `npm test` calls both.
+
+import * as fs from "node:fs";
+import { join } from "node:path";
+import { gzipSync } from "node:zlib";
+import { prepareFixtures } from "../tests/fixtures/make_cases.mjs";
+import { prepareModels } from "../tests/models/prepare.mjs";
+import { command, runAll } from "./lib/steps.mjs";
+import { nativeEnv, root, toolchain, variants, wasmEnv } from "./lib/toolchain.mjs";
+import { lintSteps } from "./lint.mjs";
+
+const settings = toolchain();
+const artifacts = join(root, "artifacts");
+
+/** The most that one build of the core may weigh, gzipped. */
+const budget = 800_000;
+
+/** The environment of everything that runs in Node.js or drives a browser. */
+const scriptEnv = {
+  ...process.env,
+  CHROMIUM: settings.CHROMIUM,
+  CHROME_PATH: settings.CHROMIUM,
+  MODELET_ARTIFACTS: artifacts,
+};
+
+/** Chromium brings a Vulkan driver that needs no GPU; tests that use the `webgpu` package in Node.js run on it. */
+const softwareVulkan = ["/usr/lib/chromium", "/usr/lib/chromium-browser", "/opt/google/chrome"]
+  .map((folder) => join(folder, "vk_swiftshader_icd.json"))
+  .find((file) => fs.existsSync(file));
+const webgpuEnv = softwareVulkan ? { ...scriptEnv, VK_DRIVER_FILES: softwareVulkan } : scriptEnv;
+
+function sizes() {
+  const remarks = [];
+  for (const { name, file } of variants) {
+    const bytes = gzipSync(fs.readFileSync(join(root, "pkg/wasm", `${file}_bg.wasm`)), { level: 9 }).length;
+    remarks.push(`${name} ${(bytes / 1000).toFixed(0)} kB`);
+    if (bytes > budget) throw new Error(`${file}_bg.wasm is ${bytes} bytes gzipped: the budget is ${budget}`);
+  }
+  return `${remarks.join(", ")} gzipped`;
+}
+
+/** What the native tests printed about tests that did not run, as a remark. */
+function skippedTests(output) {
+  const reasons = new Set([...output.matchAll(/^skipped: (.*)$/gm)].map((match) => match[1]));
+  return reasons.size > 0 ? `GPU tests skipped: ${[...reasons].join("; ")}` : "";
+}
+
+async function nativeTests() {
+  const output = await command("cargo", ["test", "--no-fail-fast", "--", "--show-output"], {
+    env: nativeEnv(),
+    quiet: true,
+  });
+  const summaries = [...output.matchAll(/^test result: ok\. (\d+) passed; \d+ failed; (\d+) ignored/gm)];
+  const passed = summaries.reduce((sum, match) => sum + Number(match[1]), 0);
+  if (passed === 0) throw new Error("no test ran");
+  const vulkan = skippedTests(output) || "with Vulkan";
+  console.log(`${passed} tests in ${summaries.length} suites, ${vulkan}`);
+  return `${passed} tests, ${vulkan}`;
+}
+
+/** The arguments that name the suites that run in a browser: integration tests, and unit tests where a module has some. */
+function browserSuites() {
+  const uses = (file) => fs.readFileSync(file, "utf8").includes("wasm_bindgen_test");
+  const rust = (folder) =>
+    fs.readdirSync(folder, { recursive: true }).filter((name) => name.endsWith(".rs") && uses(join(folder, name)));
+  const suites = rust(join(root, "tests")).filter((name) => !name.includes("/"));
+  const args = suites.flatMap((name) => ["--test", name.slice(0, -".rs".length)]);
+  if (rust(join(root, "src")).length > 0) args.push("--lib");
+  if (args.length === 0) throw new Error("there is no wasm-bindgen-test suite");
+  return args;
+}
+
+/** The environment of wasm-bindgen-test: the capabilities that the browser is started with are in webdriver.json. */
+function browserTestEnv() {
+  const args = ["--headless=new", "--no-sandbox", "--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"];
+  const capabilities = { "goog:chromeOptions": { binary: settings.CHROMIUM, args } };
+  fs.writeFileSync(join(root, "webdriver.json"), `${JSON.stringify(capabilities, null, 2)}\n`);
+  return { ...wasmEnv(), WASM_BINDGEN_USE_BROWSER: "1", WASM_BINDGEN_TEST_TIMEOUT: "300" };
+}
+
+function countBrowserTests(output) {
+  const summaries = [...output.matchAll(/^test result: ok\. (\d+) passed; 0 failed/gm)];
+  const passed = summaries.reduce((sum, match) => sum + Number(match[1]), 0);
+  if (passed === 0) throw new Error("no test ran");
+  return `${passed} tests`;
+}
+
+async function wasmTests() {
+  const args = ["test", "--target", "wasm32-unknown-unknown", ...browserSuites()];
+  return countBrowserTests(await command("cargo", args, { env: browserTestEnv(), keep: true }));
+}
+
+async function wasmPackTests() {
+  const browser = ["--headless", "--chrome", "--chromedriver", settings.CHROMEDRIVER];
+  const args = ["test", ...browser, "--mode", "no-install", root, "--", ...browserSuites()];
+  return countBrowserTests(await command("wasm-pack", args, { env: browserTestEnv(), keep: true }));
+}
+
+/** Bundles the TypeScript tests of a folder, each into a file of its own, and runs them with Node's test runner. */
+async function nodeTests(folder, ...flags) {
+  const { build } = await import("esbuild");
+  const source = join(root, folder);
+  const names = fs.existsSync(source)
+    ? fs.readdirSync(source, { recursive: true }).filter((name) => /\.test\.(ts|mjs|js)$/.test(name))
+    : [];
+  if (names.length === 0) throw new Error(`${folder} has no tests`);
+  const outdir = join(root, ".cache/tests", folder);
+  fs.rmSync(outdir, { recursive: true, force: true });
+  await build({
+    absWorkingDir: root,
+    entryPoints: names.map((name) => join(source, name)),
+    outdir,
+    outbase: source,
+    outExtension: { ".js": ".mjs" },
+    bundle: true,
+    packages: "external",
+    format: "esm",
+    platform: "node",
+    target: "node20",
+    sourcemap: "inline",
+    logLevel: "warning",
+  });
+  const built = fs.readdirSync(outdir, { recursive: true }).filter((name) => name.endsWith(".mjs"));
+  await command(
+    process.execPath,
+    ["--enable-source-maps", "--test", ...flags, ...built.map((name) => join(outdir, name)).sort()],
+    { env: webgpuEnv },
+  );
+}
+
+/** The frameworks' own predictions are met to 1e-5; ONNX Runtime's outputs to the defaults of `verify`. */
+async function verify(...options) {
+  const cli = join(root, "pkg/cli.js");
+  const run = (args) => command(process.execPath, [cli, "verify", ...args, ...options], { env: scriptEnv });
+  await run([...prepareFixtures(), "--rtol", "0", "--atol", "1e-5"]);
+  await run(await prepareModels());
+}
+
+const steps = [
+  ...lintSteps(),
+  { name: "build", run: () => command(process.execPath, [join(root, "scripts/build.mjs")]) },
+  { name: "size", run: sizes },
+  { name: "Rust tests", run: nativeTests },
+  { name: "wasm tests in Chromium", run: wasmTests },
+  { name: "wasm-pack test", run: wasmPackTests },
+  { name: "TypeScript tests", run: () => nodeTests("tests/ts") },
+  { name: "verify, CPU", run: () => verify("--device", "cpu") },
+  { name: "verify, WebGPU", run: () => verify("--device", "webgpu") },
+  { name: "verify, CPU in Chromium", run: () => verify("--device", "cpu", "--browser") },
+  { name: "verify, WebGPU in Chromium", run: () => verify("--device", "webgpu", "--browser") },
+  { name: "end to end", run: () => nodeTests("tests/e2e", "--test-concurrency=1") },
+];
+
+fs.mkdirSync(artifacts, { recursive: true });
+const wanted = process.argv.slice(2);
+const chosen = steps.filter(({ name }) => wanted.length === 0 || wanted.some((word) => name.includes(word)));
+if (chosen.length === 0) {
+  console.error(`there is no such part; the parts are: ${steps.map(({ name }) => name).join("; ")}`);
+  process.exit(2);
+}
+process.exitCode = (await runAll("tests", chosen)) ? 0 : 1;
