@@ -4,9 +4,11 @@
 pub mod buffers;
 #[cfg(feature = "gpu")]
 pub mod device;
+pub mod epilogue;
 #[cfg(feature = "gpu")]
 pub mod executor;
 pub mod kernel;
+pub mod kernels;
 #[cfg(feature = "gpu")]
 mod pipeline;
 pub mod program;

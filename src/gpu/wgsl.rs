@@ -10,8 +10,8 @@
 //! //: end
 //! ```
 //!
-//! `$NAME` is replaced by a definition. Names consist of letters only, so `acc$r_$c` reads as expected. Whatever is
-//! unknown stays in the text, where WGSL refuses it.
+//! `$NAME` is replaced by a definition. Names are capital letters, loop variables one small letter, so `$ROWSu` and
+//! `acc$r_$c` read as expected. Whatever is unknown stays in the text, where WGSL refuses it.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
@@ -71,6 +71,12 @@ impl DispatchBuilder {
         self
     }
 
+    /// Adds `params.name` of a WGSL scalar type, given by its bits.
+    pub fn param_bits(mut self, name: impl Into<String>, ty: &'static str, bits: u32) -> DispatchBuilder {
+        self.params.push((name.into(), ty, bits));
+        self
+    }
+
     /// Adds `params.name0`, `params.name1`, … of type `u32`.
     pub fn param_list(mut self, name: &str, values: impl IntoIterator<Item = u32>) -> DispatchBuilder {
         for (i, value) in values.into_iter().enumerate() {
@@ -87,7 +93,7 @@ impl DispatchBuilder {
         self
     }
 
-    /// Replaces `$name` by `value`. The name consists of letters only.
+    /// Replaces `$name` by `value`. The name consists of capital letters.
     pub fn define(mut self, name: &str, value: impl ToString) -> DispatchBuilder {
         self.defines.insert(name.to_owned(), value.to_string());
         self
@@ -249,7 +255,12 @@ fn substitute(line: &str, defines: &HashMap<String, String>, out: &mut String) {
     while let Some(dollar) = rest.find('$') {
         out.push_str(&rest[..dollar]);
         let after = &rest[dollar + 1..];
-        let length = after.bytes().take_while(u8::is_ascii_alphabetic).count();
+        let upper = after.bytes().take_while(u8::is_ascii_uppercase).count();
+        let length = if upper == 0 {
+            after.bytes().take(1).filter(u8::is_ascii_lowercase).count()
+        } else {
+            upper
+        };
         match defines.get(&after[..length]) {
             Some(value) => out.push_str(value),
             None => out.push_str(&rest[dollar..dollar + 1 + length]),
@@ -274,11 +285,11 @@ mod tests {
     }
 
     #[test]
-    fn loops_nest_and_substitute_letters_only() {
-        let text = "//: for r in 0..ROWS\n//: for c in 1..3\nlet a$r_$c = $T($r);\n//: end\n//: end\n";
+    fn loops_nest_and_names_end_where_their_case_does() {
+        let text = "//: for r in 0..ROWS\n//: for c in 1..3\nlet a$r_$c = $T($ru);\n//: end\n//: end\n";
         assert_eq!(
             expanded(text, &[("ROWS", "2"), ("T", "f32")], &[]),
-            "let a0_1 = f32(0);\nlet a0_2 = f32(0);\nlet a1_1 = f32(1);\nlet a1_2 = f32(1);\n"
+            "let a0_1 = f32(0u);\nlet a0_2 = f32(0u);\nlet a1_1 = f32(1u);\nlet a1_2 = f32(1u);\n"
         );
     }
 
