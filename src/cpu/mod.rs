@@ -9,6 +9,7 @@ pub mod gemm;
 pub mod kernel;
 pub mod math;
 pub mod matmul;
+pub mod pointwise;
 pub mod simd;
 pub mod softmax;
 #[cfg(test)]

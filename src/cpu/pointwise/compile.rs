@@ -1,0 +1,465 @@
+//! From an expression and its access patterns to a list of steps over tiles.
+//!
+//! Each node is evaluated as rarely as it may be: once per run when it depends on constants and scalars alone, once
+//! per row when it depends on inputs that do not change along the innermost dimension, else once per tile. Tile
+//! registers are shared by liveness, and a few pairs of operations that always come together run as one step.
+
+use std::collections::HashMap;
+
+use crate::pointwise::{
+    Access, BinaryOp, Collapsed, CompareOp, Expr, LogicOp, Node, Output, Reg, Storage, TestOp, UnaryOp,
+};
+
+/// The elements of a full tile: some slots of this size stay in L1 beside the streams that pass through.
+pub(super) const TILE: usize = 512;
+/// From this row length on, a tile keeps to one row, so that broadcast inputs need no copy. Also the shortest tile.
+const MIN_ROW: usize = 64;
+/// The f32 that fit the stack; more registers than fit at [`TILE`] make smaller tiles.
+pub(super) const STACK_SCRATCH: usize = 4096;
+
+/// How positions are cut into tiles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Walk {
+    /// Tiles of one length, as nothing depends on where a row ends.
+    Flat,
+    /// Tiles end where rows of this length do.
+    Rows(usize),
+    /// Tiles of whole short rows of this length; inputs that are broadcast or strided are copied together.
+    Gather(usize),
+}
+
+/// Where a step finds an operand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Operand {
+    /// A tile register.
+    Slot(usize),
+    /// The input's own memory, where elements follow each other as positions do.
+    Direct(usize),
+    /// A copy, made once per run, of an input that repeats with every row: at this place of the run's scratch memory.
+    Repeated(usize),
+    /// One value per run, at this place of the run's scratch memory.
+    RunScalar(usize),
+    /// One value per row.
+    RowScalar(usize),
+}
+
+/// Where a step puts its result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dest {
+    Slot(usize),
+    /// An f32 output's own memory.
+    Output(usize),
+    RunScalar(usize),
+    RowScalar(usize),
+}
+
+/// What a step does. Truth values are all-ones or all-zeros lanes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Op {
+    /// Copies elements of an input.
+    Load(usize),
+    /// Copies to an output of this storage; the step's destination is not used.
+    Store(usize, Storage),
+    Unary(UnaryOp),
+    Test(TestOp),
+    Not,
+    Binary(BinaryOp),
+    Compare(CompareOp),
+    Logic(LogicOp),
+    Select,
+    ToBool,
+    ToF32,
+    /// `a * b + c`, rounded twice.
+    MulAdd,
+    /// `min(max(a, low), high)` with bounds that are numbers.
+    Clamp(f32, f32),
+    /// `relu(a + b)`.
+    AddRelu,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Step {
+    pub op: Op,
+    pub args: [Operand; 3],
+    pub arg_count: usize,
+    pub dest: Dest,
+}
+
+impl Step {
+    fn args_mut(&mut self) -> &mut [Operand] {
+        &mut self.args[..self.arg_count]
+    }
+
+    pub fn args(&self) -> &[Operand] {
+        &self.args[..self.arg_count]
+    }
+}
+
+/// The steps, and how much memory they work in.
+#[derive(Clone, Debug)]
+pub(super) struct Compiled {
+    pub walk: Walk,
+    pub tile: usize,
+    pub run_steps: Vec<Step>,
+    pub row_steps: Vec<Step>,
+    pub tile_steps: Vec<Step>,
+    /// Constants and their places among the run's scalars.
+    pub constants: Vec<(usize, u32)>,
+    pub run_scalars: usize,
+    pub row_scalars: usize,
+    /// Inputs to repeat, and where in the run's scratch memory.
+    pub repeated: Vec<(usize, usize)>,
+    pub run_scratch: usize,
+    pub slots: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Level {
+    Run,
+    Row,
+    Tile,
+}
+
+pub(super) fn compile(expr: &Expr, space: &Collapsed) -> Compiled {
+    let strided =
+        (0..expr.inputs().len()).any(|i| expr.reads_input(i) && matches!(space.inputs[i], Access::Strided(_)));
+    let inner = space.inner();
+    let walk = match (strided, inner >= MIN_ROW) {
+        (false, _) => Walk::Flat,
+        (true, true) => Walk::Rows(inner),
+        (true, false) => Walk::Gather(inner.max(1)),
+    };
+    let levels = levels(expr, space, walk);
+    let pairs = pairs(expr, &levels);
+    let compiler = Compiler {
+        expr,
+        space,
+        walk,
+        levels,
+        pairs,
+        places: Vec::new(),
+        constants: HashMap::new(),
+        out: Compiled {
+            walk,
+            tile: TILE,
+            run_steps: Vec::new(),
+            row_steps: Vec::new(),
+            tile_steps: Vec::new(),
+            constants: Vec::new(),
+            run_scalars: 0,
+            row_scalars: 0,
+            repeated: Vec::new(),
+            run_scratch: 0,
+            slots: 0,
+        },
+    };
+    compiler.run()
+}
+
+/// How often each node must be evaluated.
+fn levels(expr: &Expr, space: &Collapsed, walk: Walk) -> Vec<Level> {
+    let mut levels: Vec<Level> = Vec::with_capacity(expr.nodes().len());
+    for node in expr.nodes() {
+        let level = match *node {
+            Node::Input(i) => match (&space.inputs[i as usize], walk) {
+                (Access::Scalar, _) => Level::Run,
+                (Access::Strided(_), Walk::Rows(_)) if space.inner_stride(i as usize) == 0 => Level::Row,
+                _ => Level::Tile,
+            },
+            _ => node.operands().map(|r| levels[r.index()]).max().unwrap_or(Level::Run),
+        };
+        levels.push(level);
+    }
+    levels
+}
+
+/// What to run as one step: for a node that takes an operand's work over, that operand and the joint operation.
+#[derive(Clone, Copy)]
+struct Pair {
+    inner: Reg,
+    op: Op,
+}
+
+fn pairs(expr: &Expr, levels: &[Level]) -> Vec<Option<Pair>> {
+    let nodes = expr.nodes();
+    let uses = count_uses(expr);
+    let mut pairs: Vec<Option<Pair>> = vec![None; nodes.len()];
+    let number = |reg: Reg| match nodes[reg.index()] {
+        Node::Const(bits) => Some(f32::from_bits(bits)).filter(|c| !c.is_nan()),
+        _ => None,
+    };
+    for (index, node) in nodes.iter().enumerate() {
+        if levels[index] != Level::Tile {
+            continue;
+        }
+        // An operand that took one over itself stays a step of its own.
+        let free = |reg: &Reg| {
+            let i = reg.index();
+            uses[i] == 1 && levels[i] == Level::Tile && pairs[i].is_none()
+        };
+        let pair = match *node {
+            Node::Binary(BinaryOp::Add, a, b) => [b, a]
+                .into_iter()
+                .find(|r| free(r) && matches!(nodes[r.index()], Node::Binary(BinaryOp::Mul, ..)))
+                .map(|inner| Pair { inner, op: Op::MulAdd }),
+            Node::Binary(BinaryOp::Min, inner, high) if free(&inner) => {
+                let low = match nodes[inner.index()] {
+                    Node::Binary(BinaryOp::Max, _, low) => number(low),
+                    Node::Unary(UnaryOp::Relu, _) => Some(0.0),
+                    _ => None,
+                };
+                low.zip(number(high)).map(|(low, high)| Pair {
+                    inner,
+                    op: Op::Clamp(low, high),
+                })
+            }
+            Node::Unary(UnaryOp::Relu, inner) if free(&inner) => {
+                let is_add = matches!(nodes[inner.index()], Node::Binary(BinaryOp::Add, ..));
+                is_add.then_some(Pair { inner, op: Op::AddRelu })
+            }
+            _ => None,
+        };
+        pairs[index] = pair;
+    }
+    pairs
+}
+
+fn count_uses(expr: &Expr) -> Vec<usize> {
+    let mut uses = vec![0; expr.nodes().len()];
+    let operands = expr.nodes().iter().flat_map(|n| n.operands());
+    for reg in operands.chain(expr.outputs().iter().map(|o| o.reg)) {
+        uses[reg.index()] += 1;
+    }
+    uses
+}
+
+struct Compiler<'a> {
+    expr: &'a Expr,
+    space: &'a Collapsed,
+    walk: Walk,
+    levels: Vec<Level>,
+    pairs: Vec<Option<Pair>>,
+    /// Where each node's value is. Until [`Compiler::allocate`], a slot is the number of the step that fills it.
+    places: Vec<Operand>,
+    /// The places of constants by their bits.
+    constants: HashMap<u32, usize>,
+    out: Compiled,
+}
+
+impl Compiler<'_> {
+    fn run(mut self) -> Compiled {
+        let mut taken = vec![false; self.pairs.len()];
+        self.pairs
+            .iter()
+            .flatten()
+            .for_each(|pair| taken[pair.inner.index()] = true);
+        for (index, node) in self.expr.nodes().iter().enumerate() {
+            let place = match (taken[index], self.pairs[index]) {
+                // Its only reader does the work, and looks at its operands instead of here.
+                (true, _) => Operand::Slot(usize::MAX),
+                (false, Some(pair)) => self.pair(node, pair),
+                (false, None) => self.node(node, self.levels[index]),
+            };
+            self.places.push(place);
+        }
+        self.store_outputs();
+        self.allocate();
+        self.size();
+        self.out
+    }
+
+    fn pair(&mut self, node: &Node, Pair { inner, op }: Pair) -> Operand {
+        let place = |reg: Reg| self.places[reg.index()];
+        let mut args: Vec<Operand> = self.expr.nodes()[inner.index()].operands().map(place).collect();
+        match op {
+            Op::MulAdd => args.extend(node.operands().filter(|&r| r != inner).map(place)),
+            Op::Clamp(..) => args.truncate(1),
+            _ => {}
+        }
+        self.emit(op, &args, Level::Tile)
+    }
+
+    /// Emits the step of one node, if it needs one; returns where its value is.
+    fn node(&mut self, node: &Node, level: Level) -> Operand {
+        let op = match *node {
+            Node::Input(i) => return self.input(i as usize, level),
+            Node::Const(bits) => return Operand::RunScalar(self.constant(bits)),
+            Node::ConstBool(b) => return Operand::RunScalar(self.constant(if b { u32::MAX } else { 0 })),
+            Node::Unary(op, _) => Op::Unary(op),
+            Node::Test(op, _) => Op::Test(op),
+            Node::Not(_) => Op::Not,
+            Node::Binary(op, ..) => Op::Binary(op),
+            Node::Compare(op, ..) => Op::Compare(op),
+            Node::Logic(op, ..) => Op::Logic(op),
+            Node::Select(..) => Op::Select,
+            Node::ToBool(_) => Op::ToBool,
+            Node::ToF32(_) => Op::ToF32,
+        };
+        let args: Vec<Operand> = node.operands().map(|r| self.places[r.index()]).collect();
+        self.emit(op, &args, level)
+    }
+
+    fn constant(&mut self, bits: u32) -> usize {
+        if let Some(&place) = self.constants.get(&bits) {
+            return place;
+        }
+        let place = self.out.run_scalars;
+        self.out.run_scalars += 1;
+        self.out.constants.push((place, bits));
+        self.constants.insert(bits, place);
+        place
+    }
+
+    fn input(&mut self, input: usize, level: Level) -> Operand {
+        if level != Level::Tile {
+            return self.emit(Op::Load(input), &[], level);
+        }
+        let is_f32 = self.expr.inputs()[input] == Storage::F32;
+        match (&self.space.inputs[input], self.walk) {
+            (Access::Contiguous, _) if is_f32 => Operand::Direct(input),
+            (Access::Strided(_), Walk::Rows(_)) if is_f32 && self.space.inner_stride(input) == 1 => {
+                Operand::Direct(input)
+            }
+            (Access::Strided(strides), Walk::Gather(_)) if is_repeated(strides) => {
+                // The place is settled once the number of scalars is known.
+                self.out.repeated.push((input, 0));
+                Operand::Repeated(self.out.repeated.len() - 1)
+            }
+            _ => self.emit(Op::Load(input), &[], Level::Tile),
+        }
+    }
+
+    fn emit(&mut self, op: Op, args: &[Operand], level: Level) -> Operand {
+        let mut step = Step {
+            op,
+            args: [Operand::Slot(0); 3],
+            arg_count: args.len(),
+            dest: Dest::Slot(0),
+        };
+        step.args_mut().copy_from_slice(args);
+        match level {
+            Level::Run => {
+                let place = self.out.run_scalars;
+                self.out.run_scalars += 1;
+                step.dest = Dest::RunScalar(place);
+                self.out.run_steps.push(step);
+                Operand::RunScalar(place)
+            }
+            Level::Row => {
+                let place = self.out.row_scalars;
+                self.out.row_scalars += 1;
+                step.dest = Dest::RowScalar(place);
+                self.out.row_steps.push(step);
+                Operand::RowScalar(place)
+            }
+            Level::Tile => {
+                let slot = self.out.tile_steps.len();
+                step.dest = Dest::Slot(slot);
+                self.out.tile_steps.push(step);
+                Operand::Slot(slot)
+            }
+        }
+    }
+
+    /// Ends the tile with the stores, or lets the last step write an output itself.
+    ///
+    /// An output may lie in an input's memory, so no input is read once an output has been written.
+    fn store_outputs(&mut self) {
+        let outputs: Vec<Output> = self.expr.outputs().to_vec();
+        let mut values: Vec<Operand> = outputs.iter().map(|o| self.places[o.reg.index()]).collect();
+        if outputs.len() > 1 {
+            for (value, output) in values.iter_mut().zip(&outputs) {
+                if let (Operand::Direct(input), Level::Tile) = (*value, self.levels[output.reg.index()]) {
+                    *value = self.emit(Op::Load(input), &[], Level::Tile);
+                }
+            }
+        }
+        let last = self.out.tile_steps.len().wrapping_sub(1);
+        for (index, output) in outputs.iter().enumerate() {
+            let alone = values.iter().filter(|&&v| v == values[index]).count() == 1;
+            if output.storage == Storage::F32 && alone && values[index] == Operand::Slot(last) {
+                self.out.tile_steps[last].dest = Dest::Output(index);
+            } else {
+                let slot = self.out.tile_steps.len();
+                let mut step = Step {
+                    op: Op::Store(index, output.storage),
+                    args: [Operand::Slot(0); 3],
+                    arg_count: 1,
+                    dest: Dest::Slot(slot),
+                };
+                step.args[0] = values[index];
+                self.out.tile_steps.push(step);
+            }
+        }
+    }
+
+    /// Gives the tile steps real slots: a slot is free again after the last step that reads it, and may take that
+    /// very step's result.
+    fn allocate(&mut self) {
+        let steps = &mut self.out.tile_steps;
+        let mut last_read = vec![0; steps.len()];
+        for (index, step) in steps.iter().enumerate() {
+            for arg in step.args() {
+                if let Operand::Slot(slot) = arg {
+                    last_read[*slot] = index;
+                }
+            }
+        }
+        let mut real = vec![0; steps.len()];
+        let mut free: Vec<usize> = Vec::new();
+        for index in 0..steps.len() {
+            let mut ended: Vec<usize> = Vec::new();
+            for arg in steps[index].args_mut() {
+                if let Operand::Slot(slot) = arg {
+                    if last_read[*slot] == index && !ended.contains(&real[*slot]) {
+                        ended.push(real[*slot]);
+                    }
+                    *slot = real[*slot];
+                }
+            }
+            free.extend(ended);
+            if let (Dest::Slot(_), false) = (steps[index].dest, matches!(steps[index].op, Op::Store(..))) {
+                real[index] = free.pop().unwrap_or_else(|| {
+                    self.out.slots += 1;
+                    self.out.slots - 1
+                });
+                steps[index].dest = Dest::Slot(real[index]);
+            }
+        }
+    }
+
+    /// Settles the tile length and the run's scratch memory.
+    fn size(&mut self) {
+        let out = &mut self.out;
+        let room = STACK_SCRATCH.saturating_sub(out.row_scalars) / out.slots.max(1);
+        let most = (room / 16 * 16).clamp(MIN_ROW, TILE);
+        out.tile = match out.walk {
+            Walk::Flat => most,
+            Walk::Rows(len) => {
+                // Tiles of like lengths rather than full ones and a short rest.
+                let tiles = len.div_ceil(most);
+                len.div_ceil(tiles).next_multiple_of(16).min(most)
+            }
+            Walk::Gather(len) => most / len * len,
+        };
+        let mut place = out.run_scalars.next_multiple_of(4);
+        for (_, at) in &mut out.repeated {
+            *at = place;
+            place += out.tile;
+        }
+        out.run_scratch = place;
+        let repeated = &out.repeated;
+        for step in &mut out.tile_steps {
+            for arg in step.args_mut() {
+                if let Operand::Repeated(index) = arg {
+                    *index = repeated[*index].1;
+                }
+            }
+        }
+    }
+}
+
+/// Whether an input with these strides reads the same elements in every row.
+fn is_repeated(strides: &[usize]) -> bool {
+    strides.iter().rev().skip(1).all(|&s| s == 0)
+}

@@ -1,0 +1,470 @@
+//! Compares the tiles with the reference on random expressions and shapes.
+
+use super::*;
+use crate::cpu::epilogue::RowProgram;
+use crate::cpu::testing::Rng;
+use crate::pointwise::reference::{self, Elements, Scalar};
+use crate::pointwise::{BinaryOp, Builder, CompareOp, LogicOp, Reg, TestOp, Type, UnaryOp};
+
+/// Operations that the tiles compute by other means than the reference does.
+fn is_approximate(op: UnaryOp) -> bool {
+    matches!(
+        op,
+        UnaryOp::Exp
+            | UnaryOp::Log
+            | UnaryOp::Sin
+            | UnaryOp::Cos
+            | UnaryOp::Tanh
+            | UnaryOp::Erf
+            | UnaryOp::Sigmoid
+            | UnaryOp::Softplus
+    )
+}
+
+fn pick<T: Copy>(rng: &mut Rng, from: &[T]) -> T {
+    from[rng.size(0, from.len() - 1)]
+}
+
+/// A random expression of exact operations, up to 24 nodes.
+///
+/// The sign of zero that min and max give is not defined, so what depends on it is not divided by.
+struct Generator<'a> {
+    rng: &'a mut Rng,
+    builder: Builder,
+    numbers: Vec<(Reg, bool)>,
+    masks: Vec<Reg>,
+}
+
+impl Generator<'_> {
+    fn number(&mut self) -> (Reg, bool) {
+        if self.numbers.is_empty() || self.rng.size(0, 9) == 0 {
+            let value = pick(self.rng, &[0.0, 1.0, -1.0, 0.5, 2.0, 3.5, f32::INFINITY, f32::NAN]);
+            return (self.builder.constant(value), false);
+        }
+        pick(self.rng, &self.numbers)
+    }
+
+    fn mask(&mut self) -> Reg {
+        if self.masks.is_empty() {
+            let value = self.rng.bool();
+            return self.builder.constant_bool(value);
+        }
+        pick(self.rng, &self.masks)
+    }
+
+    fn node(&mut self) {
+        let (a, vague_a) = self.number();
+        let (b, vague_b) = self.number();
+        match self.rng.size(0, 9) {
+            0..=2 => {
+                let op = pick(self.rng, &UnaryOp::ALL);
+                if !(is_approximate(op) || vague_a && op == UnaryOp::Reciprocal) {
+                    let vague = vague_a || op == UnaryOp::Relu;
+                    let reg = self.builder.unary(op, a);
+                    self.numbers.push((reg, vague));
+                }
+            }
+            3..=5 => {
+                let op = pick(self.rng, &BinaryOp::ALL);
+                let divides = matches!(op, BinaryOp::Div | BinaryOp::Pow | BinaryOp::Fmod);
+                if !(divides && (vague_a || vague_b)) {
+                    let vague = vague_a || vague_b || matches!(op, BinaryOp::Min | BinaryOp::Max);
+                    let reg = self.builder.binary(op, a, b);
+                    self.numbers.push((reg, vague));
+                }
+            }
+            6 => {
+                let op = pick(self.rng, &CompareOp::ALL);
+                let reg = self.builder.compare(op, a, b);
+                self.masks.push(reg);
+            }
+            7 => {
+                let test = match self.rng.size(0, 2) {
+                    0 => TestOp::IsNan,
+                    1 => TestOp::IsInf {
+                        positive: true,
+                        negative: self.rng.bool(),
+                    },
+                    _ => TestOp::IsInf {
+                        positive: false,
+                        negative: true,
+                    },
+                };
+                let reg = match self.rng.size(0, 1) {
+                    0 => self.builder.test(test, a),
+                    _ => self.builder.cast(a, Type::Bool),
+                };
+                self.masks.push(reg);
+            }
+            8 => {
+                let (p, q) = (self.mask(), self.mask());
+                let op = pick(self.rng, &LogicOp::ALL);
+                let reg = match self.rng.size(0, 2) {
+                    0 => self.builder.not(p),
+                    1 => self.builder.select(p, p, q),
+                    _ => self.builder.logic(op, p, q),
+                };
+                self.masks.push(reg);
+            }
+            _ => {
+                let mask = self.mask();
+                let reg = match self.rng.size(0, 2) {
+                    0 => (self.builder.cast(mask, Type::F32), false),
+                    _ => (self.builder.select(mask, a, b), vague_a || vague_b),
+                };
+                self.numbers.push(reg);
+            }
+        }
+    }
+
+    fn expr(rng: &mut Rng) -> Expr {
+        let mut g = Generator {
+            rng,
+            builder: Builder::new(),
+            numbers: Vec::new(),
+            masks: Vec::new(),
+        };
+        for _ in 0..g.rng.size(1, 4) {
+            if g.rng.size(0, 3) == 0 {
+                let reg = g.builder.input(Storage::Bool);
+                g.masks.push(reg);
+            } else {
+                let reg = g.builder.input(Storage::F32);
+                g.numbers.push((reg, false));
+            }
+        }
+        for _ in 0..g.rng.size(0, 24) {
+            g.node();
+        }
+        for _ in 0..g.rng.size(1, 3) {
+            if g.masks.is_empty() || g.rng.size(0, 2) > 0 {
+                let value = if g.rng.bool() { g.numbers.last().copied() } else { None };
+                let (value, _) = value.unwrap_or_else(|| g.number());
+                g.builder.output(value, Storage::F32);
+            } else {
+                let value = g.mask();
+                g.builder.output(value, Storage::Bool);
+            }
+        }
+        g.builder.finish().unwrap()
+    }
+}
+
+fn shape(rng: &mut Rng) -> Vec<usize> {
+    loop {
+        let rank = rng.size(0, 5);
+        let dims: Vec<usize> = (0..rank)
+            .map(|_| pick(rng, &[0, 1, 1, 2, 3, 4, 7, 17, 63, 64, 65, 130, 700]))
+            .collect();
+        // Zero-sized now and then, not half of the time.
+        if dims.iter().product::<usize>() <= 9000 && (!dims.contains(&0) || rng.size(0, 9) == 0) {
+            return dims;
+        }
+    }
+}
+
+fn broadcast_to(rng: &mut Rng, output: &[usize]) -> Vec<usize> {
+    match rng.size(0, 5) {
+        0..=1 => output.to_vec(),
+        2 => vec![1; rng.size(0, output.len())],
+        _ => {
+            let skip = rng.size(0, output.len());
+            output[skip..]
+                .iter()
+                .map(|&d| if rng.size(0, 2) == 0 { 1 } else { d })
+                .collect()
+        }
+    }
+}
+
+fn elements(rng: &mut Rng, storage: Storage, len: usize) -> Elements {
+    match storage {
+        Storage::F32 => Elements::F32(
+            (0..len)
+                .map(|_| match rng.size(0, 30) {
+                    0 => pick(
+                        rng,
+                        &[0.0, -0.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e-40, f32::MAX],
+                    ),
+                    1..=5 => rng.size(0, 6) as f32 - 3.0,
+                    _ => rng.f32() * 8.0,
+                })
+                .collect(),
+        ),
+        Storage::Bool => Elements::Bool((0..len).map(|_| pick(rng, &[0, 0, 1, 2, 255])).collect()),
+    }
+}
+
+fn slice(elements: &Elements) -> InputSlice<'_> {
+    match elements {
+        Elements::F32(v) => InputSlice::F32(v),
+        Elements::Bool(v) => InputSlice::Bool(v),
+    }
+}
+
+fn output_slices(outputs: &mut [Elements]) -> Vec<OutputSlice<'_>> {
+    outputs
+        .iter_mut()
+        .map(|o| match o {
+            Elements::F32(v) => OutputSlice::f32(v),
+            Elements::Bool(v) => OutputSlice::bool(v),
+        })
+        .collect()
+}
+
+fn blank(expr: &Expr, len: usize) -> Vec<Elements> {
+    let blank = |storage| match storage {
+        Storage::F32 => Elements::F32(vec![-77.0; len]),
+        Storage::Bool => Elements::Bool(vec![77; len]),
+    };
+    expr.outputs().iter().map(|o| blank(o.storage)).collect()
+}
+
+#[track_caller]
+fn assert_same(actual: &[Elements], expected: &[Elements], what: &str) {
+    for (output, pair) in actual.iter().zip(expected).enumerate() {
+        match pair {
+            (Elements::F32(a), Elements::F32(e)) => {
+                assert_eq!(a.len(), e.len());
+                for (i, (a, e)) in a.iter().zip(e).enumerate() {
+                    let same = a == e || (a.is_nan() && e.is_nan());
+                    assert!(same, "{what}: output {output} differs first at {i}: {a} instead of {e}");
+                }
+            }
+            (Elements::Bool(a), Elements::Bool(e)) => {
+                let first = a.iter().zip(e).position(|(a, e)| a != e);
+                assert!(
+                    first.is_none() && a.len() == e.len(),
+                    "{what}: output {output} differs first at {first:?}"
+                );
+            }
+            _ => panic!("{what}: output {output} is of another storage"),
+        }
+    }
+}
+
+struct Case {
+    expr: Expr,
+    output: Vec<usize>,
+    inputs: Vec<(Vec<usize>, Elements)>,
+    plan: PointwisePlan,
+    expected: Vec<Elements>,
+    what: String,
+}
+
+fn case(rng: &mut Rng) -> Case {
+    let expr = Generator::expr(rng);
+    let output = shape(rng);
+    let inputs: Vec<(Vec<usize>, Elements)> = expr
+        .inputs()
+        .iter()
+        .map(|&storage| {
+            let shape = broadcast_to(rng, &output);
+            let len = shape.iter().product();
+            (shape, elements(rng, storage, len))
+        })
+        .collect();
+    let shapes: Vec<&Vec<usize>> = inputs.iter().map(|(shape, _)| shape).collect();
+    let what = format!("{expr} over {output:?} from {shapes:?}");
+    let plan = PointwisePlan::new(&expr, &output, &shapes).unwrap();
+    let expected = reference::eval_tensors(&expr, &output, &inputs);
+    Case {
+        expr,
+        output,
+        inputs,
+        plan,
+        expected,
+        what,
+    }
+}
+
+#[test]
+fn random_expressions_match_the_reference() {
+    let mut rng = Rng::new(11);
+    for _ in 0..1500 {
+        let case = case(&mut rng);
+        let inputs: Vec<InputSlice> = case.inputs.iter().map(|(_, e)| slice(e)).collect();
+        let mut actual = blank(&case.expr, case.plan.count());
+        let mut scratch = vec![f32::NAN; case.plan.scratch_len()];
+        case.plan.run(&inputs, &mut output_slices(&mut actual), &mut scratch);
+        assert_same(&actual, &case.expected, &case.what);
+    }
+}
+
+#[test]
+fn ranges_add_up_to_the_whole() {
+    let mut rng = Rng::new(12);
+    for _ in 0..600 {
+        let case = case(&mut rng);
+        let inputs: Vec<InputSlice> = case.inputs.iter().map(|(_, e)| slice(e)).collect();
+        let mut scratch = vec![f32::NAN; case.plan.scratch_len()];
+        let bound = case.plan.bind(&inputs, &mut scratch);
+        let mut actual = blank(&case.expr, case.plan.count());
+        let mut start = 0;
+        while start < case.plan.count() {
+            let end = (start + rng.size(1, case.plan.count())).min(case.plan.count());
+            let mut parts: Vec<OutputSlice> = actual
+                .iter_mut()
+                .map(|o| match o {
+                    Elements::F32(v) => OutputSlice::f32(&mut v[start..end]),
+                    Elements::Bool(v) => OutputSlice::bool(&mut v[start..end]),
+                })
+                .collect();
+            bound.run_range(start, &mut parts);
+            start = end;
+        }
+        assert_same(&actual, &case.expected, &case.what);
+    }
+}
+
+#[test]
+fn an_output_may_lie_in_an_input() {
+    let mut rng = Rng::new(13);
+    let mut tried = 0;
+    while tried < 500 {
+        let case = case(&mut rng);
+        // An input of the output's own shape and storage, for one of the outputs.
+        let pair = case.inputs.iter().enumerate().find_map(|(i, (shape, _))| {
+            let output = case
+                .expr
+                .outputs()
+                .iter()
+                .position(|o| o.storage == case.expr.inputs()[i])?;
+            (*shape == case.output).then_some((i, output))
+        });
+        let Some((input, output)) = pair else { continue };
+        tried += 1;
+        let mut inputs: Vec<InputSlice> = case.inputs.iter().map(|(_, e)| slice(e)).collect();
+        inputs[input] = InputSlice::Output(output);
+        let mut actual = blank(&case.expr, case.plan.count());
+        actual[output] = case.inputs[input].1.clone();
+        let mut scratch = vec![f32::NAN; case.plan.scratch_len()];
+        case.plan.run(&inputs, &mut output_slices(&mut actual), &mut scratch);
+        assert_same(&actual, &case.expected, &case.what);
+    }
+}
+
+#[test]
+fn functions_stay_close_to_the_reference_everywhere() {
+    let mut rng = Rng::new(14);
+    let mut x: Vec<f32> = (0..4001)
+        .map(|_| rng.f32() * pick(&mut rng, &[1e-3, 1.0, 10.0, 100.0]))
+        .collect();
+    x.extend([
+        0.0,
+        -0.0,
+        f32::NAN,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        1e-40,
+        f32::MAX,
+        f32::MIN_POSITIVE,
+        88.9,
+        -104.5,
+    ]);
+    for op in UnaryOp::ALL {
+        let expr = Expr::unary(op);
+        let plan = PointwisePlan::new(&expr, &[x.len()], &[&[x.len()][..]]).unwrap();
+        let mut y = vec![0.0; x.len()];
+        plan.run(
+            &[InputSlice::F32(&x)],
+            &mut [OutputSlice::f32(&mut y)],
+            &mut vec![0.0; plan.scratch_len()],
+        );
+        for (x, y) in x.iter().zip(&y) {
+            let want = reference::unary(op, *x);
+            let close = (y - want).abs() <= 1e-6 * want.abs() + 2e-7;
+            assert!(
+                close || *y == want || (y.is_nan() && want.is_nan()),
+                "{}({x}) = {y}, not {want}",
+                op.name()
+            );
+        }
+    }
+}
+
+#[test]
+fn more_registers_than_the_stack_holds_still_compute() {
+    // Every product stays alive until the sums at the end.
+    let expr = Expr::of_two(|b, x, y| {
+        let terms: Vec<Reg> = (0..120)
+            .map(|i| {
+                let scaled = b.scale(x, 0.5 + i as f32);
+                b.max(scaled, y)
+            })
+            .collect();
+        let sum = terms[1..].iter().fold(terms[0], |sum, &t| b.sub(t, sum));
+        terms.iter().fold(sum, |sum, &t| b.sub(sum, t))
+    })
+    .unwrap();
+    let (x, y): (Vec<f32>, Vec<f32>) = (0..1000).map(|i| (i as f32 * 0.25, 100.0 - i as f32)).unzip();
+    let plan = PointwisePlan::new(&expr, &[1000], &[&[1000][..], &[1000]]).unwrap();
+    assert!(plan.compiled.slots * plan.compiled.tile > STACK_SCRATCH);
+    let mut z = vec![0.0; 1000];
+    let inputs = [InputSlice::F32(&x), InputSlice::F32(&y)];
+    plan.run(
+        &inputs,
+        &mut [OutputSlice::f32(&mut z)],
+        &mut vec![0.0; plan.scratch_len()],
+    );
+    for i in 0..1000 {
+        let want = reference::eval(&expr, &[Scalar::F32(x[i]), Scalar::F32(y[i])])[0].f32();
+        assert_eq!(z[i], want, "at {i}");
+    }
+}
+
+#[test]
+fn rows_see_their_place_in_the_output() {
+    // relu(value + bias[channel]) + residual, as a convolution's epilogue over [2, 3, 5, 7].
+    let mut b = Builder::new();
+    let [value, bias, residual] = [0; 3].map(|_| b.input(Storage::F32));
+    let sum = b.add(value, bias);
+    let relu = b.relu(sum);
+    let y = b.add(relu, residual);
+    b.output(y, Storage::F32);
+    let expr = b.finish().unwrap();
+    let mut rng = Rng::new(15);
+    let (bias, residual, mut values) = (rng.vec(3), rng.vec(210), rng.vec(210));
+    let plan = PointwisePlan::new(&expr, &[2, 3, 5, 7], &[&[2, 3, 5, 7][..], &[3, 1, 1], &[2, 3, 5, 7]]).unwrap();
+    let inputs = [
+        InputSlice::Output(0),
+        InputSlice::F32(&bias),
+        InputSlice::F32(&residual),
+    ];
+    let mut scratch = vec![0.0; plan.scratch_len()];
+    let rows = plan.bind(&inputs, &mut scratch).rows(35);
+    let before = values.clone();
+    for row in 0..6 {
+        let row_values = &mut values[row * 35..][..35];
+        rows.apply(row, 0, &mut row_values[..20]);
+        rows.apply(row, 20, &mut row_values[20..]);
+    }
+    for i in 0..210 {
+        let want = (before[i] + bias[i / 35 % 3]).max(0.0) + residual[i];
+        assert_eq!(values[i], want, "at {i}");
+    }
+}
+
+#[test]
+fn common_chains_take_few_steps() {
+    let steps = |expr: &Expr, shapes: &[&[usize]]| {
+        let plan = PointwisePlan::new(expr, &[4, 100], shapes).unwrap();
+        (plan.compiled.tile_steps.len(), plan.compiled.slots)
+    };
+    let bias_relu = Expr::of_two(|b, x, bias| {
+        let sum = b.add(x, bias);
+        b.relu(sum)
+    });
+    assert_eq!(steps(&bias_relu.unwrap(), &[&[4, 100], &[100]]), (1, 0));
+    let hard_swish = Expr::of_one(|b, x| b.hard_swish(x)).unwrap();
+    assert_eq!(steps(&hard_swish, &[&[4, 100]]), (3, 1));
+    // The reciprocal root of each row's variance is taken once per row.
+    let mut b = Builder::new();
+    let [x, mean, variance] = [0; 3].map(|_| b.input(Storage::F32));
+    let centred = b.sub(x, mean);
+    let shifted = b.affine(variance, 1.0, 1e-5);
+    let root = b.unary(UnaryOp::Sqrt, shifted);
+    let y = b.div(centred, root);
+    b.output(y, Storage::F32);
+    assert_eq!(steps(&b.finish().unwrap(), &[&[4, 100], &[4, 1], &[4, 1]]), (2, 1));
+}
