@@ -8,6 +8,8 @@ import * as fs from "node:fs";
 import { createServer } from "node:http";
 import { extname, join, normalize, sep } from "node:path";
 import { pathToFileURL } from "node:url";
+import { toPixels } from "../www/digit.js";
+import { samples } from "../www/samples.js";
 import { root } from "./lib/toolchain.mjs";
 
 const mounts = [
@@ -81,38 +83,6 @@ export function serve(port) {
   });
 }
 
-/**
- * A drawn seven as the demo's model knows digits: it was trained on scans of 8×8 cells, each cell three pixels wide,
- * with a border of two.
- */
-function drawnSeven() {
-  const ink = new Float32Array(24 * 24);
-  const stroke = ([x0, y0], [x1, y1]) => {
-    for (let step = 0; step <= 60; step++) {
-      const [x, y] = [x0 + ((x1 - x0) * step) / 60, y0 + ((y1 - y0) * step) / 60];
-      for (let pixel = 0; pixel < ink.length; pixel++) {
-        const distance = Math.hypot((pixel % 24) + 0.5 - x, Math.floor(pixel / 24) + 0.5 - y);
-        ink[pixel] = Math.max(ink[pixel], Math.min(1, Math.max(0, 3 - distance)));
-      }
-    }
-  };
-  stroke([6, 2], [18, 2]);
-  stroke([18, 2], [10, 22]);
-  stroke([7, 12], [18, 12]);
-  const cells = new Float32Array(64);
-  for (let pixel = 0; pixel < ink.length; pixel++) {
-    cells[Math.floor(pixel / 72) * 8 + Math.floor((pixel % 24) / 3)] += ink[pixel] / 9;
-  }
-  const brightest = Math.max(...cells);
-  const image = new Float32Array(28 * 28);
-  for (let pixel = 0; pixel < ink.length; pixel++) {
-    const [row, column] = [Math.floor(pixel / 24), pixel % 24];
-    const cell = cells[Math.floor(row / 3) * 8 + Math.floor(column / 3)] / brightest;
-    image[(row + 2) * 28 + column + 2] = Math.min(1, cell * 1.2);
-  }
-  return image;
-}
-
 /** Loads the demo's model over HTTP, as the page does, and classifies a drawn seven. */
 export async function classifySample(url) {
   const { Session, Tensor } = await import(pathToFileURL(join(root, "pkg/index.js")).href);
@@ -122,7 +92,7 @@ export async function classifySample(url) {
     const [input] = session.inputs;
     const [output] = session.outputs;
     const began = performance.now();
-    const results = await session.run({ [input.name]: new Tensor("float32", drawnSeven(), [1, 784]) });
+    const results = await session.run({ [input.name]: new Tensor("float32", toPixels(samples[7]), [1, 784]) });
     const milliseconds = performance.now() - began;
     const probabilities = [...results[output.name].data];
     const digit = probabilities.indexOf(Math.max(...probabilities));

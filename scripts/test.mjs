@@ -101,36 +101,13 @@ async function wasmPackTests() {
   return countBrowserTests(await command("wasm-pack", args, { env: browserTestEnv(), keep: true }));
 }
 
-/** Bundles the TypeScript tests of a folder, each into a file of its own, and runs them with Node's test runner. */
+/** Runs the tests of a folder, which import the built package, with Node's test runner. */
 async function nodeTests(folder, ...flags) {
-  const { build } = await import("esbuild");
   const source = join(root, folder);
-  const names = fs.existsSync(source)
-    ? fs.readdirSync(source, { recursive: true }).filter((name) => /\.test\.(ts|mjs|js)$/.test(name))
-    : [];
+  const names = fs.readdirSync(source).filter((name) => name.endsWith(".test.mjs"));
   if (names.length === 0) throw new Error(`${folder} has no tests`);
-  const outdir = join(root, ".cache/tests", folder);
-  fs.rmSync(outdir, { recursive: true, force: true });
-  await build({
-    absWorkingDir: root,
-    entryPoints: names.map((name) => join(source, name)),
-    outdir,
-    outbase: source,
-    outExtension: { ".js": ".mjs" },
-    bundle: true,
-    packages: "external",
-    format: "esm",
-    platform: "node",
-    target: "node20",
-    sourcemap: "inline",
-    logLevel: "warning",
-  });
-  const built = fs.readdirSync(outdir, { recursive: true }).filter((name) => name.endsWith(".mjs"));
-  await command(
-    process.execPath,
-    ["--enable-source-maps", "--test", ...flags, ...built.map((name) => join(outdir, name)).sort()],
-    { env: webgpuEnv },
-  );
+  const files = names.map((name) => join(source, name)).sort();
+  await command(process.execPath, ["--test", ...flags, ...files], { env: webgpuEnv });
 }
 
 /** The frameworks' own predictions are met to 1e-5; ONNX Runtime's outputs to the defaults of `verify`. */

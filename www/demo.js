@@ -6,7 +6,7 @@ import { toPixels } from "./digit.js";
 import { Pad } from "./pad.js";
 import { samples } from "./samples.js";
 
-const modelUrl = new URL("../tests/fixtures/keras/headline_mlp_784_64_10/model.onnx", import.meta.url);
+const modelUrl = new URL("../fixtures/keras/headline_mlp_784_64_10/model.onnx", import.meta.url);
 
 const find = (id) => document.getElementById(id);
 const status = find("status");
