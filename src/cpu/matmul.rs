@@ -6,10 +6,20 @@ use std::sync::Arc;
 use crate::cpu::epilogue::Epilogue;
 use crate::cpu::gemm::{GemmShape, Lhs, MatrixRef, PackedB, Rhs, gemm, gemm_scratch_len};
 
+/// How the last two axes of an operand are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// As they are multiplied: `[m, k]` and `[k, n]`.
+    Plain,
+    /// The other way round: `[k, m]` and `[n, k]`. A vector is stored the same either way.
+    Transposed,
+}
+
 /// A batched product `[.., m, k] · [.., k, n]` planned for concrete shapes.
 #[derive(Clone, Debug)]
 pub struct MatMulPlan {
     shape: GemmShape,
+    orders: (Order, Order),
     /// Per product where A and B begin; the outputs follow one another.
     batches: Box<[(usize, usize)]>,
     output: Box<[usize]>,
@@ -21,15 +31,20 @@ impl MatMulPlan {
     /// the right a column, and its axis is missing from the output; leading axes broadcast.
     /// `None` when the shapes do not fit or the sizes overflow.
     pub fn new(a: &[usize], b: &[usize]) -> Option<Self> {
-        let (a_batch, m, k) = match a {
-            [] => return None,
-            [k] => (&[][..], 1, *k),
-            [batch @ .., m, k] => (batch, *m, *k),
+        MatMulPlan::ordered(a, Order::Plain, b, Order::Plain)
+    }
+
+    /// The same for operands that may be stored transposed; the shapes are those in which they are stored.
+    pub fn ordered(a: &[usize], a_order: Order, b: &[usize], b_order: Order) -> Option<Self> {
+        let (a_batch, m, k) = match (a, a_order) {
+            ([], _) => return None,
+            ([k], _) => (&[][..], 1, *k),
+            ([batch @ .., m, k], Order::Plain) | ([batch @ .., k, m], Order::Transposed) => (batch, *m, *k),
         };
-        let (b_batch, b_k, n) = match b {
-            [] => return None,
-            [k] => (&[][..], *k, 1),
-            [batch @ .., k, n] => (batch, *k, *n),
+        let (b_batch, b_k, n) = match (b, b_order) {
+            ([], _) => return None,
+            ([k], _) => (&[][..], *k, 1),
+            ([batch @ .., k, n], Order::Plain) | ([batch @ .., n, k], Order::Transposed) => (batch, *k, *n),
         };
         if k != b_k {
             return None;
@@ -49,7 +64,8 @@ impl MatMulPlan {
         for sizes in [[count, m, n], [count, m, k], [count, k, n]] {
             product(&sizes)?;
         }
-        let folds = a.len() > 1 && product(b_batch)? == 1;
+        let rows_follow = a_order == Order::Plain || count == 1;
+        let folds = a.len() > 1 && product(b_batch)? == 1 && rows_follow;
         let (shape, batches) = if folds {
             (GemmShape { m: count * m, k, n }, vec![(0, 0)])
         } else {
@@ -78,8 +94,11 @@ impl MatMulPlan {
         if b.len() > 1 {
             output.push(n);
         }
+        // A vector's only order is the plain one.
+        let order = |shape: &[usize], order| if shape.len() == 1 { Order::Plain } else { order };
         Some(Self {
             shape,
+            orders: (order(a, a_order), order(b, b_order)),
             batches: batches.into(),
             output: output.into(),
             packed: None,
@@ -105,7 +124,21 @@ impl MatMulPlan {
     pub fn pack_b(&self, b: &[f32]) -> Option<Arc<PackedB>> {
         let GemmShape { k, n, .. } = self.shape;
         let shared = self.batches.iter().all(|&(_, start)| start == 0);
-        (shared && b.len() >= k * n).then(|| Arc::new(PackedB::new(MatrixRef::row_major(b, n), k, n)))
+        (shared && b.len() >= k * n).then(|| Arc::new(PackedB::new(self.rhs(b), k, n)))
+    }
+
+    fn lhs<'a>(&self, data: &'a [f32]) -> MatrixRef<'a> {
+        match self.orders.0 {
+            Order::Plain => MatrixRef::row_major(data, self.shape.k),
+            Order::Transposed => MatrixRef::transposed(data, self.shape.m),
+        }
+    }
+
+    fn rhs<'a>(&self, data: &'a [f32]) -> MatrixRef<'a> {
+        match self.orders.1 {
+            Order::Plain => MatrixRef::row_major(data, self.shape.n),
+            Order::Transposed => MatrixRef::transposed(data, self.shape.k),
+        }
     }
 
     /// Uses a B that [`MatMulPlan::pack_b`] packed; `b` is then ignored in [`MatMulPlan::run`].
@@ -115,6 +148,17 @@ impl MatMulPlan {
             packed: fits.then_some(packed),
             ..self
         }
+    }
+
+    /// Whether this plan uses a packed B.
+    pub fn has_packed_b(&self) -> bool {
+        self.packed.is_some()
+    }
+
+    /// The steps to the next row and the next column of A's and of B's matrices, as they are multiplied.
+    pub fn strides(&self) -> ((usize, usize), (usize, usize)) {
+        let (a, b) = (self.lhs(&[]), self.rhs(&[]));
+        ((a.row_stride, a.col_stride), (b.row_stride, b.col_stride))
     }
 
     /// How much scratch memory [`MatMulPlan::run`] needs, in f32.
@@ -128,12 +172,12 @@ impl MatMulPlan {
     /// # Panics
     /// When a slice is too short for the planned shapes.
     pub fn run(&self, a: &[f32], b: &[f32], out: &mut [f32], scratch: &mut [f32], epilogue: &Epilogue) {
-        let GemmShape { m, k, n } = self.shape;
+        let GemmShape { m, n, .. } = self.shape;
         for (index, &(a_start, b_start)) in self.batches.iter().enumerate() {
-            let lhs = Lhs::Matrix(MatrixRef::row_major(a.get(a_start..).unwrap_or(&[]), k));
+            let lhs = Lhs::Matrix(self.lhs(a.get(a_start..).unwrap_or(&[])));
             let rhs = match &self.packed {
                 Some(packed) => Rhs::Packed(packed),
-                None => Rhs::Matrix(MatrixRef::row_major(b.get(b_start..).unwrap_or(&[]), n)),
+                None => Rhs::Matrix(self.rhs(b.get(b_start..).unwrap_or(&[]))),
             };
             let out = &mut out[index * m * n..(index + 1) * m * n];
             gemm(self.shape, lhs, rhs, out, scratch, &epilogue.from_row(index * m, n));
@@ -216,6 +260,58 @@ mod tests {
                 let mut scratch = vec![f32::NAN; plan.scratch_len()];
                 plan.run(&a, &b, &mut out, &mut scratch, &Epilogue::none());
                 assert_close(&out, &expected, 1e-5, &format!("{a_shape:?} x {b_shape:?}"));
+            }
+        }
+    }
+
+    /// Swaps the last two axes.
+    fn transposed(shape: &[usize], values: &[f32]) -> (Vec<usize>, Vec<f32>) {
+        let [batch @ .., rows, columns] = shape else {
+            return (shape.to_vec(), values.to_vec());
+        };
+        let stored = (0..values.len()).map(|index| {
+            let (matrix, place) = (index / (rows * columns), index % (rows * columns));
+            values[matrix * rows * columns + place % rows * columns + place / rows]
+        });
+        ([batch, &[*columns, *rows]].concat(), stored.collect())
+    }
+
+    #[test]
+    fn transposed_operands_give_the_product_of_the_plain_ones() {
+        let mut rng = Rng::new(8);
+        let cases: [(&[usize], &[usize]); 6] = [
+            (&[3, 4], &[4, 5]),
+            (&[2, 3, 4], &[4, 5]),
+            (&[2, 9, 7], &[2, 7, 17]),
+            (&[2, 1, 3, 4], &[5, 4, 6]),
+            (&[4], &[2, 4, 5]),
+            (&[1, 1, 6], &[6, 3]),
+        ];
+        for (a_shape, b_shape) in cases {
+            let a = rng.vec(a_shape.iter().product());
+            let b = rng.vec(b_shape.iter().product());
+            let expected = reference(a_shape, &a, b_shape, &b);
+            for orders in [
+                (Order::Transposed, Order::Plain),
+                (Order::Plain, Order::Transposed),
+                (Order::Transposed, Order::Transposed),
+            ] {
+                let store = |order, shape: &[usize], values: &[f32]| match order {
+                    Order::Plain => (shape.to_vec(), values.to_vec()),
+                    Order::Transposed => transposed(shape, values),
+                };
+                let (a_stored, b_stored) = (store(orders.0, a_shape, &a), store(orders.1, b_shape, &b));
+                let plan = MatMulPlan::ordered(&a_stored.0, orders.0, &b_stored.0, orders.1).unwrap();
+                assert_eq!(plan.output(), MatMulPlan::new(a_shape, b_shape).unwrap().output());
+                let packed = plan
+                    .pack_b(&b_stored.1)
+                    .map(|packed| plan.clone().with_packed_b(packed));
+                for plan in [Some(plan), packed].into_iter().flatten() {
+                    let mut out = vec![f32::NAN; expected.len()];
+                    let mut scratch = vec![f32::NAN; plan.scratch_len()];
+                    plan.run(&a_stored.1, &b_stored.1, &mut out, &mut scratch, &Epilogue::none());
+                    assert_close(&out, &expected, 1e-5, &format!("{a_shape:?} x {b_shape:?} {orders:?}"));
+                }
             }
         }
     }

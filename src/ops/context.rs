@@ -233,6 +233,28 @@ impl<'a> InferContext<'a> {
     }
 }
 
+/// The dimension that two equal dimensions are, as far as known; an error when they cannot be equal. `what` names it
+/// in the message.
+pub(super) fn equal_dims(a: &Dim, b: &Dim, what: &str) -> Result<Dim> {
+    match (a.known(), b.known()) {
+        (Some(x), Some(y)) if x != y => Err(Error::new(
+            ErrorCode::ShapeMismatch,
+            format!("the inputs disagree about the {what}"),
+        )
+        .expected(a.to_string())
+        .actual(b.to_string())),
+        (None, Some(_)) => Ok(b.clone()),
+        _ => Ok(a.clone()),
+    }
+}
+
+/// The error of an input that has another rank than the operator takes.
+pub(super) fn rank_error(index: usize, expected: impl std::fmt::Display, actual: usize) -> Error {
+    Error::new(ErrorCode::ShapeMismatch, format!("input {index} has the wrong rank"))
+        .expected(expected.to_string())
+        .actual(actual.to_string())
+}
+
 /// The broadcast of two symbolic shapes. Where two different symbols meet, the result is their maximum (one of them
 /// must be 1, or they are equal).
 pub fn broadcast_dims(a: &[Dim], b: &[Dim]) -> Result<Option<Vec<Dim>>> {

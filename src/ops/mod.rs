@@ -2,11 +2,14 @@
 //! of all is [`registry`]. What several operators share stands in `cpu/` and `gpu/`, never in another operator's file.
 
 mod context;
+mod epilogue;
 pub mod evaluate;
 pub mod infer;
+mod matmul;
 pub mod registry;
 #[cfg(test)]
 pub mod testing;
+mod widen;
 
 pub use context::{CpuLowering, GpuLowering, InferContext, Prepared, TensorDesc, ValueFacts};
 

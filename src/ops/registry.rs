@@ -1,9 +1,9 @@
 //! The one table of operators.
 
-use super::Operator;
+use super::{Operator, matmul};
 use crate::{
     error::{Error, ErrorCode, Result},
-    graph::{Graph, Node, NodeId, OperatorId},
+    graph::{Graph, INTERNAL_DOMAIN, Node, NodeId, OperatorId},
 };
 
 /// Makes an operator from a node's attributes and version.
@@ -21,7 +21,6 @@ pub struct Entry {
     pub make: Make,
 }
 
-#[allow(dead_code)]
 const fn onnx(name: &'static str, make: Make) -> Entry {
     Entry {
         domain: "",
@@ -31,8 +30,31 @@ const fn onnx(name: &'static str, make: Make) -> Entry {
     }
 }
 
-/// Every operator.
-pub static OPERATORS: &[Entry] = &[];
+const fn contrib(name: &'static str, make: Make) -> Entry {
+    Entry {
+        domain: "com.microsoft",
+        name,
+        since: 1,
+        make,
+    }
+}
+
+const fn internal(name: &'static str, make: Make) -> Entry {
+    Entry {
+        domain: INTERNAL_DOMAIN,
+        name,
+        since: 1,
+        make,
+    }
+}
+
+/// Every operator, family by family.
+pub static OPERATORS: &[Entry] = &[
+    // Matrix products.
+    onnx("MatMul", matmul::MatMul::plain),
+    contrib("FusedMatMul", matmul::MatMul::fused),
+    internal("FusedMatMul", matmul::MatMul::fused),
+];
 
 /// The newest opset of ONNX's own domain that the table was written for.
 pub const MAX_OPSET: i64 = 27;

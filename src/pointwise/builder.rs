@@ -293,6 +293,11 @@ impl Builder {
     /// This is what fusion does: inline the producer, then the consumer with the registers just returned. On an
     /// error (kept for [`Builder::finish`]) the result is empty.
     pub fn inline(&mut self, expr: &Expr, args: &[Reg]) -> Vec<Reg> {
+        self.inline_from(expr, args, None)
+    }
+
+    /// The same with one of the expression's registers given: it is not computed but taken from this builder.
+    pub(super) fn inline_from(&mut self, expr: &Expr, args: &[Reg], given: Option<(Reg, Reg)>) -> Vec<Reg> {
         if args.len() != expr.inputs.len() {
             self.fail(ExprError::Arguments {
                 expected: expr.inputs.len(),
@@ -306,7 +311,13 @@ impl Builder {
             .map(|(&arg, storage)| self.expect("an input", storage.register(), arg))
             .collect();
         let mut regs: Vec<Reg> = Vec::with_capacity(expr.nodes.len());
-        for node in &expr.nodes {
+        for (index, node) in expr.nodes.iter().enumerate() {
+            if let Some((register, value)) = given
+                && register.index() == index
+            {
+                regs.push(value);
+                continue;
+            }
             let reg = match node.map_operands(|reg| regs[reg.index()]) {
                 Node::Input(i) => args[i as usize],
                 Node::Unary(op, a) => self.unary(op, a),

@@ -167,6 +167,11 @@ impl Expr {
         &self.nodes
     }
 
+    /// The nodes with their registers.
+    pub fn registers(&self) -> impl Iterator<Item = (Reg, &Node)> {
+        (0..).map(Reg).zip(&self.nodes)
+    }
+
     pub fn outputs(&self) -> &[Output] {
         &self.outputs
     }
@@ -273,6 +278,22 @@ impl Expr {
         let value = produced.get(output).copied().unwrap_or(Reg(0));
         let args: Vec<Reg> = args.into_iter().map(|reg| reg.unwrap_or(value)).collect();
         b.inline_outputs(self, &args);
+        b.finish()
+    }
+
+    /// What is left of the expression once register `reg` has been computed elsewhere: input `input`, which must be of
+    /// `reg`'s type, is then the value of `reg`.
+    pub fn continued_from(&self, reg: Reg, input: usize) -> Result<Expr, ExprError> {
+        let mut b = Builder::new();
+        let args: Vec<Reg> = self.inputs.iter().map(|&storage| b.input(storage)).collect();
+        let Some(&value) = args.get(input) else {
+            let inputs = args.len();
+            return Err(ExprError::UnknownInput { input, inputs });
+        };
+        let regs = b.inline_from(self, &args, Some((reg, value)));
+        for (reg, output) in regs.into_iter().zip(&self.outputs) {
+            b.output(reg, output.storage);
+        }
         b.finish()
     }
 
