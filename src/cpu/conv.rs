@@ -7,6 +7,8 @@ mod depthwise;
 mod im2col;
 pub mod transpose;
 
+use std::ops::Range;
+
 use crate::cpu::epilogue::{Bias, Epilogue};
 use crate::cpu::gemm::{GemmShape, Lhs, MatrixRef, PackedA, Rhs, gemm, gemm_scratch_len};
 use depthwise::Depthwise;
@@ -68,8 +70,21 @@ impl ConvParams {
     }
 }
 
-fn volume(sizes: Spatial) -> usize {
+/// The number of positions.
+pub(in crate::cpu) fn volume(sizes: Spatial) -> usize {
     sizes.iter().product()
+}
+
+/// The positions `o` of an output axis for which `o * stride + offset - pad` lies within `0..size`.
+pub(in crate::cpu) fn inside(size: usize, stride: usize, offset: usize, pad: usize, positions: usize) -> Range<usize> {
+    let first = pad.saturating_sub(offset).div_ceil(stride);
+    let end = if size + pad > offset {
+        (size + pad - offset).div_ceil(stride)
+    } else {
+        0
+    };
+    let end = end.min(positions);
+    first.min(end)..end
 }
 
 /// How a convolution is computed.

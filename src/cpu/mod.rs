@@ -9,7 +9,11 @@ pub mod gemm;
 pub mod kernel;
 pub mod math;
 pub mod matmul;
+pub mod norm;
 pub mod pointwise;
+pub mod pool;
+pub mod reduce;
+pub mod rnn;
 pub mod simd;
 pub mod softmax;
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::{ConvParams, Spatial};
+use super::{ConvParams, Spatial, inside};
 use crate::cpu::gemm::{MAX_BLOCK_COLUMNS, NR, PackColumns, scatter_row};
 
 pub(super) struct Im2col<'a> {
@@ -17,18 +17,6 @@ impl<'a> Im2col<'a> {
     pub fn new(params: &'a ConvParams, output: Spatial, input: &'a [f32]) -> Self {
         Self { params, output, input }
     }
-}
-
-/// The positions `o` of an output axis for which `o * stride + offset - pad` lies within `0..size`.
-pub(super) fn inside(size: usize, stride: usize, offset: usize, pad: usize, positions: usize) -> Range<usize> {
-    let first = pad.saturating_sub(offset).div_ceil(stride);
-    let end = if size + pad > offset {
-        (size + pad - offset).div_ceil(stride)
-    } else {
-        0
-    };
-    let end = end.min(positions);
-    first.min(end)..end
 }
 
 impl PackColumns for Im2col<'_> {

@@ -1,8 +1,7 @@
 //! f32 transposed convolution (ONNX ConvTranspose) over one to three spatial axes: a matrix product of the transposed
 //! weights and the image gives every contribution, which are then added at their places in the output.
 
-use super::{Spatial, volume};
-use crate::cpu::conv::im2col::inside;
+use super::{Spatial, inside, volume};
 use crate::cpu::epilogue::Epilogue;
 use crate::cpu::gemm::{GemmShape, Lhs, MatrixRef, PackedA, Rhs, gemm, gemm_scratch_len};
 

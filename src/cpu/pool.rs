@@ -1,0 +1,423 @@
+//! Max, average and Lp pooling over one to three spatial axes, and their global forms. Each plane (image × channel) is
+//! pooled by adding kernel positions to whole lines of the output, so that every inner loop runs over contiguous
+//! outputs without border checks.
+
+use std::ops::Range;
+
+use crate::cpu::conv::{Spatial, inside, volume};
+
+/// The concrete sizes of a pooling.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolParams {
+    /// Images × channels.
+    pub planes: usize,
+    pub input: Spatial,
+    pub output: Spatial,
+    pub kernel: Spatial,
+    pub strides: Spatial,
+    pub dilations: Spatial,
+    pub pads_begin: Spatial,
+    pub pads_end: Spatial,
+}
+
+/// How the last window of an axis is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rounding {
+    /// Only windows that fit.
+    Floor,
+    /// Also a window that begins within the input or the front padding but reaches beyond the end (`ceil_mode`).
+    Ceil,
+}
+
+/// The number of windows along one axis (ONNX pooling with explicit pads).
+pub fn pooled_len(
+    input: usize,
+    kernel: usize,
+    stride: usize,
+    dilation: usize,
+    pads: (usize, usize),
+    rounding: Rounding,
+) -> usize {
+    let padded = input + pads.0 + pads.1;
+    let extent = dilation * (kernel.max(1) - 1) + 1;
+    if padded < extent || stride == 0 {
+        return 0;
+    }
+    match rounding {
+        Rounding::Floor => (padded - extent) / stride + 1,
+        Rounding::Ceil => {
+            let windows = (padded - extent).div_ceil(stride) + 1;
+            // A window that would begin in the padding behind the input is left out.
+            if (windows - 1) * stride >= input + pads.0 {
+                windows - 1
+            } else {
+                windows
+            }
+        }
+    }
+}
+
+/// Which positions an average divides by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AverageCount {
+    /// Only positions within the input.
+    Inside,
+    /// Also positions in the padding (`count_include_pad`), though not those beyond it.
+    WithPadding,
+}
+
+/// Element types of max pooling.
+pub trait PoolElement: Copy + PartialOrd + Send + Sync + 'static {
+    /// What a window that lies wholly in the padding gives.
+    const LOWEST: Self;
+}
+
+macro_rules! pool_elements {
+    ($($type:ty: $lowest:expr),*) => {$(impl PoolElement for $type { const LOWEST: Self = $lowest; })*};
+}
+
+pool_elements!(f32: f32::NEG_INFINITY, f64: f64::NEG_INFINITY, i8: i8::MIN, u8: 0, i16: i16::MIN, u16: 0, i32: i32::MIN, u32: 0, i64: i64::MIN, u64: 0);
+
+impl PoolParams {
+    fn input_place(&self, axis: usize, output: usize, tap: usize) -> usize {
+        output * self.strides[axis] + tap * self.dilations[axis] - self.pads_begin[axis]
+    }
+
+    /// The outputs along `axis` for which kernel position `tap` lies within the input.
+    fn inside(&self, axis: usize, tap: usize) -> Range<usize> {
+        let offset = tap * self.dilations[axis];
+        inside(
+            self.input[axis],
+            self.strides[axis],
+            offset,
+            self.pads_begin[axis],
+            self.output[axis],
+        )
+    }
+
+    /// The kernel positions along `axis` that output `output` finds within the input.
+    fn taps(&self, axis: usize, output: usize) -> impl Iterator<Item = usize> + '_ {
+        let place = output * self.strides[axis];
+        let range = self.pads_begin[axis]..self.pads_begin[axis] + self.input[axis];
+        (0..self.kernel[axis]).filter(move |tap| range.contains(&(place + tap * self.dilations[axis])))
+    }
+
+    /// How many positions of the window of output `output` count along `axis`.
+    fn count(&self, axis: usize, output: usize, count: AverageCount) -> usize {
+        match count {
+            AverageCount::Inside => self.taps(axis, output).count(),
+            AverageCount::WithPadding => {
+                let end = self.pads_begin[axis] + self.input[axis] + self.pads_end[axis];
+                let place = output * self.strides[axis];
+                (0..self.kernel[axis])
+                    .filter(|tap| place + tap * self.dilations[axis] < end)
+                    .count()
+            }
+        }
+    }
+
+    /// Calls `step(place of the output line, outputs along the line, place of the first input)` for every line of the
+    /// output and every kernel position that lies inside for some of its outputs.
+    fn for_lines(&self, mut step: impl FnMut(usize, Range<usize>, usize)) {
+        let [out_d, out_h, out_w] = self.output;
+        let [_, in_h, in_w] = self.input;
+        for z in 0..out_d {
+            for y in 0..out_h {
+                for kz in self.taps(0, z) {
+                    for ky in self.taps(1, y) {
+                        let line = (self.input_place(0, z, kz) * in_h + self.input_place(1, y, ky)) * in_w;
+                        for kx in 0..self.kernel[2] {
+                            let outputs = self.inside(2, kx);
+                            if !outputs.is_empty() {
+                                let first = line + self.input_place(2, outputs.start, kx);
+                                step((z * out_h + y) * out_w, outputs, first);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn for_planes<T, U>(&self, input: &[T], out: &mut [U], mut plane: impl FnMut(usize, &[T], &mut [U])) {
+        let (from, to) = (volume(self.input), volume(self.output));
+        if to == 0 {
+            return;
+        }
+        let input = &input[..self.planes * from];
+        for (index, out) in out[..self.planes * to].chunks_exact_mut(to).enumerate() {
+            plane(index, &input[index * from..(index + 1) * from], out);
+        }
+    }
+}
+
+/// Folds `step` over the inputs of each output of a line.
+#[inline(always)]
+fn fold_line<T: Copy, U>(out: &mut [U], input: &[T], stride: usize, step: impl Fn(&mut U, T)) {
+    if stride == 1 {
+        out.iter_mut().zip(input).for_each(|(sum, &value)| step(sum, value));
+    } else {
+        out.iter_mut()
+            .zip(input.iter().step_by(stride))
+            .for_each(|(sum, &value)| step(sum, value));
+    }
+}
+
+/// The largest value of each window. A NaN in a float window may or may not be seen, as in ONNX Runtime.
+///
+/// # Panics
+/// When a slice is too short.
+pub fn max_pool<T: PoolElement>(params: &PoolParams, input: &[T], out: &mut [T]) {
+    params.for_planes(input, out, |_, input, out| {
+        out.fill(T::LOWEST);
+        params.for_lines(|line, outputs, first| {
+            let out = &mut out[line + outputs.start..line + outputs.end];
+            fold_line(out, &input[first..], params.strides[2], |max, value| {
+                *max = if value > *max { value } else { *max };
+            });
+        });
+    });
+}
+
+/// In which order [`max_pool_indices`] numbers the places of a plane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StorageOrder {
+    RowMajor,
+    ColumnMajor,
+}
+
+/// As [`max_pool`], with the place of each maximum (the first of equals) in the whole input.
+/// A window without input has index -1.
+///
+/// # Panics
+/// When a slice is too short.
+pub fn max_pool_indices<T: PoolElement>(
+    params: &PoolParams,
+    input: &[T],
+    out: &mut [T],
+    indices: &mut [i64],
+    order: StorageOrder,
+) {
+    let (positions, volume_in) = (volume(params.output), volume(params.input));
+    let [in_d, in_h, in_w] = params.input;
+    params.for_planes(input, out, |plane, input, out| {
+        out.fill(T::LOWEST);
+        let indices = &mut indices[plane * positions..(plane + 1) * positions];
+        indices.fill(-1);
+        params.for_lines(|line, outputs, first| {
+            for (step, x) in outputs.enumerate() {
+                let place = first + step * params.strides[2];
+                let seen = indices[line + x] >= 0;
+                if !seen || input[place] > out[line + x] {
+                    out[line + x] = input[place];
+                    indices[line + x] = place as i64;
+                }
+            }
+        });
+        for index in indices.iter_mut().filter(|index| **index >= 0) {
+            let place = *index as usize;
+            let place = match order {
+                StorageOrder::RowMajor => place,
+                StorageOrder::ColumnMajor => {
+                    let (z, y, x) = (place / in_w / in_h, place / in_w % in_h, place % in_w);
+                    (x * in_h + y) * in_d + z
+                }
+            };
+            *index = (plane * volume_in + place) as i64;
+        }
+    });
+}
+
+/// An average pooling with its divisors.
+#[derive(Clone, Debug)]
+pub struct AveragePool {
+    params: PoolParams,
+    /// Per axis and output, 1 / the positions that count.
+    factors: [Box<[f32]>; 3],
+}
+
+impl AveragePool {
+    pub fn new(params: PoolParams, count: AverageCount) -> Self {
+        let factors = std::array::from_fn(|axis| {
+            let factor = |output| 1.0 / params.count(axis, output, count).max(1) as f32;
+            (0..params.output[axis]).map(factor).collect()
+        });
+        Self { params, factors }
+    }
+
+    /// The average of each window; 0 where no position counts.
+    ///
+    /// # Panics
+    /// When a slice is too short.
+    pub fn run(&self, input: &[f32], out: &mut [f32]) {
+        let params = &self.params;
+        let [_, out_h, out_w] = params.output;
+        params.for_planes(input, out, |_, input, out| {
+            out.fill(0.0);
+            params.for_lines(|line, outputs, first| {
+                let out = &mut out[line + outputs.start..line + outputs.end];
+                fold_line(out, &input[first..], params.strides[2], |sum, value| *sum += value);
+            });
+            for (line, out) in out.chunks_exact_mut(out_w).enumerate() {
+                let factor = self.factors[0][line / out_h] * self.factors[1][line % out_h];
+                for (value, x) in out.iter_mut().zip(&self.factors[2]) {
+                    *value *= factor * x;
+                }
+            }
+        });
+    }
+}
+
+/// The p-norm of each window: `(Σ |x|^p)^(1/p)`.
+///
+/// # Panics
+/// When a slice is too short.
+pub fn lp_pool(params: &PoolParams, p: u32, input: &[f32], out: &mut [f32]) {
+    params.for_planes(input, out, |_, input, out| {
+        out.fill(0.0);
+        params.for_lines(|line, outputs, first| {
+            let out = &mut out[line + outputs.start..line + outputs.end];
+            let (input, stride) = (&input[first..], params.strides[2]);
+            match p {
+                1 => fold_line(out, input, stride, |sum, value| *sum += value.abs()),
+                2 => fold_line(out, input, stride, |sum, value| *sum += value * value),
+                _ => fold_line(out, input, stride, |sum, value| *sum += value.abs().powf(p as f32)),
+            }
+        });
+        match p {
+            1 => {}
+            2 => out.iter_mut().for_each(|value| *value = value.sqrt()),
+            _ => out.iter_mut().for_each(|value| *value = value.powf(1.0 / p as f32)),
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::testing::{Rng, assert_close};
+
+    /// The inputs of a window: (place in the plane, value), and the number of positions within the padded input.
+    fn window(params: &PoolParams, input: &[f32], plane: usize, output: usize) -> (Vec<(usize, f32)>, usize) {
+        let unravel = |i: usize, size: Spatial| [i / size[2] / size[1], i / size[2] % size[1], i % size[2]];
+        let o = unravel(output, params.output);
+        let (mut values, mut padded) = (Vec::new(), 0);
+        for tap in 0..volume(params.kernel) {
+            let k = unravel(tap, params.kernel);
+            let at: [isize; 3] = std::array::from_fn(|axis| {
+                (o[axis] * params.strides[axis] + k[axis] * params.dilations[axis]) as isize
+                    - params.pads_begin[axis] as isize
+            });
+            if (0..3).all(|axis| at[axis] < (params.input[axis] + params.pads_end[axis]) as isize) {
+                padded += 1;
+            }
+            if (0..3).all(|axis| (0..params.input[axis] as isize).contains(&at[axis])) {
+                let [z, y, x] = at.map(|i| i as usize);
+                let place = (z * params.input[1] + y) * params.input[2] + x;
+                values.push((place, input[plane * volume(params.input) + place]));
+            }
+        }
+        (values, padded)
+    }
+
+    #[test]
+    fn random_poolings_match_the_definition() {
+        let mut rng = Rng::new(10);
+        for round in 0..300 {
+            let axes = round % 3;
+            let mut pick = |low, high, missing| -> Spatial {
+                std::array::from_fn(|axis| if axis < 2 - axes { missing } else { rng.size(low, high) })
+            };
+            let (input, kernel, strides, dilations) = (pick(1, 9, 1), pick(1, 4, 1), pick(1, 3, 1), pick(1, 2, 1));
+            let (pads_begin, pads_end) = (pick(0, 1, 0), pick(0, 1, 0));
+            let rounding = if rng.bool() { Rounding::Ceil } else { Rounding::Floor };
+            let output = std::array::from_fn(|a| {
+                let pads = (pads_begin[a], pads_end[a]);
+                pooled_len(input[a], kernel[a], strides[a], dilations[a], pads, rounding)
+            });
+            let planes = rng.size(0, 3);
+            let params = PoolParams {
+                planes,
+                input,
+                output,
+                kernel,
+                strides,
+                dilations,
+                pads_begin,
+                pads_end,
+            };
+            let data = rng.vec(planes * volume(input));
+            let positions = volume(output);
+            let windows: Vec<_> = (0..planes * positions)
+                .map(|i| (i / positions, window(&params, &data, i / positions, i % positions)))
+                .collect();
+            let what = format!("{params:?}");
+            let expected = |f: &dyn Fn(&[(usize, f32)], usize) -> f32| -> Vec<f32> {
+                windows.iter().map(|(_, (values, padded))| f(values, *padded)).collect()
+            };
+            let mut out = vec![f32::NAN; windows.len()];
+
+            let max = expected(&|values, _| values.iter().fold(f32::NEG_INFINITY, |max, v| max.max(v.1)));
+            max_pool(&params, &data, &mut out);
+            assert_eq!(out, max, "max {what}");
+
+            let mut indices = vec![7; windows.len()];
+            max_pool_indices(&params, &data, &mut out, &mut indices, StorageOrder::RowMajor);
+            assert_eq!(out, max, "max {what}");
+            for ((plane, (values, _)), (&index, &max)) in windows.iter().zip(indices.iter().zip(&max)) {
+                let place = values
+                    .iter()
+                    .find(|v| v.1 == max)
+                    .map(|v| (plane * volume(input) + v.0) as i64);
+                assert_eq!(index, place.unwrap_or(-1), "indices {what}");
+            }
+
+            for (count, padded_too) in [(AverageCount::Inside, false), (AverageCount::WithPadding, true)] {
+                let average = expected(&|values, padded| {
+                    let count = if padded_too { padded } else { values.len() };
+                    values.iter().map(|v| v.1).sum::<f32>() / count.max(1) as f32
+                });
+                AveragePool::new(params.clone(), count).run(&data, &mut out);
+                assert_close(&out, &average, 1e-5, &format!("average {count:?} {what}"));
+            }
+
+            for p in 1..4u32 {
+                let norm = expected(&|values, _| {
+                    values
+                        .iter()
+                        .map(|v| v.1.abs().powi(p as i32))
+                        .sum::<f32>()
+                        .powf(1.0 / p as f32)
+                });
+                lp_pool(&params, p, &data, &mut out);
+                assert_close(&out, &norm, 1e-5, &format!("l{p} {what}"));
+            }
+        }
+    }
+
+    #[test]
+    fn ceil_mode_leaves_out_windows_in_the_end_padding() {
+        assert_eq!(pooled_len(4, 3, 2, 1, (0, 0), Rounding::Floor), 1);
+        assert_eq!(pooled_len(4, 3, 2, 1, (0, 0), Rounding::Ceil), 2);
+        assert_eq!(pooled_len(2, 1, 3, 1, (0, 2), Rounding::Ceil), 1);
+        assert_eq!(pooled_len(2, 5, 1, 1, (1, 1), Rounding::Floor), 0);
+    }
+
+    #[test]
+    fn column_major_indices_number_columns_first() {
+        let params = PoolParams {
+            planes: 2,
+            input: [1, 2, 3],
+            output: [1, 1, 1],
+            kernel: [1, 2, 3],
+            strides: [1; 3],
+            dilations: [1; 3],
+            pads_begin: [0; 3],
+            pads_end: [0; 3],
+        };
+        let (mut out, mut indices) = ([0u8; 2], [0; 2]);
+        let input = [1, 2, 9, 3, 4, 5, 0, 0, 0, 0, 7, 0];
+        max_pool_indices(&params, &input, &mut out, &mut indices, StorageOrder::ColumnMajor);
+        assert_eq!((out, indices), ([9, 7], [4, 6 + 3]));
+    }
+}
