@@ -9,9 +9,12 @@ pub mod gpu;
 pub mod graph;
 pub mod import;
 pub mod ops;
+pub mod optimize;
 pub mod plan;
 pub mod pointwise;
+pub mod session;
 pub mod tensor;
 
 pub use error::{Error, ErrorCode, Result};
+pub use session::{Device, Model, Outputs, Report, Session, SessionOptions, ValueInfo};
 pub use tensor::{DType, Tensor};

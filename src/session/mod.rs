@@ -1,0 +1,259 @@
+//! Models and sessions: load, run, report. The one public way from bytes to outputs.
+
+mod control;
+mod feeds;
+mod model;
+mod report;
+mod runner;
+mod runtime;
+
+pub use model::{Model, ValueInfo};
+pub use report::{Memory, Report, Timings};
+
+use std::{ops::Index, rc::Rc};
+
+use crate::{
+    error::{Error, ErrorCode, Result},
+    graph::Graph,
+    ops::infer::BoundGraph,
+    optimize::{Level, optimize},
+    tensor::Tensor,
+};
+use runner::Runner;
+use runtime::Runtime;
+
+/// Which device a session runs on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Device {
+    /// The GPU when there is a hardware adapter that runs all of the model's heavy nodes, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The GPU, a software adapter too; an error when there is none. Nodes without a GPU kernel run on the CPU.
+    WebGpu,
+}
+
+/// How a session is made.
+#[derive(Clone, Debug)]
+pub struct SessionOptions {
+    /// The device.
+    pub device: Device,
+    /// How much the graph is rewritten.
+    pub optimization: Level,
+    /// How many programs, one for each set of input shapes, are kept.
+    pub program_cache: usize,
+    /// Milliseconds since some fixed moment, for the report's timings.
+    pub clock: fn() -> f64,
+}
+
+impl Default for SessionOptions {
+    fn default() -> SessionOptions {
+        SessionOptions {
+            device: Device::Auto,
+            optimization: Level::All,
+            program_cache: 8,
+            clock: runtime::default_clock,
+        }
+    }
+}
+
+/// A model made ready to run on a device.
+///
+/// ```
+/// # use modelet::{Model, Session, SessionOptions, Tensor};
+/// # fn main() -> modelet::Result<()> {
+/// # let bytes: &[u8] = include_bytes!("../../tests/fixtures/keras/headline_mlp_784_64_10/model.onnx");
+/// let model = Model::load(bytes)?;
+/// let input = model.inputs()[0].name.clone();
+/// let mut session = pollster::block_on(Session::new(model, SessionOptions::default()))?;
+/// let image = Tensor::new(&[1, 784], vec![0.5f32; 784])?;
+/// let outputs = pollster::block_on(session.run([(input.as_str(), image)]))?;
+/// assert_eq!(outputs[0].shape(), [1, 10]);
+/// # Ok(())
+/// # }
+/// ```
+pub struct Session {
+    inputs: Vec<ValueInfo>,
+    outputs: Vec<ValueInfo>,
+    imported: Graph,
+    runtime: Runtime,
+    runner: Runner,
+    options: SessionOptions,
+    timings: Timings,
+    released: bool,
+}
+
+/// The outputs of a run, in the model's order; indexed by position or name.
+#[derive(Clone, Debug)]
+pub struct Outputs(Vec<(String, Tensor)>);
+
+impl Session {
+    /// Optimizes the model and opens the device. Programs are planned at the first run of each set of input shapes.
+    ///
+    /// Fails with `device` when the GPU is asked for and there is none.
+    pub async fn new(model: Model, options: SessionOptions) -> Result<Session> {
+        let started = (options.clock)();
+        let (imported, parse_ms) = model.into_parts();
+        let inputs = model::inputs_of(&imported);
+        let outputs = model::outputs_of(&imported)?;
+        let graph = optimize(imported.clone(), options.optimization)?;
+        let bound = Rc::new(BoundGraph::new(graph)?);
+        let optimized = (options.clock)();
+        let runtime = Runtime::new(options.device, options.clock).await?;
+        let opened = (options.clock)();
+        let timings = Timings {
+            parse_ms,
+            optimize_ms: optimized - started,
+            device_ms: opened - optimized,
+            ..Timings::default()
+        };
+        let runner = Runner::new(bound, options.program_cache);
+        Ok(Session {
+            inputs,
+            outputs,
+            imported,
+            runtime,
+            runner,
+            options,
+            timings,
+            released: false,
+        })
+    }
+
+    /// What has to be fed.
+    pub fn inputs(&self) -> &[ValueInfo] {
+        &self.inputs
+    }
+
+    /// What a run yields.
+    pub fn outputs(&self) -> &[ValueInfo] {
+        &self.outputs
+    }
+
+    /// Runs the model on named feeds and returns every output.
+    pub async fn run<N: AsRef<str>>(&mut self, feeds: impl IntoIterator<Item = (N, Tensor)>) -> Result<Outputs> {
+        self.run_fetching(feeds, None).await
+    }
+
+    /// Runs the model and returns the outputs named by `fetches`, in their order; all when `None`.
+    pub async fn run_fetching<N: AsRef<str>>(
+        &mut self,
+        feeds: impl IntoIterator<Item = (N, Tensor)>,
+        fetches: Option<&[String]>,
+    ) -> Result<Outputs> {
+        self.check_released()?;
+        let graph = &self.runner.bound().graph;
+        let positions = feeds::fetch_positions(&self.outputs, fetches)?;
+        let tensors = feeds::ordered(graph, &self.inputs, feeds)?;
+        let results = match self.runner.run(&self.runtime, tensors.clone()).await {
+            Err(error) if self.falls_back(&error) => {
+                let reason = error.message().to_string();
+                self.runtime.fall_back_to_cpu(reason);
+                self.runner.forget_programs();
+                self.runner.run(&self.runtime, tensors).await?
+            }
+            other => other?,
+        };
+        let pick = |position: usize| (self.outputs[position].name.clone(), results[position].clone());
+        Ok(Outputs(positions.into_iter().map(pick).collect()))
+    }
+
+    /// What ran where, how long loading took, how much memory is held.
+    pub fn report(&self) -> Report {
+        report::make(&self.runtime, &self.runner, &self.timings)
+    }
+
+    /// The graph as it was imported.
+    pub fn imported_graph(&self) -> &Graph {
+        &self.imported
+    }
+
+    /// The graph as it is planned from.
+    pub fn optimized_graph(&self) -> &Graph {
+        &self.runner.bound().graph
+    }
+
+    /// The program of the last run as text; the one for fixed input shapes when nothing ran yet.
+    pub fn program_text(&self) -> Result<String> {
+        self.check_released()?;
+        if self.runner.last_chain().is_empty() {
+            let graph = &self.runner.bound().graph;
+            let types = feeds::fixed_input_types(graph, &self.inputs)?;
+            self.runner.plan_first(&self.runtime, &types)?;
+        }
+        Ok(self.runner.program_text())
+    }
+
+    /// Frees programs, packed weights and device memory. The session cannot run afterwards.
+    pub fn release(&mut self) {
+        self.released = true;
+        self.runner = Runner::new(
+            Rc::new(BoundGraph {
+                graph: Graph::default(),
+                operators: Vec::new(),
+            }),
+            1,
+        );
+        self.imported = Graph::default();
+        self.runtime.release();
+    }
+
+    fn check_released(&self) -> Result<()> {
+        if self.released {
+            return Err(Error::new(
+                ErrorCode::Released,
+                "the session was released and cannot be used again",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whether an error of the GPU may be answered by running on the CPU instead.
+    fn falls_back(&self, error: &Error) -> bool {
+        let of_the_device = matches!(
+            error.code(),
+            ErrorCode::Device | ErrorCode::DeviceLost | ErrorCode::OutOfMemory
+        );
+        self.runtime.uses_gpu() && self.options.device == Device::Auto && of_the_device
+    }
+}
+
+impl Outputs {
+    /// The output called `name`.
+    pub fn get(&self, name: &str) -> Option<&Tensor> {
+        self.0.iter().find(|(own, _)| own == name).map(|(_, tensor)| tensor)
+    }
+
+    /// Names and tensors in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.0.iter().map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
+    /// Number of outputs.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Index<usize> for Outputs {
+    type Output = Tensor;
+
+    fn index(&self, position: usize) -> &Tensor {
+        &self.0[position].1
+    }
+}
+
+impl IntoIterator for Outputs {
+    type Item = (String, Tensor);
+    type IntoIter = std::vec::IntoIter<(String, Tensor)>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}

@@ -1,0 +1,398 @@
+//! Runs one graph: looks up or plans its program for the fed shapes, and goes through it segment by segment.
+
+use std::{cell::RefCell, collections::HashMap, rc::Rc};
+
+use super::{
+    control,
+    runtime::{Recorded, Runtime},
+};
+use crate::{
+    cpu::executor::{Frame, Slot},
+    error::{Error, ErrorCode, Result},
+    graph::{NodeId, ValueId},
+    ops::infer::BoundGraph,
+    plan::{Placement, PlanState, Planned, Segment, SlotSource, Step, TailStep},
+    tensor::{AlignedBytes, DType, Tensor},
+};
+
+/// A graph with its cached programs.
+pub(super) struct Runner {
+    bound: Rc<BoundGraph>,
+    programs: RefCell<Lru<InputKey, Rc<Link>>>,
+    last: RefCell<Vec<Rc<Link>>>,
+    capacity: usize,
+}
+
+/// Element types and shapes of a graph's inputs and captures.
+type InputKey = Vec<(DType, Vec<usize>)>;
+
+/// What a segment's plan depends on beside what was known before.
+#[derive(Clone, PartialEq)]
+enum Fact {
+    Shape(ValueId, DType, Vec<usize>),
+    Content(ValueId, Tensor),
+}
+
+/// One segment of a program, with the segments that may follow it.
+pub(super) struct Link {
+    planned: Planned,
+    recorded: RefCell<Option<Recorded>>,
+    is_recorded: std::cell::Cell<bool>,
+    next: RefCell<Lru<Vec<Fact>, Rc<Link>>>,
+    bodies: RefCell<HashMap<NodeId, Rc<Runner>>>,
+}
+
+impl Runner {
+    pub fn new(bound: Rc<BoundGraph>, capacity: usize) -> Runner {
+        Runner {
+            bound,
+            programs: RefCell::new(Lru::new(capacity)),
+            last: RefCell::default(),
+            capacity,
+        }
+    }
+
+    pub fn bound(&self) -> &BoundGraph {
+        &self.bound
+    }
+
+    pub fn forget_programs(&self) {
+        *self.programs.borrow_mut() = Lru::new(self.capacity);
+        self.last.borrow_mut().clear();
+    }
+
+    /// The segments of the last run.
+    pub fn last_chain(&self) -> Vec<Rc<Link>> {
+        self.last.borrow().clone()
+    }
+
+    /// Plans the first segment for inputs of these types.
+    pub fn plan_first(&self, runtime: &Runtime, inputs: &[(DType, Vec<usize>)]) -> Result<Rc<Link>> {
+        let key = inputs.to_vec();
+        if let Some(link) = self.programs.borrow_mut().get(&key) {
+            return Ok(link);
+        }
+        let link = self.plan(runtime, PlanState::start(Rc::clone(&self.bound), inputs)?)?;
+        self.programs.borrow_mut().insert(key, Rc::clone(&link));
+        *self.last.borrow_mut() = vec![Rc::clone(&link)];
+        Ok(link)
+    }
+
+    fn plan(&self, runtime: &Runtime, state: PlanState) -> Result<Rc<Link>> {
+        let started = (runtime.clock)();
+        let planned = runtime.planner.plan(state)?;
+        runtime.plan_ms.set(runtime.plan_ms.get() + (runtime.clock)() - started);
+        if runtime.uses_gpu() && runtime.gpu_must_run_heavy_nodes {
+            let on_cpu = planned
+                .segment
+                .nodes
+                .iter()
+                .find(|node| node.heavy && node.place == Placement::Cpu);
+            if let Some(node) = on_cpu {
+                let reason = node.reason.as_deref().unwrap_or("no reason known");
+                let message = format!("the GPU does not run {} ({}): {reason}", node.node, node.operator);
+                return Err(Error::new(ErrorCode::Device, message));
+            }
+        }
+        Ok(Rc::new(Link {
+            planned,
+            recorded: RefCell::default(),
+            is_recorded: Default::default(),
+            next: RefCell::new(Lru::new(self.capacity)),
+            bodies: RefCell::default(),
+        }))
+    }
+
+    /// Runs the graph on tensors for its inputs and captures, in that order.
+    pub async fn run(&self, runtime: &Runtime, feeds: Vec<Tensor>) -> Result<Vec<Tensor>> {
+        let key: InputKey = feeds
+            .iter()
+            .map(|tensor| (tensor.dtype(), tensor.shape().to_vec()))
+            .collect();
+        let graph = &self.bound.graph;
+        let mut table: Vec<Option<Tensor>> = vec![None; graph.values.len()];
+        for (&id, tensor) in graph.inputs.iter().chain(&graph.captures).zip(feeds) {
+            table[id.index()] = Some(tensor.aligned()?);
+        }
+        let mut link = self.plan_first(runtime, &key)?;
+        let mut chain = vec![Rc::clone(&link)];
+        loop {
+            link.run(runtime, &mut table, self.capacity).await?;
+            if link.planned.state.is_finished() {
+                break;
+            }
+            link = self.next_link(runtime, &link, &table)?;
+            chain.push(Rc::clone(&link));
+        }
+        let state = &link.planned.state;
+        let outputs = graph.outputs.iter().map(|&id| {
+            value_of(state, &table, id)
+                .ok_or_else(|| Error::internal("an output was not made").at_input(graph.value(id).name.clone()))
+        });
+        let outputs = outputs.collect::<Result<_>>()?;
+        *self.last.borrow_mut() = chain;
+        Ok(outputs)
+    }
+
+    fn next_link(&self, runtime: &Runtime, link: &Link, table: &[Option<Tensor>]) -> Result<Rc<Link>> {
+        let state = &link.planned.state;
+        let missing = || Error::internal("a value that the plan waits for was not made");
+        let mut facts = Vec::new();
+        for &id in &state.awaited {
+            let tensor = value_of(state, table, id).ok_or_else(missing)?;
+            facts.push(Fact::Shape(id, tensor.dtype(), tensor.shape().to_vec()));
+        }
+        for &id in &state.needed {
+            facts.push(Fact::Content(id, value_of(state, table, id).ok_or_else(missing)?));
+        }
+        if let Some(next) = link.next.borrow_mut().get(&facts) {
+            return Ok(next);
+        }
+        let next = self.plan(runtime, state.advance(table)?)?;
+        link.next.borrow_mut().insert(facts, Rc::clone(&next));
+        Ok(next)
+    }
+
+    /// Every segment of the last run as text.
+    pub fn program_text(&self) -> String {
+        let chain = self.last.borrow();
+        chain
+            .iter()
+            .map(|link| link.planned.segment.to_string())
+            .collect::<Vec<_>>()
+            .join("\n")
+    }
+}
+
+impl Link {
+    pub fn segment(&self) -> &Segment {
+        &self.planned.segment
+    }
+
+    /// Bytes of GPU memory that this segment's values take.
+    pub fn gpu_bytes(&self) -> u64 {
+        self.recorded.borrow().as_ref().map_or(0, Runtime::recorded_bytes)
+    }
+
+    /// Runners of this segment's loop bodies.
+    pub fn bodies(&self) -> Vec<Rc<Runner>> {
+        self.bodies.borrow().values().cloned().collect()
+    }
+
+    async fn run(&self, runtime: &Runtime, table: &mut Vec<Option<Tensor>>, capacity: usize) -> Result<()> {
+        let (segment, state) = (&self.planned.segment, &self.planned.state);
+        table.resize(table.len().max(state.bound.graph.values.len()), None);
+        if !self.is_recorded.get() {
+            let recorded = runtime.record(&segment.gpu).await?;
+            *self.recorded.borrow_mut() = recorded;
+            self.is_recorded.set(true);
+        }
+        let mut slots = Vec::with_capacity(segment.slots.len());
+        for source in &segment.slots {
+            slots.push(match source {
+                SlotSource::Value(id) => {
+                    let tensor = value_of(state, table, *id);
+                    let tensor = tensor.ok_or_else(|| Error::internal("a segment's input was not made"))?;
+                    Slot::Tensor(tensor.aligned()?)
+                }
+                SlotSource::Constant(tensor) => Slot::Tensor(tensor.clone()),
+                SlotSource::Buffer(len) => Slot::Buffer(AlignedBytes::zeroed(*len)?),
+            });
+        }
+        // The arena is taken for the time of the steps, so that nothing is borrowed while the GPU is waited for.
+        let mut arena = std::mem::take(&mut *runtime.arena.borrow_mut());
+        if arena.as_ref().len() < segment.arena_bytes {
+            drop(std::mem::take(&mut arena));
+            arena = AlignedBytes::zeroed(segment.arena_bytes)?;
+        }
+        let result = self
+            .run_steps(&mut Frame {
+                arena: &mut arena,
+                slots: &mut slots,
+            })
+            .await;
+        *runtime.arena.borrow_mut() = arena;
+        result?;
+        self.keep_outputs(slots, table)?;
+        for step in &segment.tail {
+            self.run_tail(runtime, step, table, capacity).await?;
+        }
+        Ok(())
+    }
+
+    async fn run_steps(&self, frame: &mut Frame<'_>) -> Result<()> {
+        for step in &self.planned.segment.steps {
+            match step {
+                Step::Cpu(step) => step.run(frame)?,
+                other => self.run_gpu_step(other, frame).await?,
+            }
+        }
+        Ok(())
+    }
+
+    #[cfg(feature = "gpu")]
+    async fn run_gpu_step(&self, step: &Step, frame: &mut Frame<'_>) -> Result<()> {
+        let recorded = self.recorded.borrow();
+        let recorded = recorded
+            .as_ref()
+            .ok_or_else(|| Error::internal("a segment's GPU steps are not recorded"))?;
+        let mut executor = recorded.executor.borrow_mut();
+        match step {
+            Step::Cpu(_) => Ok(()),
+            Step::Upload { from, to } => executor.upload(*to, frame.read(from)?),
+            Step::Gpu(range) => executor.encode(range.clone()),
+            Step::Download(pairs) => {
+                let ids: Vec<_> = pairs.iter().map(|(id, _)| *id).collect();
+                let contents = executor.download(&ids).await?;
+                pairs
+                    .iter()
+                    .zip(contents)
+                    .try_for_each(|((_, operand), bytes)| frame.write(operand, &bytes))
+            }
+        }
+    }
+
+    #[cfg(not(feature = "gpu"))]
+    async fn run_gpu_step(&self, _step: &Step, _frame: &mut Frame<'_>) -> Result<()> {
+        Err(Error::internal("this build has no GPU"))
+    }
+
+    /// Moves what outlives the segment from its slots into the table.
+    fn keep_outputs(&self, slots: Vec<Slot>, table: &mut [Option<Tensor>]) -> Result<()> {
+        let mut tensors: Vec<Option<Tensor>> = vec![None; slots.len()];
+        let mut slots: Vec<Option<Slot>> = slots.into_iter().map(Some).collect();
+        for output in &self.planned.segment.outputs {
+            let kept = match tensors[output.slot].take() {
+                Some(tensor) => tensor,
+                None => match slots[output.slot].take() {
+                    Some(Slot::Tensor(tensor)) => tensor,
+                    Some(Slot::Buffer(buffer)) => Tensor::from_bytes(output.dtype, &output.shape, buffer)?,
+                    _ => return Err(Error::internal("a segment's output slot is empty")),
+                },
+            };
+            table[output.value.index()] = Some(kept.reshaped(&output.shape)?);
+            tensors[output.slot] = Some(kept);
+        }
+        Ok(())
+    }
+
+    async fn run_tail(
+        &self,
+        runtime: &Runtime,
+        step: &TailStep,
+        table: &mut [Option<Tensor>],
+        capacity: usize,
+    ) -> Result<()> {
+        let state = &self.planned.state;
+        let graph = &state.bound.graph;
+        let label = |node: &NodeId, error: Error| {
+            error
+                .at_node(graph.node_label(*node))
+                .at_operator(graph.nodes[node.index()].operator.to_string())
+        };
+        let fetch = |id: &Option<ValueId>, table: &[Option<Tensor>]| match id {
+            None => Ok(None),
+            Some(id) => {
+                let tensor = value_of(state, table, *id);
+                let tensor = tensor.ok_or_else(|| Error::internal("an input of a dynamic node was not made"))?;
+                tensor.aligned().map(Some)
+            }
+        };
+        let (node, results) = match step {
+            TailStep::Dynamic {
+                node, kernel, inputs, ..
+            } => {
+                let inputs = inputs.iter().map(|id| fetch(id, table)).collect::<Result<Vec<_>>>()?;
+                (node, (kernel.run)(&inputs).map_err(|error| label(node, error))?)
+            }
+            TailStep::Control { node, control } => {
+                let inputs = &graph.nodes[node.index()].inputs;
+                let inputs = inputs.iter().map(|id| fetch(id, table)).collect::<Result<Vec<_>>>()?;
+                let body = self.body(*node, capacity).map_err(|error| label(node, error))?;
+                let subgraph = control::body_of(&graph.nodes[node.index()])?;
+                let captures = subgraph.captures.iter().map(|&id| fetch(&Some(id), table));
+                let captures: Vec<Tensor> = captures.filter_map(Result::transpose).collect::<Result<_>>()?;
+                let call = control::Call {
+                    runtime,
+                    body: &body,
+                    node: &graph.nodes[node.index()],
+                    inputs,
+                    captures,
+                };
+                (node, call.run(*control).await.map_err(|error| label(node, error))?)
+            }
+        };
+        for (id, tensor) in graph.nodes[node.index()].outputs.iter().zip(results) {
+            if let Some(id) = id {
+                table[id.index()] = Some(tensor);
+            }
+        }
+        Ok(())
+    }
+
+    /// The runner of a loop node's body.
+    fn body(&self, node: NodeId, capacity: usize) -> Result<Rc<Runner>> {
+        if let Some(runner) = self.bodies.borrow().get(&node) {
+            return Ok(Rc::clone(runner));
+        }
+        let subgraph = control::body_of(&self.planned.state.bound.graph.nodes[node.index()])?;
+        let bound = Rc::new(BoundGraph::new(subgraph.graph.clone())?);
+        let runner = Rc::new(Runner::new(bound, capacity));
+        self.bodies.borrow_mut().insert(node, Rc::clone(&runner));
+        Ok(runner)
+    }
+}
+
+/// A value that was made, or is constant in the plan.
+fn value_of(state: &PlanState, table: &[Option<Tensor>], id: ValueId) -> Option<Tensor> {
+    let made = table.get(id.index()).and_then(Option::clone);
+    made.or_else(|| state.facts.get(id.index())?.constant.clone())
+}
+
+/// A small map that forgets what was used longest ago.
+struct Lru<K, V> {
+    entries: Vec<(K, V)>,
+    capacity: usize,
+}
+
+impl<K: PartialEq, V: Clone> Lru<K, V> {
+    fn new(capacity: usize) -> Lru<K, V> {
+        Lru {
+            entries: Vec::new(),
+            capacity: capacity.max(1),
+        }
+    }
+
+    fn get(&mut self, key: &K) -> Option<V> {
+        let position = self.entries.iter().position(|(own, _)| own == key)?;
+        let entry = self.entries.remove(position);
+        let value = entry.1.clone();
+        self.entries.push(entry);
+        Some(value)
+    }
+
+    fn insert(&mut self, key: K, value: V) {
+        if self.entries.len() == self.capacity {
+            self.entries.remove(0);
+        }
+        self.entries.push((key, value));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cache_forgets_what_was_used_longest_ago() {
+        let mut cache = Lru::new(2);
+        cache.insert(1, "a");
+        cache.insert(2, "b");
+        assert_eq!(cache.get(&1), Some("a"));
+        cache.insert(3, "c");
+        assert_eq!(
+            (cache.get(&1), cache.get(&2), cache.get(&3)),
+            (Some("a"), None, Some("c"))
+        );
+    }
+}

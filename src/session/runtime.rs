@@ -1,0 +1,209 @@
+//! What all programs of a session share: the planner, the arena, and the GPU with its constants.
+
+use std::cell::{Cell, RefCell};
+
+#[cfg(feature = "gpu")]
+use std::rc::Rc;
+
+use super::Device;
+#[cfg(not(feature = "gpu"))]
+use crate::error::ErrorCode;
+#[cfg(feature = "gpu")]
+use crate::gpu::{
+    device::GpuDevice,
+    executor::{GpuConstants, GpuExecutor},
+    kernel::AdapterKind,
+};
+use crate::{
+    error::{Error, Result},
+    gpu::program::GpuProgram,
+    ops::Prepared,
+    plan::{Planner, Target},
+    tensor::AlignedBytes,
+};
+
+pub(super) struct Runtime {
+    pub planner: Planner,
+    pub arena: RefCell<AlignedBytes>,
+    pub clock: fn() -> f64,
+    pub plan_ms: Cell<f64>,
+    pub compile_ms: Cell<f64>,
+    pub warnings: Vec<String>,
+    /// Whether the GPU was chosen for the user, who then wants it only if it runs all heavy nodes.
+    pub gpu_must_run_heavy_nodes: bool,
+    #[cfg(feature = "gpu")]
+    gpu: Option<Gpu>,
+}
+
+#[cfg(feature = "gpu")]
+struct Gpu {
+    device: Rc<GpuDevice>,
+    constants: RefCell<GpuConstants>,
+}
+
+/// The GPU's side of a planned segment, when it has one.
+pub(super) struct Recorded {
+    #[cfg(feature = "gpu")]
+    pub executor: RefCell<GpuExecutor>,
+}
+
+impl Runtime {
+    pub async fn new(device: Device, clock: fn() -> f64) -> Result<Runtime> {
+        let mut runtime = Runtime {
+            planner: Planner {
+                target: Target::Cpu,
+                prepared: Prepared::default(),
+            },
+            arena: RefCell::default(),
+            clock,
+            plan_ms: Cell::new(0.0),
+            compile_ms: Cell::new(0.0),
+            warnings: Vec::new(),
+            gpu_must_run_heavy_nodes: device == Device::Auto,
+            #[cfg(feature = "gpu")]
+            gpu: None,
+        };
+        if device != Device::Cpu {
+            runtime.open_gpu(device).await?;
+        }
+        Ok(runtime)
+    }
+
+    #[cfg(feature = "gpu")]
+    async fn open_gpu(&mut self, device: Device) -> Result<()> {
+        let gpu = match GpuDevice::shared().await {
+            Ok(gpu) => gpu,
+            Err(error) if device == Device::Auto => {
+                self.warnings.push(format!("running on the CPU: {}", error.message()));
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        if device == Device::Auto && gpu.caps().kind == AdapterKind::Software {
+            self.warnings.push(format!(
+                "running on the CPU: the GPU adapter {:?} is a software adapter, which is slower",
+                gpu.adapter().name
+            ));
+            return Ok(());
+        }
+        self.planner.target = Target::Gpu(gpu.caps().clone());
+        self.gpu = Some(Gpu {
+            device: gpu,
+            constants: RefCell::default(),
+        });
+        Ok(())
+    }
+
+    #[cfg(not(feature = "gpu"))]
+    async fn open_gpu(&mut self, device: Device) -> Result<()> {
+        if device == Device::WebGpu {
+            return Err(Error::new(ErrorCode::Device, "this build has no GPU support"));
+        }
+        Ok(())
+    }
+
+    pub fn uses_gpu(&self) -> bool {
+        matches!(self.planner.target, Target::Gpu(_))
+    }
+
+    /// The adapter's name and whether it is hardware, when the GPU is used.
+    pub fn adapter(&self) -> Option<String> {
+        #[cfg(feature = "gpu")]
+        {
+            let adapter = self.gpu.as_ref()?.device.adapter();
+            let kind = if adapter.kind == AdapterKind::Software {
+                "software"
+            } else {
+                "hardware"
+            };
+            let name = if adapter.name.is_empty() {
+                "unnamed"
+            } else {
+                &adapter.name
+            };
+            Some(format!("{name} ({}, {kind})", adapter.backend))
+        }
+        #[cfg(not(feature = "gpu"))]
+        None
+    }
+
+    /// Bytes of GPU memory that constants take.
+    pub fn gpu_constant_bytes(&self) -> u64 {
+        #[cfg(feature = "gpu")]
+        return self.gpu.as_ref().map_or(0, |gpu| gpu.constants.borrow().bytes());
+        #[cfg(not(feature = "gpu"))]
+        0
+    }
+
+    /// Gives the GPU up and says why.
+    pub fn fall_back_to_cpu(&mut self, reason: String) {
+        self.warnings.push(format!("running on the CPU: {reason}"));
+        self.planner.target = Target::Cpu;
+        #[cfg(feature = "gpu")]
+        {
+            self.gpu = None;
+        }
+    }
+
+    /// Frees packed weights and memory.
+    pub fn release(&mut self) {
+        self.planner.prepared = Prepared::default();
+        self.arena = RefCell::default();
+        #[cfg(feature = "gpu")]
+        {
+            self.gpu = None;
+        }
+    }
+
+    /// Compiles the GPU's side of a segment; `None` when it has none.
+    #[cfg(feature = "gpu")]
+    pub async fn record(&self, program: &GpuProgram) -> Result<Option<Recorded>> {
+        if program.steps.is_empty() {
+            return Ok(None);
+        }
+        let gpu = self
+            .gpu
+            .as_ref()
+            .ok_or_else(|| Error::internal("a segment wants a GPU that is not open"))?;
+        let started = (self.clock)();
+        // Taken out while waiting, so that no borrow is held across the wait.
+        let mut constants = std::mem::take(&mut *gpu.constants.borrow_mut());
+        let executor = GpuExecutor::new(Rc::clone(&gpu.device), program, &mut constants).await;
+        *gpu.constants.borrow_mut() = constants;
+        self.compile_ms.set(self.compile_ms.get() + (self.clock)() - started);
+        Ok(Some(Recorded {
+            executor: RefCell::new(executor?),
+        }))
+    }
+
+    #[cfg(not(feature = "gpu"))]
+    pub async fn record(&self, program: &GpuProgram) -> Result<Option<Recorded>> {
+        if program.steps.is_empty() {
+            return Ok(None);
+        }
+        Err(Error::internal("a segment wants a GPU that this build does not have"))
+    }
+
+    /// Bytes of GPU memory that a recorded program's values take.
+    pub fn recorded_bytes(recorded: &Recorded) -> u64 {
+        #[cfg(feature = "gpu")]
+        return recorded.executor.borrow().planned_bytes();
+        #[cfg(not(feature = "gpu"))]
+        {
+            let _ = recorded;
+            0
+        }
+    }
+}
+
+/// Milliseconds by the system's clock; none in wasm, where the standard library has no clock.
+pub(super) fn default_clock() -> f64 {
+    #[cfg(not(target_arch = "wasm32"))]
+    {
+        use std::{sync::OnceLock, time::Instant};
+        static START: OnceLock<Instant> = OnceLock::new();
+        START.get_or_init(Instant::now).elapsed().as_secs_f64() * 1e3
+    }
+    #[cfg(target_arch = "wasm32")]
+    0.0
+}
