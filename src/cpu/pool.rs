@@ -352,9 +352,9 @@ mod tests {
                 .map(|i| (i / positions, window(&params, &data, i / positions, i % positions)))
                 .collect();
             let what = format!("{params:?}");
-            let expected = |f: &dyn Fn(&[(usize, f32)], usize) -> f32| -> Vec<f32> {
-                windows.iter().map(|(_, (values, padded))| f(values, *padded)).collect()
-            };
+            type OfWindow<'a> = &'a dyn Fn(&[(usize, f32)], usize) -> f32;
+            let expected =
+                |f: OfWindow| -> Vec<f32> { windows.iter().map(|(_, (values, padded))| f(values, *padded)).collect() };
             let mut out = vec![f32::NAN; windows.len()];
 
             let max = expected(&|values, _| values.iter().fold(f32::NEG_INFINITY, |max, v| max.max(v.1)));

@@ -106,7 +106,11 @@ impl Tensor {
     /// Number of elements.
     pub fn len(&self) -> usize {
         // A tensor with a zero dimension may have others whose product does not fit.
-        if self.is_empty() { 0 } else { self.shape.iter().product() }
+        if self.is_empty() {
+            0
+        } else {
+            self.shape.iter().product()
+        }
     }
 
     /// Whether the tensor has no elements.
@@ -296,7 +300,12 @@ mod tests {
         assert_eq!(error.place().expected.as_deref(), Some("16 bytes"));
         assert!(Tensor::new(&[3], vec![1i64]).is_err());
         assert!(Tensor::from_bytes(DType::F32, &[1 << 40, 1 << 40], vec![]).is_err());
-        assert_eq!(Tensor::from_bytes(DType::F32, &[1 << 40, 1 << 40, 0], vec![]).unwrap().len(), 0);
+        assert_eq!(
+            Tensor::from_bytes(DType::F32, &[1 << 40, 1 << 40, 0], vec![])
+                .unwrap()
+                .len(),
+            0
+        );
     }
 
     #[test]

@@ -123,7 +123,8 @@ mod tests {
     #[test]
     fn every_activation_matches_its_formula() {
         let (a, b) = (Some(0.7), Some(0.3));
-        let table: [(&str, fn(f32) -> f32); 11] = [
+        type Formula = fn(f32) -> f32;
+        let table: [(&str, Formula); 11] = [
             ("Sigmoid", |x| 1.0 / (1.0 + (-x).exp())),
             ("Tanh", f32::tanh),
             ("Relu", |x| x.max(0.0)),
