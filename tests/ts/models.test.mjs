@@ -60,8 +60,8 @@ describe("the demo's network", () => {
   });
 
   test("reads plain sevens of many shapes, sizes and places", async () => {
-    for (const corner of [70, 75, 80]) {
-      for (const foot of [40, 45, 50]) {
+    for (const corner of [72, 76, 80]) {
+      for (const foot of [38, 42, 46]) {
         for (const scale of [0.3, 1, 2]) {
           const points = [
             [22, 12],
