@@ -17,6 +17,8 @@ export interface ValueInfo {
   readonly name: string;
   readonly type: DataType;
   readonly shape: readonly (number | string)[];
+  /** Whether a run may go without this input. */
+  readonly optional?: true;
 }
 
 /** Where one node runs, and why. */
@@ -24,6 +26,10 @@ export interface NodeReport {
   node: string;
   operator: string;
   device: "cpu" | "gpu" | "folded";
+  /** The kernel that runs it. */
+  kernel: string;
+  /** Whether it is of the kind that most of a model's time goes into: a matrix product, a convolution. */
+  heavy: boolean;
   /** Why the node is not on the GPU, when a GPU was wanted. */
   reason?: string;
   /** The nodes that were fused into this one. */
@@ -41,8 +47,10 @@ export interface Report {
   nodes: NodeReport[];
   /** How many fused groups the optimiser made. */
   fusedGroups: number;
+  /** How many dispatches a run makes on the GPU. */
+  dispatches: number;
   /** Milliseconds spent in each stage of compilation. */
-  timings: { parseMs: number; optimizeMs: number; planMs: number; compileMs: number };
+  timings: { parseMs: number; optimizeMs: number; deviceMs: number; planMs: number; compileMs: number };
   memory: { weightsBytes: number; cpuArenaBytes: number; gpuBytes: number; wasmBytes: number };
   warnings: string[];
 }

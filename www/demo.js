@@ -163,7 +163,7 @@ function showReport() {
   const facts = {
     Device: device === "webgpu" ? `WebGPU${adapter ? `, ${adapter}` : ""}` : "CPU",
     WebAssembly: wasm,
-    Compiled: `${format(timings.parseMs + timings.optimizeMs + timings.planMs + timings.compileMs)}, ${fusedGroups} fused`,
+    Compiled: `in ${format(timings.parseMs + timings.optimizeMs + timings.planMs + timings.compileMs)}, ${fusedGroups} fused groups`,
     Memory: `${(memory.weightsBytes / 1e3).toFixed(0)} kB of weights, ${(memory.wasmBytes / 1e6).toFixed(1)} MB in all`,
   };
   find("facts").replaceChildren(

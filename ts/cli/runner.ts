@@ -66,7 +66,7 @@ export async function withExternalData<T>(
     try {
       return await load(Object.keys(files).length > 0 ? files : undefined);
     } catch (error) {
-      const name = error instanceof ModeletError && error.code === "external-data" ? error.input : undefined;
+      const name = error instanceof ModeletError && error.code === "external-data" ? error.expected : undefined;
       if (name === undefined || Object.hasOwn(files, name)) throw error;
       const path = normalize(name);
       // A model may name files below its own folder, and nothing else.
