@@ -2,14 +2,17 @@
 //! of all is [`registry`]. What several operators share stands in `cpu/` and `gpu/`, never in another operator's file.
 
 mod context;
+mod conv;
 mod epilogue;
 pub mod evaluate;
+mod gemm;
 pub mod infer;
 mod matmul;
 pub mod registry;
 #[cfg(test)]
 pub mod testing;
 mod widen;
+mod window;
 
 pub use context::{CpuLowering, GpuLowering, InferContext, Prepared, TensorDesc, ValueFacts};
 

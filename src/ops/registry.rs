@@ -1,6 +1,6 @@
 //! The one table of operators.
 
-use super::{Operator, matmul};
+use super::{Operator, conv, gemm, matmul};
 use crate::{
     error::{Error, ErrorCode, Result},
     graph::{Graph, INTERNAL_DOMAIN, Node, NodeId, OperatorId},
@@ -54,6 +54,9 @@ pub static OPERATORS: &[Entry] = &[
     onnx("MatMul", matmul::MatMul::plain),
     contrib("FusedMatMul", matmul::MatMul::fused),
     internal("FusedMatMul", matmul::MatMul::fused),
+    onnx("Gemm", gemm::Gemm::make),
+    // Convolution.
+    onnx("Conv", conv::Conv::make),
 ];
 
 /// The newest opset of ONNX's own domain that the table was written for.
