@@ -14,6 +14,8 @@ pub mod plan;
 pub mod pointwise;
 pub mod session;
 pub mod tensor;
+#[cfg(target_arch = "wasm32")]
+pub mod wasm;
 
 pub use error::{Error, ErrorCode, Result};
 pub use session::{Device, Model, Outputs, Report, Session, SessionOptions, ValueInfo};

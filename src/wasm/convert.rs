@@ -1,0 +1,242 @@
+//! Tensors, types, graphs and errors to JavaScript and back. Tensor data crosses by one copy of its bytes.
+
+use js_sys::{
+    Array, ArrayBuffer, BigInt64Array, BigUint64Array, Float32Array, Float64Array, Int8Array, Int16Array, Int32Array,
+    Object, Reflect, Uint8Array, Uint16Array, Uint32Array,
+};
+use wasm_bindgen::{JsCast, JsValue};
+
+use crate::{
+    Error, ErrorCode, Result, ValueInfo,
+    graph::{Graph, NodeId, ValueType},
+    tensor::{AlignedBytes, DType, Dim, Tensor},
+};
+
+fn set(object: &Object, key: &str, value: &JsValue) {
+    // Setting a property of a fresh plain object cannot fail.
+    let _ = Reflect::set(object, &key.into(), value);
+}
+
+fn get(object: &JsValue, key: &str) -> JsValue {
+    Reflect::get(object, &key.into()).unwrap_or(JsValue::UNDEFINED)
+}
+
+/// `{ code, message, node?, operator?, input?, expected?, actual?, details? }`.
+pub(super) fn error_to_js(error: &Error) -> JsValue {
+    let object = Object::new();
+    set(&object, "code", &error.code().as_str().into());
+    set(&object, "message", &error.message().into());
+    let place = error.place();
+    let parts = [
+        ("node", &place.node),
+        ("operator", &place.operator),
+        ("input", &place.input),
+        ("expected", &place.expected),
+        ("actual", &place.actual),
+    ];
+    for (key, text) in parts {
+        if let Some(text) = text {
+            set(&object, key, &text.into());
+        }
+    }
+    if !place.details.is_empty() {
+        let lines: Array = place.details.iter().map(JsValue::from).collect();
+        set(&object, "details", &lines);
+    }
+    object.into()
+}
+
+/// `[{ name, type, shape }]`; an open dimension is its name, or `"?"`.
+pub(super) fn info_to_js(values: &[ValueInfo]) -> JsValue {
+    let list: Array = values
+        .iter()
+        .map(|value| {
+            let object = Object::new();
+            set(&object, "name", &value.name.as_str().into());
+            let type_name = match &value.ty {
+                ValueType::Tensor(tensor) => tensor.dtype.map_or("?".into(), |dtype| dtype.name().into()),
+                other => other.to_string(),
+            };
+            set(&object, "type", &type_name.into());
+            let shape: Array = value.ty.shape().unwrap_or(&[]).iter().map(dim_to_js).collect();
+            set(&object, "shape", &shape);
+            if value.optional {
+                set(&object, "optional", &true.into());
+            }
+            JsValue::from(object)
+        })
+        .collect();
+    list.into()
+}
+
+fn dim_to_js(dim: &Dim) -> JsValue {
+    match dim.known() {
+        Some(size) => (size as f64).into(),
+        None => {
+            let text = dim.to_string();
+            if text.contains('?') { "?".into() } else { text.into() }
+        }
+    }
+}
+
+/// Reads `{ name, type, shape, data }`.
+pub(super) fn tensor_from_js(value: &JsValue) -> Result<(String, Tensor)> {
+    let invalid = |message: &str| Error::new(ErrorCode::InvalidTensor, message);
+    let name = get(value, "name").as_string().unwrap_or_default();
+    let in_tensor = |error: Error| error.at_input(name.clone());
+    let type_name = get(value, "type").as_string().unwrap_or_default();
+    let dtype = DType::from_name(&type_name)
+        .ok_or_else(|| in_tensor(invalid("there is no such element type").actual(type_name.clone())))?;
+    let shape = get(value, "shape");
+    let shape = shape
+        .dyn_ref::<Array>()
+        .ok_or_else(|| in_tensor(invalid("a tensor's shape is not an array")))?;
+    let shape = shape
+        .iter()
+        .map(|dim| {
+            let size = dim
+                .as_f64()
+                .filter(|size| *size >= 0.0 && size.fract() == 0.0 && *size < 9e15);
+            size.map(|size| size as usize)
+                .ok_or_else(|| in_tensor(invalid("a dimension is not a whole number")))
+        })
+        .collect::<Result<Vec<usize>>>()?;
+    let data = get(value, "data");
+    if dtype == DType::String {
+        let list = data
+            .dyn_ref::<Array>()
+            .ok_or_else(|| in_tensor(invalid("string data is not an array")))?;
+        let strings = list.iter().map(|item| item.as_string());
+        let strings = strings.collect::<Option<Vec<_>>>();
+        let strings = strings.ok_or_else(|| in_tensor(invalid("string data holds something else than strings")))?;
+        let tensor = Tensor::from_strings(&shape, strings).map_err(in_tensor)?;
+        return Ok((name, tensor));
+    }
+    let view = if ArrayBuffer::is_view(&data) {
+        let buffer = get(&data, "buffer");
+        let offset = get(&data, "byteOffset").as_f64().unwrap_or(0.0);
+        let len = get(&data, "byteLength").as_f64().unwrap_or(0.0);
+        Uint8Array::new_with_byte_offset_and_length(&buffer, offset as u32, len as u32)
+    } else {
+        return Err(in_tensor(invalid("a tensor's data is not a typed array")));
+    };
+    let mut bytes = AlignedBytes::zeroed(view.length() as usize).map_err(in_tensor)?;
+    view.copy_to(bytes.as_mut());
+    if matches!(dtype, DType::I4 | DType::U4) {
+        bytes = pack_nibbles(bytes.as_ref())?;
+    }
+    let tensor = Tensor::from_bytes(dtype, &shape, bytes).map_err(in_tensor)?;
+    Ok((name, tensor))
+}
+
+/// Writes `{ name, type, shape, data }`.
+pub(super) fn tensor_to_js(name: &str, tensor: &Tensor) -> Result<JsValue> {
+    let object = Object::new();
+    set(&object, "name", &name.into());
+    set(&object, "type", &tensor.dtype().name().into());
+    let shape: Array = tensor.shape().iter().map(|&dim| JsValue::from(dim as f64)).collect();
+    set(&object, "shape", &shape);
+    let data: JsValue = match tensor.dtype() {
+        DType::String => tensor.strings()?.iter().map(JsValue::from).collect::<Array>().into(),
+        DType::I4 => {
+            let values: Vec<i8> = tensor.to_i64s()?.into_iter().map(|value| value as i8).collect();
+            Int8Array::from(values.as_slice()).into()
+        }
+        DType::U4 => {
+            let values: Vec<u8> = tensor.to_i64s()?.into_iter().map(|value| value as u8).collect();
+            Uint8Array::from(values.as_slice()).into()
+        }
+        dtype => {
+            let bytes = Uint8Array::from(tensor.bytes());
+            let buffer = bytes.buffer();
+            match dtype {
+                DType::F32 => Float32Array::new(&buffer).into(),
+                DType::F64 => Float64Array::new(&buffer).into(),
+                DType::F16 | DType::BF16 | DType::U16 => Uint16Array::new(&buffer).into(),
+                DType::I16 => Int16Array::new(&buffer).into(),
+                DType::I32 => Int32Array::new(&buffer).into(),
+                DType::U32 => Uint32Array::new(&buffer).into(),
+                DType::I64 => BigInt64Array::new(&buffer).into(),
+                DType::U64 => BigUint64Array::new(&buffer).into(),
+                DType::I8 => Int8Array::new(&buffer).into(),
+                DType::U8 | DType::Bool => bytes.into(),
+                DType::String | DType::I4 | DType::U4 => return Err(Error::internal("handled above")),
+            }
+        }
+    };
+    set(&object, "data", &data);
+    Ok(object.into())
+}
+
+fn pack_nibbles(values: &[u8]) -> Result<AlignedBytes> {
+    let mut packed = AlignedBytes::zeroed(values.len().div_ceil(2))?;
+    for (index, value) in values.iter().enumerate() {
+        packed.as_mut()[index / 2] |= (value & 15) << (index % 2 * 4);
+    }
+    Ok(packed)
+}
+
+/// `{ name, inputs, outputs, nodes: [{ name, operator, inputs, outputs, attributes, epilogue?, fused? }] }`.
+pub(super) fn graph_to_js(graph: &Graph) -> JsValue {
+    let value = |id: crate::graph::ValueId| {
+        let value = graph.value(id);
+        let object = Object::new();
+        set(&object, "name", &value.name.as_str().into());
+        set(&object, "type", &value.ty.to_string().into());
+        if value.constant.is_some() {
+            set(&object, "constant", &true.into());
+        }
+        JsValue::from(object)
+    };
+    let names = |ids: &[Option<crate::graph::ValueId>]| -> Array {
+        let name =
+            |id: &Option<crate::graph::ValueId>| id.map_or(JsValue::NULL, |id| graph.value(id).name.as_str().into());
+        ids.iter().map(name).collect()
+    };
+    let object = Object::new();
+    set(&object, "name", &graph.name.as_str().into());
+    set(
+        &object,
+        "inputs",
+        &graph.inputs.iter().map(|&id| value(id)).collect::<Array>(),
+    );
+    set(
+        &object,
+        "outputs",
+        &graph.outputs.iter().map(|&id| value(id)).collect::<Array>(),
+    );
+    let nodes: Array = graph
+        .nodes
+        .iter()
+        .enumerate()
+        .map(|(index, node)| {
+            let object = Object::new();
+            set(&object, "name", &graph.node_label(NodeId(index as u32)).into());
+            set(&object, "operator", &node.operator.to_string().into());
+            set(&object, "version", &(node.operator.version as f64).into());
+            set(&object, "inputs", &names(&node.inputs));
+            set(&object, "outputs", &names(&node.outputs));
+            let attributes = Object::new();
+            for (name, attribute) in node.attributes.iter() {
+                set(&attributes, name, &attribute.type_name().into());
+            }
+            for (name, subgraph) in node.attributes.subgraphs() {
+                set(&attributes, name, &graph_to_js(&subgraph.graph));
+            }
+            set(&object, "attributes", &attributes);
+            if let Some(epilogue) = &node.epilogue {
+                set(&object, "epilogue", &epilogue.expr.to_string().into());
+            }
+            if !node.fused.is_empty() {
+                set(
+                    &object,
+                    "fused",
+                    &node.fused.iter().map(JsValue::from).collect::<Array>(),
+                );
+            }
+            JsValue::from(object)
+        })
+        .collect();
+    set(&object, "nodes", &nodes);
+    object.into()
+}

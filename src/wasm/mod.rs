@@ -1,0 +1,385 @@
+//! The wasm-bindgen surface: sessions, model bytes and tensors as JavaScript sees them. The only Rust that knows
+//! JavaScript; what could be tested natively stands elsewhere.
+
+mod convert;
+
+use std::{cell::RefCell, collections::HashMap, rc::Rc};
+
+use js_sys::{Array, Function, JsString, Object, Uint8Array};
+use serde::{Deserialize, Serialize};
+use wasm_bindgen::prelude::*;
+
+use crate::{
+    Device, Error, ErrorCode, Model, Session, SessionOptions,
+    import::onnx::{read_tensor, write_tensor},
+    optimize::Level,
+    plan::Placement,
+    session::Report,
+    tensor::Bytes,
+};
+use convert::{error_to_js, info_to_js, tensor_from_js, tensor_to_js};
+
+#[wasm_bindgen]
+extern "C" {
+    #[wasm_bindgen(js_namespace = performance, js_name = now)]
+    fn performance_now() -> f64;
+}
+
+/// Bytes of a model in wasm memory, filled chunk by chunk.
+#[wasm_bindgen]
+pub struct ModelBytes {
+    bytes: Vec<u8>,
+}
+
+#[wasm_bindgen]
+impl ModelBytes {
+    /// Room for `expectedLength` bytes; more may come.
+    #[wasm_bindgen(constructor)]
+    pub fn new(expected_length: f64) -> Result<ModelBytes, JsValue> {
+        let mut bytes = Vec::new();
+        // A wrong announcement of the length is no reason to fail: the bytes themselves count.
+        let _ = bytes.try_reserve_exact(expected_length.clamp(0.0, 4e9) as usize);
+        Ok(ModelBytes { bytes })
+    }
+
+    /// Appends a chunk.
+    pub fn append(&mut self, chunk: &Uint8Array) -> Result<(), JsValue> {
+        let start = self.bytes.len();
+        let len = chunk.length() as usize;
+        self.bytes.try_reserve(len).map_err(|_| {
+            let message = format!("{} bytes of memory for the model could not be had", start + len);
+            error_to_js(&Error::new(ErrorCode::OutOfMemory, message))
+        })?;
+        self.bytes.resize(start + len, 0);
+        chunk.copy_to(&mut self.bytes[start..]);
+        Ok(())
+    }
+
+    /// Number of bytes so far.
+    #[wasm_bindgen(getter)]
+    pub fn length(&self) -> f64 {
+        self.bytes.len() as f64
+    }
+}
+
+/// A session. One run at a time: the TypeScript side queues.
+#[wasm_bindgen]
+pub struct CoreSession {
+    session: Rc<RefCell<Option<Session>>>,
+    inputs: JsValue,
+    outputs: JsValue,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct Options {
+    device: Option<String>,
+    optimization: Option<String>,
+}
+
+#[wasm_bindgen]
+impl CoreSession {
+    /// Reads the model, optimizes it and opens the device. `onProgress(stage, done, total)` is told of each stage.
+    pub async fn load(
+        bytes: ModelBytes,
+        options: JsValue,
+        on_progress: Option<Function>,
+    ) -> Result<CoreSession, JsValue> {
+        let external = external_data(&options)?;
+        let parsed: Options = serde_wasm_bindgen::from_value(options)
+            .map_err(|error| invalid_argument(format!("the options are not understood: {error}")))?;
+        let device = match parsed.device.as_deref() {
+            None | Some("auto") => Device::Auto,
+            Some("cpu") => Device::Cpu,
+            Some("webgpu") => Device::WebGpu,
+            Some(other) => return Err(invalid_argument(format!("there is no device called {other:?}"))),
+        };
+        let optimization = match parsed.optimization.as_deref() {
+            None => Level::default(),
+            Some(name) => Level::from_name(name)
+                .ok_or_else(|| invalid_argument(format!("there is no optimization level called {name:?}")))?,
+        };
+        let progress = |stage: &str, done: u32| {
+            if let Some(callback) = &on_progress {
+                // What a callback throws is its own affair.
+                let _ = callback.call3(&JsValue::NULL, &stage.into(), &done.into(), &3.into());
+            }
+        };
+        progress("parse", 0);
+        let started = performance_now();
+        let load = |location: &str| match external.get(location) {
+            Some(bytes) => Ok(bytes.clone()),
+            None => {
+                let message = format!("the model keeps weights in another file, {location}, which was not given");
+                Err(Error::new(ErrorCode::ExternalData, message).expected(location))
+            }
+        };
+        let model = Model::load_with(Bytes::new(bytes.bytes), &load).map_err(|error| error_to_js(&error))?;
+        let model = model.with_parse_ms(performance_now() - started);
+        progress("optimize", 1);
+        let options = SessionOptions {
+            device,
+            optimization,
+            clock: performance_now,
+            ..SessionOptions::default()
+        };
+        let session = Session::new(model, options)
+            .await
+            .map_err(|error| error_to_js(&error))?;
+        progress("ready", 3);
+        let inputs = info_to_js(session.inputs());
+        let outputs = info_to_js(session.outputs());
+        Ok(CoreSession {
+            session: Rc::new(RefCell::new(Some(session))),
+            inputs,
+            outputs,
+        })
+    }
+
+    /// `[{ name, type, shape }]` of what has to be fed.
+    pub fn inputs(&self) -> JsValue {
+        self.inputs.clone()
+    }
+
+    /// `[{ name, type, shape }]` of what a run yields.
+    pub fn outputs(&self) -> JsValue {
+        self.outputs.clone()
+    }
+
+    /// Runs the model on `[{ name, type, shape, data }]` and resolves with the outputs in the same form.
+    pub fn run(&self, feeds: &Array, fetches: Option<Array>) -> js_sys::Promise {
+        let feeds = feeds
+            .iter()
+            .map(|feed| tensor_from_js(&feed))
+            .collect::<Result<Vec<_>, Error>>();
+        let fetches: Option<Vec<String>> =
+            fetches.map(|names| names.iter().filter_map(|name| name.as_string()).collect());
+        let holder = Rc::clone(&self.session);
+        wasm_bindgen_futures::future_to_promise(async move {
+            let feeds = feeds.map_err(|error| error_to_js(&error))?;
+            let taken = holder.borrow_mut().take();
+            let Some(mut session) = taken else {
+                let message = "the session is busy with another run, or a run of it never ended";
+                return Err(error_to_js(&Error::new(ErrorCode::InvalidArgument, message)));
+            };
+            let result = session.run_fetching(feeds, fetches.as_deref()).await;
+            *holder.borrow_mut() = Some(session);
+            let outputs = result.map_err(|error| error_to_js(&error))?;
+            let tensors = outputs.into_iter().map(|(name, tensor)| tensor_to_js(&name, &tensor));
+            Ok(tensors
+                .collect::<Result<Array, Error>>()
+                .map_err(|error| error_to_js(&error))?
+                .into())
+        })
+    }
+
+    /// What ran where, how long loading took, how much memory is held.
+    pub fn report(&self) -> Result<JsValue, JsValue> {
+        self.with(|session| {
+            let report = ReportJs::from(session.report());
+            let serializer = serde_wasm_bindgen::Serializer::json_compatible();
+            report
+                .serialize(&serializer)
+                .map_err(|error| invalid_argument(error.to_string()))
+        })
+    }
+
+    /// A stage of compilation (`graph`, `optimized`, `program`) as text, or as JSON.
+    pub fn inspect(&self, stage: &str, json: bool) -> Result<JsValue, JsValue> {
+        self.with(|session| {
+            let graph = match stage {
+                "graph" => Some(session.imported_graph()),
+                "optimized" => Some(session.optimized_graph()),
+                "program" => None,
+                other => return Err(invalid_argument(format!("there is no stage called {other:?}"))),
+            };
+            let text = match graph {
+                Some(graph) if json => return stringify(&convert::graph_to_js(graph)),
+                Some(graph) => graph.to_string(),
+                None => session.program_text().map_err(|error| error_to_js(&error))?,
+            };
+            if json {
+                let lines: Array = text.lines().map(JsValue::from).collect();
+                let object = Object::new();
+                let _ = js_sys::Reflect::set(&object, &"program".into(), &lines);
+                return stringify(&object.into());
+            }
+            Ok(text.into())
+        })
+    }
+
+    fn with<R>(&self, read: impl FnOnce(&Session) -> Result<R, JsValue>) -> Result<R, JsValue> {
+        match &*self.session.borrow() {
+            Some(session) => read(session),
+            None => Err(error_to_js(&Error::new(
+                ErrorCode::InvalidArgument,
+                "the session is busy with a run",
+            ))),
+        }
+    }
+}
+
+/// Reads an ONNX `TensorProto` file as `{ name, type, shape, data }`.
+#[wasm_bindgen(js_name = readTensor)]
+pub fn read_tensor_js(bytes: &[u8]) -> Result<JsValue, JsValue> {
+    let read = || {
+        let (name, tensor) = read_tensor(Bytes::from(bytes))?;
+        tensor_to_js(&name, &tensor)
+    };
+    read().map_err(|error| error_to_js(&error))
+}
+
+/// Writes `{ name, type, shape, data }` as an ONNX `TensorProto` file.
+#[wasm_bindgen(js_name = writeTensor)]
+pub fn write_tensor_js(tensor: &JsValue) -> Result<Uint8Array, JsValue> {
+    let (name, tensor) = tensor_from_js(tensor).map_err(|error| error_to_js(&error))?;
+    Ok(Uint8Array::from(write_tensor(&name, &tensor).as_slice()))
+}
+
+/// The version of the package.
+#[wasm_bindgen]
+pub fn version() -> String {
+    env!("CARGO_PKG_VERSION").into()
+}
+
+thread_local! {
+    static PANIC_HANDLER: RefCell<Option<Function>> = const { RefCell::new(None) };
+}
+
+/// Calls `handler` with the message of a panic, just before the instance aborts.
+#[wasm_bindgen(js_name = setPanicHandler)]
+pub fn set_panic_handler(handler: Function) {
+    PANIC_HANDLER.with(|slot| *slot.borrow_mut() = Some(handler));
+    std::panic::set_hook(Box::new(|info| {
+        let message = info.to_string();
+        PANIC_HANDLER.with(|slot| {
+            if let Ok(slot) = slot.try_borrow()
+                && let Some(handler) = &*slot
+            {
+                let _ = handler.call1(&JsValue::NULL, &message.into());
+            }
+        });
+    }));
+}
+
+fn invalid_argument(message: String) -> JsValue {
+    error_to_js(&Error::new(ErrorCode::InvalidArgument, message))
+}
+
+fn stringify(value: &JsValue) -> Result<JsValue, JsValue> {
+    js_sys::JSON::stringify(value).map(JsString::into)
+}
+
+/// The files of `options.externalData`, by location.
+fn external_data(options: &JsValue) -> Result<HashMap<String, Bytes>, JsValue> {
+    let mut files = HashMap::new();
+    let Ok(data) = js_sys::Reflect::get(options, &"externalData".into()) else {
+        return Ok(files);
+    };
+    let Some(data) = data.dyn_ref::<Object>() else {
+        return Ok(files);
+    };
+    for entry in Object::entries(data).iter() {
+        let entry = Array::from(&entry);
+        let (name, bytes) = (entry.get(0).as_string(), entry.get(1));
+        let (Some(name), Some(bytes)) = (name, bytes.dyn_ref::<Uint8Array>()) else {
+            return Err(invalid_argument(
+                "externalData holds something other than a Uint8Array".into(),
+            ));
+        };
+        files.insert(name, Bytes::new(bytes.to_vec()));
+    }
+    Ok(files)
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ReportJs {
+    device: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    adapter: Option<String>,
+    wasm: &'static str,
+    nodes: Vec<NodeJs>,
+    fused_groups: usize,
+    dispatches: usize,
+    timings: TimingsJs,
+    memory: MemoryJs,
+    warnings: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct NodeJs {
+    node: String,
+    operator: String,
+    device: &'static str,
+    kernel: String,
+    heavy: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    fused: Vec<String>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct TimingsJs {
+    parse_ms: f64,
+    optimize_ms: f64,
+    device_ms: f64,
+    plan_ms: f64,
+    compile_ms: f64,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct MemoryJs {
+    weights_bytes: u64,
+    cpu_arena_bytes: u64,
+    gpu_bytes: u64,
+    wasm_bytes: u64,
+}
+
+impl From<Report> for ReportJs {
+    fn from(report: Report) -> ReportJs {
+        let nodes = report.nodes.into_iter().map(|node| NodeJs {
+            node: node.node,
+            operator: node.operator,
+            device: match node.place {
+                Placement::Cpu => "cpu",
+                Placement::Gpu => "gpu",
+                Placement::Folded => "folded",
+            },
+            kernel: node.kernel,
+            heavy: node.heavy,
+            reason: node.reason,
+            fused: node.fused,
+        });
+        let wasm_pages = core::arch::wasm32::memory_size(0) as u64;
+        ReportJs {
+            device: report.device,
+            adapter: report.adapter,
+            wasm: if cfg!(target_feature = "relaxed-simd") {
+                "relaxed-simd"
+            } else {
+                "simd128"
+            },
+            nodes: nodes.collect(),
+            fused_groups: report.fused_groups,
+            dispatches: report.dispatches,
+            timings: TimingsJs {
+                parse_ms: report.timings.parse_ms,
+                optimize_ms: report.timings.optimize_ms,
+                device_ms: report.timings.device_ms,
+                plan_ms: report.timings.plan_ms,
+                compile_ms: report.timings.compile_ms,
+            },
+            memory: MemoryJs {
+                weights_bytes: report.memory.weights_bytes,
+                cpu_arena_bytes: report.memory.cpu_arena_bytes,
+                gpu_bytes: report.memory.gpu_bytes,
+                wasm_bytes: wasm_pages * 65536,
+            },
+            warnings: report.warnings,
+        }
+    }
+}
