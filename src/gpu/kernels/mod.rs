@@ -3,15 +3,97 @@
 //!
 //! All tensors are dense and row-major. Inputs and outputs are bound by their position in the node.
 
+pub mod conv;
+pub mod matmul;
 pub mod movement;
+pub mod pool;
 pub mod reduce;
 
-use super::kernel::{Dispatch, GpuCaps, GpuKernel};
+use std::sync::Arc;
+
+use super::kernel::{Binding, ConstantData, ConstantKey, Dispatch, GpuCaps, GpuKernel, GpuType};
+use super::wgsl::DispatchBuilder;
+use crate::error::Result;
+use crate::tensor::Tensor;
 
 /// Dimensions that a strided kernel walks at most, after neighbours that can be one were made one.
 pub const MAX_RANK: usize = 8;
 
+/// An f32 operand of a heavy kernel.
+#[derive(Debug, Clone)]
+pub struct Operand<'a> {
+    pub shape: &'a [usize],
+    /// Where it is bound when it is used as it stands.
+    pub binding: Binding,
+    /// The value where it is known at plan time, so that it can be laid out anew.
+    pub constant: Option<Constant<'a>>,
+}
+
+/// A constant of the model and its identity within the session.
+#[derive(Debug, Clone, Copy)]
+pub struct Constant<'a> {
+    pub source: u64,
+    pub tensor: &'a Tensor,
+}
+
+impl<'a> Operand<'a> {
+    /// The node's input `index`, known at run time only.
+    pub fn input(shape: &'a [usize], index: usize) -> Operand<'a> {
+        Operand {
+            shape,
+            binding: Binding::Input(index),
+            constant: None,
+        }
+    }
+
+    /// The node's input `index`, which is `constant`.
+    pub fn constant(shape: &'a [usize], index: usize, constant: Constant<'a>) -> Operand<'a> {
+        Operand {
+            shape,
+            binding: Binding::Input(index),
+            constant: Some(constant),
+        }
+    }
+}
+
+/// A constant in another layout: `count` f32 values that `lay_out` writes from the constant's own. `layout` names the
+/// layout with everything `lay_out` depends on but the constant.
+fn laid_out(
+    constant: Constant,
+    layout: String,
+    count: usize,
+    lay_out: impl Fn(&[f32], &mut [f32]) + Send + Sync + 'static,
+) -> Binding {
+    let tensor = constant.tensor.clone();
+    let key = ConstantKey {
+        source: constant.source,
+        layout,
+    };
+    let make = move || -> Result<Vec<u8>> {
+        let mut values = vec![0.0f32; count];
+        lay_out(&tensor.to_f32s()?, &mut values);
+        Ok(bytemuck::cast_slice(&values).to_vec())
+    };
+    Binding::Constant(Arc::new(ConstantData::new(key, count as u64 * GpuType::SIZE, make)))
+}
+
+/// A kernel of one dispatch, unless it binds more buffers or wants more workgroups than the device allows.
+fn single(dispatch: DispatchBuilder, workgroups: [u32; 3], caps: &GpuCaps) -> Option<GpuKernel> {
+    let fits = dispatch.storage_count() <= caps.max_storage_buffers as usize
+        && workgroups.iter().all(|&count| count <= caps.max_workgroups);
+    fits.then(|| GpuKernel::of(vec![dispatch.finish(workgroups)]))
+}
+
 impl GpuKernel {
+    /// Whether any dispatch binds the node's input `index`. Inputs that none binds (constants that were laid out anew)
+    /// need no GPU value.
+    pub fn binds_input(&self, index: usize) -> bool {
+        let binds = |binding: &Binding| matches!(binding, Binding::Input(i) if *i == index);
+        self.dispatches
+            .iter()
+            .any(|dispatch| dispatch.bindings.iter().any(binds))
+    }
+
     /// A kernel of these dispatches without scratch memory.
     pub fn of(dispatches: Vec<Dispatch>) -> GpuKernel {
         GpuKernel {

@@ -2,9 +2,9 @@
 //! workgroup shares a long reduction; on software adapters, where barriers are slow, one thread does it.
 
 use super::super::epilogue::Epilogue;
-use super::super::kernel::{AdapterKind, Binding, Dispatch, GpuCaps, GpuKernel, GpuType};
+use super::super::kernel::{AdapterKind, Binding, GpuCaps, GpuKernel, GpuType};
 use super::super::wgsl::{DispatchBuilder, LINEAR_THREADS, fold_workgroups, linear_workgroups};
-use super::{MAX_RANK, dense_strides, elements};
+use super::{MAX_RANK, dense_strides, elements, single};
 
 const REDUCE: &str = include_str!("../../../shaders/reduce.wgsl");
 const SOFTMAX: &str = include_str!("../../../shaders/softmax.wgsl");
@@ -231,15 +231,7 @@ pub fn normalize(
         dispatch = dispatch.storage("bias", "f32", bias);
     }
     let dispatch = dispatch.epilogue(epilogue);
-    finish(dispatch, workgroups(rows, shared, caps), caps)
-}
-
-/// A kernel of one dispatch, unless it binds more buffers than a shader may.
-pub(super) fn finish(dispatch: DispatchBuilder, workgroups: [u32; 3], caps: &GpuCaps) -> Option<GpuKernel> {
-    let allowed = dispatch.storage_count() <= caps.max_storage_buffers as usize;
-    allowed
-        .then(|| -> Dispatch { dispatch.finish(workgroups) })
-        .map(|dispatch| GpuKernel::of(vec![dispatch]))
+    single(dispatch, workgroups(rows, shared, caps), caps)
 }
 
 #[cfg(all(test, feature = "gpu", not(target_arch = "wasm32")))]

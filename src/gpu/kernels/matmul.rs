@@ -1,0 +1,673 @@
+//! Matrix products: MatMul with its batches, Gemm, and the product that convolutions are built on. On hardware they
+//! run on tiles in workgroup memory, on software adapters, where barriers are slow, straight from storage.
+
+use super::super::epilogue::Epilogue;
+use super::super::kernel::{AdapterKind, Binding, GpuCaps, GpuKernel};
+use super::super::wgsl::DispatchBuilder;
+use super::{MAX_RANK, Operand, dense_strides, elements, laid_out, single};
+use crate::pointwise::access::broadcast_strides;
+
+const DIRECT: &str = include_str!("../../../shaders/matmul_direct.wgsl");
+const TILED: &str = include_str!("../../../shaders/matmul_tiled.wgsl");
+const STORE: &str = include_str!("../../../shaders/matmul_store.wgsl");
+
+/// A matrix in a buffer: where it starts follows from the batch, then elements are `row` and `column` apart.
+#[derive(Debug, Clone)]
+pub(super) struct Matrix {
+    pub(super) binding: Binding,
+    pub(super) row: usize,
+    pub(super) column: usize,
+    /// Step in elements per batch dimension.
+    pub(super) batch: Vec<usize>,
+}
+
+/// Added to the product before the epilogue: `beta * value[batch, row, column]`.
+#[derive(Debug, Clone)]
+pub(super) struct Addend {
+    pub(super) binding: Binding,
+    pub(super) beta: f32,
+    pub(super) row: usize,
+    /// `None` when all columns of a row share one value.
+    pub(super) column: Option<usize>,
+    /// Batches after which the addend starts over, and its step per batch.
+    pub(super) batches: usize,
+    pub(super) batch: usize,
+}
+
+/// `output[batch] = epilogue(alpha * a[batch] (m x k) x b[batch] (k x n) + addend)`, with a dense output.
+pub(super) struct Product<'a> {
+    pub(super) m: usize,
+    pub(super) n: usize,
+    pub(super) k: usize,
+    pub(super) batch_dims: Vec<usize>,
+    pub(super) a: Matrix,
+    pub(super) b: Matrix,
+    pub(super) alpha: f32,
+    pub(super) addend: Option<Addend>,
+    pub(super) epilogue: Option<&'a Epilogue>,
+}
+
+/// MatMul (opset 1 and later) with NumPy's rules: batch dimensions broadcast, vectors lose the dimension they were
+/// given. The epilogue sees the dense output. `None` when the shapes do not fit or exceed the GPU.
+pub fn matmul(a: &Operand, b: &Operand, epilogue: Option<&Epilogue>, caps: &GpuCaps) -> Option<GpuKernel> {
+    elements(a.shape, caps)?;
+    elements(b.shape, caps)?;
+    let (a_batch, m, k) = match a.shape {
+        [] => return None,
+        [k] => (&[][..], 1, *k),
+        [batch @ .., m, k] => (batch, *m, *k),
+    };
+    let (b_batch, b_k, n) = match b.shape {
+        [] => return None,
+        [k] => (&[][..], *k, 1),
+        [batch @ .., k, n] => (batch, *k, *n),
+    };
+    if k != b_k {
+        return None;
+    }
+    let rank = a_batch.len().max(b_batch.len());
+    let dim = |shape: &[usize], axis: usize| (axis + shape.len()).checked_sub(rank).map_or(1, |axis| shape[axis]);
+    let mut batch_dims = Vec::with_capacity(rank);
+    for axis in 0..rank {
+        batch_dims.push(match (dim(a_batch, axis), dim(b_batch, axis)) {
+            (1, other) | (other, 1) => other,
+            (same, other) if same == other => same,
+            _ => return None,
+        });
+    }
+    let strides = |shape: &[usize], size: usize| -> Option<Vec<usize>> {
+        Some(
+            broadcast_strides(&batch_dims, shape)?
+                .into_iter()
+                .map(|stride| stride * size)
+                .collect(),
+        )
+    };
+    let a_matrix = Matrix {
+        binding: a.binding.clone(),
+        row: k,
+        column: 1,
+        batch: strides(a_batch, m * k)?,
+    };
+    let b_matrix = constant_b(b, k, n, false, b_batch.iter().product()).map_or_else(
+        || {
+            let batch = strides(b_batch, k * n)?;
+            Some(Matrix {
+                binding: b.binding.clone(),
+                row: n,
+                column: 1,
+                batch,
+            })
+        },
+        |(binding, row)| {
+            Some(Matrix {
+                binding,
+                row,
+                column: 1,
+                batch: strides(b_batch, k * row)?,
+            })
+        },
+    )?;
+    let product = Product {
+        m,
+        n,
+        k,
+        batch_dims,
+        a: a_matrix,
+        b: b_matrix,
+        alpha: 1.0,
+        addend: None,
+        epilogue,
+    };
+    product.folded().kernel(caps)
+}
+
+/// What [`gemm`] computes besides the product.
+#[derive(Debug, Clone)]
+pub struct GemmAttributes {
+    pub alpha: f32,
+    pub beta: f32,
+    pub transpose_a: bool,
+    pub transpose_b: bool,
+}
+
+/// Gemm (opset 7 and later): `alpha * a' x b' + beta * c`, where `c` broadcasts to the m x n output.
+pub fn gemm(
+    a: &Operand,
+    b: &Operand,
+    c: Option<&Operand>,
+    attributes: &GemmAttributes,
+    epilogue: Option<&Epilogue>,
+    caps: &GpuCaps,
+) -> Option<GpuKernel> {
+    let ([a0, a1], [b0, b1]) = (a.shape, b.shape) else {
+        return None;
+    };
+    elements(a.shape, caps)?;
+    elements(b.shape, caps)?;
+    let (m, k) = if attributes.transpose_a { (*a1, *a0) } else { (*a0, *a1) };
+    let (b_k, n) = if attributes.transpose_b { (*b1, *b0) } else { (*b0, *b1) };
+    if k != b_k {
+        return None;
+    }
+    let strides = |transposed, width| if transposed { (1, width) } else { (width, 1) };
+    let (a_row, a_column) = strides(attributes.transpose_a, *a1);
+    let a_matrix = Matrix {
+        binding: a.binding.clone(),
+        row: a_row,
+        column: a_column,
+        batch: Vec::new(),
+    };
+    let b_matrix = match constant_b(b, k, n, attributes.transpose_b, 1) {
+        Some((binding, row)) => Matrix {
+            binding,
+            row,
+            column: 1,
+            batch: Vec::new(),
+        },
+        None => {
+            let (row, column) = strides(attributes.transpose_b, *b1);
+            Matrix {
+                binding: b.binding.clone(),
+                row,
+                column,
+                batch: Vec::new(),
+            }
+        }
+    };
+    let addend = match c {
+        Some(c) if attributes.beta != 0.0 => {
+            let strides = broadcast_strides(&[m, n], c.shape)?;
+            let binding = c.binding.clone();
+            let column = (strides[1] != 0).then_some(strides[1]);
+            Some(Addend {
+                binding,
+                beta: attributes.beta,
+                row: strides[0],
+                column,
+                batches: 1,
+                batch: 0,
+            })
+        }
+        _ => None,
+    };
+    let alpha = attributes.alpha;
+    Product {
+        m,
+        n,
+        k,
+        batch_dims: Vec::new(),
+        a: a_matrix,
+        b: b_matrix,
+        alpha,
+        addend,
+        epilogue,
+    }
+    .kernel(caps)
+}
+
+/// A constant right operand as rows of whole vectors, and its row length; `None` when it is no constant or already is
+/// laid out so.
+fn constant_b(b: &Operand, k: usize, n: usize, transposed: bool, batches: usize) -> Option<(Binding, usize)> {
+    let constant = b.constant?;
+    if !transposed && n.is_multiple_of(4) {
+        return None;
+    }
+    let row = n.next_multiple_of(4);
+    let count = batches.checked_mul(k)?.checked_mul(row)?;
+    let layout = format!(
+        "matmul_b:{batches}x{k}x{n}:{}",
+        if transposed { "transposed" } else { "padded" }
+    );
+    let binding = laid_out(constant, layout, count, move |from, to| {
+        for (from, to) in from
+            .chunks_exact((k * n).max(1))
+            .zip(to.chunks_exact_mut((k * row).max(1)))
+        {
+            for (i, to) in to.chunks_exact_mut(row).enumerate() {
+                for (j, to) in to[..n].iter_mut().enumerate() {
+                    *to = if transposed { from[j * k + i] } else { from[i * n + j] };
+                }
+            }
+        }
+    });
+    Some((binding, row))
+}
+
+impl Product<'_> {
+    /// Batches of `a` that share one `b` are rows of one larger product.
+    fn folded(mut self) -> Self {
+        let dense = dense_strides(&self.batch_dims);
+        let size = self.m * self.k;
+        let folds = self.b.batch.iter().all(|&stride| stride == 0)
+            && self.addend.is_none()
+            && self.a.row == self.k
+            && self.a.column == 1
+            && (0..dense.len()).all(|axis| self.batch_dims[axis] == 1 || self.a.batch[axis] == dense[axis] * size);
+        if folds {
+            self.m *= self.batch_dims.iter().product::<usize>();
+            self.batch_dims.clear();
+            self.a.batch.clear();
+            self.b.batch.clear();
+        }
+        self
+    }
+
+    /// Batch dimensions without ones and with neighbours joined, innermost first: size, step of a, step of b.
+    fn batches(&self) -> Vec<(usize, usize, usize)> {
+        let mut joined: Vec<(usize, usize, usize)> = Vec::new();
+        for axis in (0..self.batch_dims.len()).rev() {
+            let (dim, a, b) = (self.batch_dims[axis], self.a.batch[axis], self.b.batch[axis]);
+            match joined.last_mut() {
+                _ if dim == 1 => {}
+                Some((last, last_a, last_b)) if *last_a * *last == a && *last_b * *last == b => *last *= dim,
+                _ => joined.push((dim, a, b)),
+            }
+        }
+        joined
+    }
+
+    /// The kernel, by the adapter's kind and the product's shape.
+    pub(super) fn kernel(self, caps: &GpuCaps) -> Option<GpuKernel> {
+        let batches = self
+            .batch_dims
+            .iter()
+            .try_fold(1usize, |count, &dim| count.checked_mul(dim))?;
+        if elements(&[batches, self.m, self.n], caps)? == 0 {
+            return Some(GpuKernel::default());
+        }
+        if self.batches().len() > MAX_RANK {
+            return None;
+        }
+        if caps.kind == AdapterKind::Hardware && self.m >= 16 && self.n >= 16 && self.k >= 8 {
+            self.tiled(batches, caps)
+        } else {
+            self.direct(batches, caps)
+        }
+    }
+
+    fn tiled(&self, batches: usize, caps: &GpuCaps) -> Option<GpuKernel> {
+        let workgroups = [
+            u32::try_from(self.n.div_ceil(64)).ok()?,
+            u32::try_from(self.m.div_ceil(64)).ok()?,
+            batches.min(caps.max_workgroups as usize) as u32,
+        ];
+        let dispatch = DispatchBuilder::new("matmul_tiled", TILED).functions(STORE);
+        single(self.bind(dispatch, batches), workgroups, caps)
+    }
+
+    fn direct(&self, batches: usize, caps: &GpuCaps) -> Option<GpuKernel> {
+        let quads = self.n.div_ceil(4);
+        let split = caps.kind == AdapterKind::Hardware && self.m <= 4 && self.k >= 256;
+        let rows = match self.m {
+            0..=1 => 1,
+            2..=3 => 2,
+            4..=7 => 4,
+            _ => 8,
+        };
+        let (column_threads, row_threads) = if split {
+            (16, 8)
+        } else {
+            // Square blocks of threads where there are rows to fill them.
+            let columns = quads.next_power_of_two().min(if self.m <= rows { 64 } else { 8 });
+            (columns, self.m.div_ceil(rows).next_power_of_two().min(64 / columns))
+        };
+        let rows_per_group = if split { rows } else { rows * row_threads };
+        let workgroups = [
+            u32::try_from(quads.div_ceil(column_threads)).ok()?,
+            u32::try_from(self.m.div_ceil(rows_per_group)).ok()?,
+            batches.min(caps.max_workgroups as usize) as u32,
+        ];
+        let dispatch = DispatchBuilder::new("matmul_direct", DIRECT)
+            .functions(STORE)
+            .define("ROWS", rows)
+            .define("COLUMNTHREADS", column_threads)
+            .define("ROWTHREADS", row_threads)
+            .define("PARTIALS", column_threads * row_threads * rows)
+            .flag("SPLIT", split)
+            .flag("KTAIL", !self.k.is_multiple_of(4));
+        single(self.bind(dispatch, batches), workgroups, caps)
+    }
+
+    /// Declares operands, output, addend and parameters, and how each is read.
+    fn bind(&self, dispatch: DispatchBuilder, batches: usize) -> DispatchBuilder {
+        let whole = |matrix: &Matrix, run: usize| {
+            run.is_multiple_of(4) && matrix.batch.iter().all(|stride| stride.is_multiple_of(4))
+        };
+        let k_whole = self.k.is_multiple_of(4);
+        let a_vector = self.a.column == 1 && k_whole && whole(&self.a, self.a.row);
+        // A row of padding may stand for missing columns, so n itself need not be whole.
+        let b_rows = self.b.column == 1 && whole(&self.b, self.b.row);
+        let b_columns = !b_rows && self.b.row == 1 && k_whole && whole(&self.b, self.b.column);
+        let store_vector = self.n.is_multiple_of(4);
+        let element = |vector| if vector { "vec4<f32>" } else { "f32" };
+        let joined = self.batches();
+        let dispatch = dispatch
+            .flag("AVECTOR", a_vector)
+            .flag("BROWS", b_rows)
+            .flag("BCOLUMNS", b_columns)
+            .define("BATCHRANK", joined.len())
+            .storage("a", element(a_vector), self.a.binding.clone())
+            .storage("b", element(b_rows || b_columns), self.b.binding.clone())
+            .param("k", self.k as u32)
+            .param("a_row", self.a.row as u32)
+            .param("a_column", self.a.column as u32)
+            .param("b_row", self.b.row as u32)
+            .param("b_column", self.b.column as u32)
+            .param_list("batch_dim", joined.iter().map(|&(dim, _, _)| dim as u32))
+            .param_list("a_batch", joined.iter().map(|&(_, a, _)| a as u32))
+            .param_list("b_batch", joined.iter().map(|&(_, _, b)| b as u32));
+        bind_store(
+            dispatch,
+            &Store {
+                m: self.m,
+                n: self.n,
+                batches,
+                alpha: self.alpha,
+                addend: self.addend.as_ref(),
+                epilogue: self.epilogue,
+                vector: store_vector,
+            },
+        )
+    }
+}
+
+/// What `matmul_store.wgsl` needs.
+pub(super) struct Store<'a> {
+    pub(super) m: usize,
+    pub(super) n: usize,
+    pub(super) batches: usize,
+    pub(super) alpha: f32,
+    pub(super) addend: Option<&'a Addend>,
+    pub(super) epilogue: Option<&'a Epilogue>,
+    /// Whether rows of the output are whole vectors.
+    pub(super) vector: bool,
+}
+
+/// Declares the output and what the product is finished with.
+pub(super) fn bind_store(mut dispatch: DispatchBuilder, store: &Store) -> DispatchBuilder {
+    dispatch = dispatch
+        .flag("STOREVECTOR", store.vector)
+        .storage(
+            "output",
+            if store.vector { "vec4<f32>" } else { "f32" },
+            Binding::Output(0),
+        )
+        .param("m", store.m as u32)
+        .param("n", store.n as u32)
+        .param("batches", store.batches as u32);
+    if store.alpha != 1.0 {
+        dispatch = dispatch.flag("SCALED", true).param_f32("alpha", store.alpha);
+    }
+    if let Some(addend) = store.addend {
+        dispatch = dispatch
+            .flag("ADDEND", true)
+            .flag("ADDENDCOLUMNS", addend.column.is_some())
+            .storage("addend", "f32", addend.binding.clone())
+            .param_f32("beta", addend.beta)
+            .param("addend_row", addend.row as u32)
+            .param("addend_batches", addend.batches.max(1) as u32)
+            .param("addend_batch", addend.batch as u32);
+    }
+    dispatch.epilogue(store.epilogue)
+}
+
+#[cfg(all(test, feature = "gpu", not(target_arch = "wasm32")))]
+mod tests {
+    use super::super::super::kernel::GpuType;
+    use super::super::super::testing::{self, Data, Random};
+    use super::super::Constant;
+    use super::*;
+    use crate::tensor::Tensor;
+
+    /// `max(value, 0) + residual[index]`.
+    fn epilogue() -> Epilogue {
+        Epilogue {
+            functions: "fn epilogue(value: f32, index: u32) -> f32 {
+    return max(value, 0.0) + residual[index] * params.residual_factor;
+}"
+            .into(),
+            storages: vec![("residual".into(), "f32".into(), Binding::Input(2))],
+            params: vec![("residual_factor".into(), "f32", 2.0f32.to_bits())],
+        }
+    }
+
+    /// One product of row-major matrices with given steps.
+    fn reference(
+        a: &[f32],
+        b: &[f32],
+        [m, n, k]: [usize; 3],
+        a_steps: (usize, usize),
+        b_steps: (usize, usize),
+    ) -> Vec<f32> {
+        let mut output = Vec::with_capacity(m * n);
+        for i in 0..m {
+            for j in 0..n {
+                let product = |l: usize| {
+                    f64::from(a[i * a_steps.0 + l * a_steps.1]) * f64::from(b[l * b_steps.0 + j * b_steps.1])
+                };
+                output.push((0..k).map(product).sum::<f64>() as f32);
+            }
+        }
+        output
+    }
+
+    #[test]
+    fn matmul_matches_its_reference_for_odd_and_whole_sizes_constant_or_not() {
+        let Some(device) = testing::device() else { return };
+        let mut random = Random(10);
+        let mut cases = vec![
+            [1, 1, 1],
+            [1, 9, 300],
+            [3, 64, 512],
+            [64, 64, 64],
+            [65, 67, 33],
+            [130, 128, 20],
+            [8, 4, 0],
+        ];
+        cases.extend((0..6).map(|_| [random.between(1, 40), random.between(1, 40), random.between(1, 40)]));
+        for [m, n, k] in cases {
+            let (a, b) = (random.floats(m * k), random.floats(k * n));
+            let expected = reference(&a, &b, [m, n, k], (k, 1), (n, 1));
+            let tensor = Tensor::new(&[k, n], b.clone()).unwrap();
+            for caps in testing::both_kinds() {
+                for is_constant in [false, true] {
+                    let b_shape = [k, n];
+                    let b_operand = if is_constant {
+                        Operand::constant(
+                            &b_shape,
+                            1,
+                            Constant {
+                                source: 1,
+                                tensor: &tensor,
+                            },
+                        )
+                    } else {
+                        Operand::input(&b_shape, 1)
+                    };
+                    let kernel = matmul(&Operand::input(&[m, k], 0), &b_operand, None, &caps).unwrap();
+                    kernel.dispatches.iter().for_each(testing::validate);
+                    assert_eq!(kernel.binds_input(1), !is_constant || n % 4 == 0);
+                    let inputs = [Data::F32(a.clone()), Data::F32(b.clone())];
+                    let found = testing::run(&device, kernel, &inputs, &[(GpuType::F32, m * n)]).unwrap();
+                    let what = format!("{m}x{n}x{k}, constant {is_constant}, {:?}", caps.kind);
+                    testing::assert_close(found[0].f32s(), &expected, 1e-4, &what);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn batches_broadcast_fold_and_take_an_epilogue() {
+        let Some(device) = testing::device() else { return };
+        let mut random = Random(11);
+        let cases: [(&[usize], &[usize], &[usize]); 7] = [
+            (&[3, 5, 6], &[6, 7], &[3, 5, 7]),
+            (&[2, 1, 5, 8], &[3, 8, 4], &[2, 3, 5, 4]),
+            (&[4, 3], &[2, 3, 9], &[2, 4, 9]),
+            (&[2, 3, 20, 16], &[2, 3, 16, 24], &[2, 3, 20, 24]),
+            (&[6], &[6], &[]),
+            (&[6], &[2, 6, 3], &[2, 3]),
+            (&[2, 4, 6], &[6], &[2, 4]),
+        ];
+        for (a_shape, b_shape, output_shape) in cases {
+            let count = |shape: &[usize]| shape.iter().product::<usize>();
+            let (a, b) = (random.floats(count(a_shape)), random.floats(count(b_shape)));
+            let residual = random.floats(count(output_shape));
+            let k = *a_shape.last().unwrap();
+            let m = if a_shape.len() > 1 {
+                a_shape[a_shape.len() - 2]
+            } else {
+                1
+            };
+            let n = if b_shape.len() > 1 {
+                b_shape[b_shape.len() - 1]
+            } else {
+                1
+            };
+            let batch = |shape: &[usize]| shape[..shape.len().saturating_sub(2)].to_vec();
+            let rank = batch(a_shape).len().max(batch(b_shape).len());
+            let full = |shape: Vec<usize>| [vec![1; rank - shape.len()], shape].concat();
+            let (a_batch, b_batch) = (full(batch(a_shape)), full(batch(b_shape)));
+            let dims: Vec<usize> = a_batch.iter().zip(&b_batch).map(|(a, b)| *a.max(b)).collect();
+            let mut expected = Vec::new();
+            for index in 0..count(&dims) {
+                let of = |batch: &[usize]| {
+                    let strides = dense_strides(&dims);
+                    (0..rank).fold(0, |at, axis| {
+                        at * batch[axis] + index / strides[axis] % dims[axis] % batch[axis]
+                    })
+                };
+                let (a, b) = (&a[of(&a_batch) * m * k..], &b[of(&b_batch) * k * n..]);
+                expected.extend(reference(a, b, [m, n, k], (k, 1), (n, 1)));
+            }
+            expected
+                .iter_mut()
+                .zip(&residual)
+                .for_each(|(value, residual)| *value = value.max(0.0) + residual * 2.0);
+            for caps in testing::both_kinds() {
+                let (a_operand, b_operand) = (Operand::input(a_shape, 0), Operand::input(b_shape, 1));
+                let kernel = matmul(&a_operand, &b_operand, Some(&epilogue()), &caps).unwrap();
+                kernel.dispatches.iter().for_each(testing::validate);
+                let inputs = [Data::F32(a.clone()), Data::F32(b.clone()), Data::F32(residual.clone())];
+                let found = testing::run(&device, kernel, &inputs, &[(GpuType::F32, expected.len())]).unwrap();
+                let what = format!("{a_shape:?} x {b_shape:?} on {:?}", caps.kind);
+                testing::assert_close(found[0].f32s(), &expected, 1e-5, &what);
+            }
+        }
+        let caps = &testing::both_kinds()[0];
+        assert!(matmul(&Operand::input(&[2, 3], 0), &Operand::input(&[4, 2], 1), None, caps).is_none());
+        assert!(
+            matmul(
+                &Operand::input(&[2, 2, 3], 0),
+                &Operand::input(&[3, 3, 2], 1),
+                None,
+                caps
+            )
+            .is_none()
+        );
+        let empty = matmul(&Operand::input(&[0, 3], 0), &Operand::input(&[3, 2], 1), None, caps).unwrap();
+        assert!(empty.dispatches.is_empty());
+    }
+
+    #[test]
+    fn gemm_matches_its_reference_for_every_transposition_and_addend() {
+        let Some(device) = testing::device() else { return };
+        let mut random = Random(12);
+        for [m, n, k] in [[5, 7, 9], [32, 20, 24], [1, 10, 64], [70, 66, 40]] {
+            for flags in 0..8 {
+                let (transpose_a, transpose_b, is_constant) = (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0);
+                let attributes = GemmAttributes {
+                    alpha: 0.5,
+                    beta: 2.0,
+                    transpose_a,
+                    transpose_b,
+                };
+                let (a, b) = (random.floats(m * k), random.floats(k * n));
+                let a_shape = if transpose_a { [k, m] } else { [m, k] };
+                let b_shape = if transpose_b { [n, k] } else { [k, n] };
+                let steps = |transposed, width| if transposed { (1, width) } else { (width, 1) };
+                let product = reference(
+                    &a,
+                    &b,
+                    [m, n, k],
+                    steps(transpose_a, a_shape[1]),
+                    steps(transpose_b, b_shape[1]),
+                );
+                let c_shapes: [&[usize]; 4] = [&[n], &[m, 1], &[], &[m, n]];
+                let c_shape = c_shapes[(flags + m) % 4];
+                let c = random.floats(c_shape.iter().product());
+                let c_at = |i: usize, j: usize| match (flags + m) % 4 {
+                    0 => c[j],
+                    1 => c[i],
+                    2 => c[0],
+                    _ => c[i * n + j],
+                };
+                let expected: Vec<f32> = product
+                    .iter()
+                    .enumerate()
+                    .map(|(at, value)| value * 0.5 + 2.0 * c_at(at / n, at % n))
+                    .collect();
+                let tensor = Tensor::new(&b_shape, b.clone()).unwrap();
+                let b_operand = if is_constant {
+                    Operand::constant(
+                        &b_shape,
+                        1,
+                        Constant {
+                            source: 1,
+                            tensor: &tensor,
+                        },
+                    )
+                } else {
+                    Operand::input(&b_shape, 1)
+                };
+                let c_operand = Operand::input(c_shape, 2);
+                for caps in testing::both_kinds() {
+                    let a_operand = Operand::input(&a_shape, 0);
+                    let kernel = gemm(&a_operand, &b_operand, Some(&c_operand), &attributes, None, &caps).unwrap();
+                    kernel.dispatches.iter().for_each(testing::validate);
+                    let inputs = [Data::F32(a.clone()), Data::F32(b.clone()), Data::F32(c.clone())];
+                    let found = testing::run(&device, kernel, &inputs, &[(GpuType::F32, m * n)]).unwrap();
+                    let what = format!("{m}x{n}x{k} {attributes:?} c {c_shape:?} {:?}", caps.kind);
+                    testing::assert_close(found[0].f32s(), &expected, 1e-5, &what);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn texts_match_their_snapshots() {
+        for caps in testing::both_kinds() {
+            let kind = if caps.kind == AdapterKind::Hardware {
+                "hardware"
+            } else {
+                "software"
+            };
+            let with = epilogue();
+            let texts: [(&str, [usize; 3], Option<&Epilogue>); 3] = [
+                ("whole", [64, 64, 64], None),
+                ("odd_epilogue", [33, 35, 37], Some(&with)),
+                ("row", [1, 512, 512], None),
+            ];
+            for (name, [m, n, k], epilogue) in texts {
+                let kernel = matmul(
+                    &Operand::input(&[m, k], 0),
+                    &Operand::input(&[k, n], 1),
+                    epilogue,
+                    &caps,
+                );
+                testing::assert_snapshot(&format!("matmul_{name}_{kind}"), &kernel.unwrap());
+            }
+            let attributes = GemmAttributes {
+                alpha: 1.0,
+                beta: 1.0,
+                transpose_a: false,
+                transpose_b: true,
+            };
+            let c = Operand::input(&[64], 2);
+            let (a, b) = (Operand::input(&[32, 64], 0), Operand::input(&[64, 64], 1));
+            let kernel = gemm(&a, &b, Some(&c), &attributes, None, &caps).unwrap();
+            testing::assert_snapshot(&format!("gemm_transposed_{kind}"), &kernel);
+        }
+    }
+}
