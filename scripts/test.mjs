@@ -80,7 +80,9 @@ function browserTestEnv() {
   const args = ["--headless=new", "--no-sandbox", "--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"];
   const capabilities = { "goog:chromeOptions": { binary: settings.CHROMIUM, args } };
   fs.writeFileSync(join(root, "webdriver.json"), `${JSON.stringify(capabilities, null, 2)}\n`);
-  return { ...wasmEnv(), WASM_BINDGEN_USE_BROWSER: "1", WASM_BINDGEN_TEST_TIMEOUT: "300" };
+  const runner = { WASM_BINDGEN_USE_BROWSER: "1", WASM_BINDGEN_TEST_TIMEOUT: "300" };
+  // Debug information would multiply the size of what wasm-bindgen and the browser have to read.
+  return { ...wasmEnv(), ...runner, CARGO_PROFILE_DEV_DEBUG: "false" };
 }
 
 function countBrowserTests(output) {
