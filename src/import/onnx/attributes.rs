@@ -22,10 +22,10 @@ impl<'p> Importer<'p> {
             if attributes.get(proto.name).is_some() {
                 return Err(invalid(format!("attribute {} is given twice", proto.name)));
             }
+            self.tensors.charge(ENTRY_SIZE + proto.name.len())?;
             let Some(binding) = self.resolve(proto, frame)? else {
                 continue;
             };
-            self.tensors.charge(ENTRY_SIZE + proto.name.len())?;
             attributes.set(proto.name, self.attribute(binding)?);
         }
         Ok(attributes)

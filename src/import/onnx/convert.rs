@@ -209,22 +209,33 @@ impl<'p> Importer<'p> {
     /// Writes nodes into the frame's graph.
     pub fn nodes(&mut self, nodes: &'p [NodeProto<'p>], frame: usize) -> Result<()> {
         for (index, node) in nodes.iter().enumerate() {
-            let label = self.label(node, index, frame);
-            let operator = OperatorId::new(node.domain, node.op_type, 0);
-            self.node(node, &label, frame)
-                .map_err(|error| error.at_node(label).at_operator(operator.to_string()))?;
+            self.node(node, index, frame).map_err(|error| {
+                let operator = OperatorId::new(node.domain, node.op_type, 0);
+                error
+                    .at_node(self.label(node, index, frame))
+                    .at_operator(operator.to_string())
+            })?;
         }
         Ok(())
     }
 
-    fn node(&mut self, proto: &'p NodeProto<'p>, label: &str, frame: usize) -> Result<()> {
+    fn node(&mut self, proto: &'p NodeProto<'p>, index: usize, frame: usize) -> Result<()> {
+        let names = proto
+            .input
+            .iter()
+            .chain(&proto.output)
+            .chain([&proto.name, &proto.op_type, &proto.domain]);
+        // What a node costs in time is in proportion to this too, so that copies of functions are bounded by it.
+        let texts: usize = names.map(|name| name.len() + size_of::<ValueId>()).sum();
+        self.tensors.charge(NODE_SIZE + texts + proto.overload.len())?;
         if proto.op_type.is_empty() {
             return Err(invalid("a node has no operator type"));
         }
         let inputs = self.values(&proto.input, frame)?;
         let outputs = self.values(&proto.output, frame)?;
         if let Some(function) = self.called(proto) {
-            return self.inline(proto, label, function, (&inputs, &outputs), frame);
+            let label = self.label(proto, index, frame);
+            return self.inline(proto, &label, function, (&inputs, &outputs), frame);
         }
         if !proto.overload.is_empty() {
             return Err(invalid(format!(
@@ -240,23 +251,16 @@ impl<'p> Importer<'p> {
         let operator = OperatorId::new(domain, proto.op_type, self.version(domain, frame));
         let name = match proto.name {
             "" => String::new(),
-            name => format!("{}{name}", self.scopes.frames[frame].prefix),
+            name => {
+                self.tensors.charge(self.scopes.frames[frame].prefix.len())?;
+                format!("{}{name}", self.scopes.frames[frame].prefix)
+            }
         };
-        self.push(
-            Node {
-                name,
-                attributes,
-                ..Node::new(operator, inputs, outputs)
-            },
-            frame,
-        )
-    }
-
-    /// Adds a finished node.
-    pub fn push(&mut self, node: Node, frame: usize) -> Result<()> {
-        let ids = (node.inputs.len() + node.outputs.len()) * size_of::<Option<ValueId>>();
-        let texts = node.name.len() + node.operator.name.len() + node.operator.domain.len();
-        self.tensors.charge(NODE_SIZE + ids + texts)?;
+        let node = Node {
+            name,
+            attributes,
+            ..Node::new(operator, inputs, outputs)
+        };
         self.scopes.level(frame).graph.nodes.push(node);
         Ok(())
     }

@@ -119,6 +119,7 @@ impl<'p> Importer<'p> {
         body: usize,
     ) -> Result<()> {
         for (index, &formal) in function.input.iter().enumerate() {
+            self.tensors.charge(formal.len() + size_of::<&str>())?;
             let actual = inputs.get(index).copied().flatten();
             if formal.is_empty() || self.scopes.frames[body].names.insert(formal, actual).is_some() {
                 return Err(invalid(format!(
@@ -133,6 +134,7 @@ impl<'p> Importer<'p> {
         let mut copied = Vec::new();
         for (&formal, &actual) in function.output.iter().zip(outputs) {
             let Some(actual) = actual else { continue };
+            self.tensors.charge(formal.len() + size_of::<&str>())?;
             if self.scopes.frames[body].names.contains_key(formal) || direct.contains_key(formal) {
                 copied.push((formal, actual));
             } else {
@@ -163,7 +165,9 @@ impl<'p> Importer<'p> {
             vec![Some(target)],
         );
         node.name = format!("{}{name}", self.scopes.frames[frame].prefix);
-        self.push(node, frame)
+        self.tensors.charge(size_of::<Node>() + node.name.len())?;
+        self.scopes.level(frame).graph.nodes.push(node);
+        Ok(())
     }
 
     /// Gives names to the outputs of `nodes`. Those in `direct` are values that exist already; what is left there

@@ -90,12 +90,18 @@ impl<'x> TensorReader<'x> {
         }
         let dtype = element_type(proto.data_type.unwrap_or(data_type::UNDEFINED))?;
         let shape = dimensions(&proto.dims)?;
+        self.charge(size_of::<Tensor>() + size_of_val(shape.as_slice()))?;
         let count = element_count(&shape)?;
         if proto.data_location == Some(DATA_LOCATION_EXTERNAL) {
             let bytes = self.external_bytes(proto, dtype, count)?;
             return Tensor::from_bytes(dtype, &shape, bytes);
         }
         if dtype == DType::String {
+            let texts = proto
+                .string_data
+                .iter()
+                .map(|text| text.data.len() + size_of::<String>());
+            self.charge(texts.sum())?;
             return strings(proto, &shape);
         }
         let bytes = match proto.raw_data {
@@ -403,8 +409,22 @@ fn strings(proto: &TensorProto<'_>, shape: &[usize]) -> Result<Tensor> {
 }
 
 fn dimensions(dims: &Numbers<'_, i64>) -> Result<Vec<usize>> {
+    check_rank(dims.len())?;
     let size = |dim: i64| usize::try_from(dim).map_err(|_| invalid(format!("{dim} is not the size of a dimension")));
     dims.to_vec()?.into_iter().map(size).collect()
+}
+
+/// More dimensions than any array library has; work on shapes may be quadratic in their number.
+const MAX_RANK: usize = 64;
+
+/// An error for shapes of absurdly many dimensions.
+pub fn check_rank(rank: usize) -> Result<()> {
+    if rank <= MAX_RANK {
+        return Ok(());
+    }
+    Err(Error::new(ErrorCode::LimitExceeded, "a tensor has too many dimensions")
+        .expected(format!("at most {MAX_RANK}"))
+        .actual(rank.to_string()))
 }
 
 fn narrow<T: Copy + std::fmt::Display, E: TryFrom<T>>(value: T) -> Result<E> {
@@ -538,6 +558,13 @@ mod tests {
                 assert!(tensor(dims, dtype, |_| {}).is_err());
             }
         }
+    }
+
+    #[test]
+    fn shapes_of_many_dimensions_are_errors() {
+        assert!(tensor(&[1; 64], data_type::UINT8, |t| t.bytes_field(9, &[0])).is_ok());
+        let error = tensor(&[1; 65], data_type::UINT8, |t| t.bytes_field(9, &[0])).unwrap_err();
+        assert_eq!(error.code(), ErrorCode::LimitExceeded);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Declared types: `TypeProto` to [`ValueType`], with a symbol for every dimension whose size the file leaves open.
 
 use super::proto::{TensorShapeProto, TypeProto};
-use super::tensor::element_type;
+use super::tensor::{check_rank, element_type};
 use crate::error::{Error, ErrorCode, Result};
 use crate::graph::{TensorType, ValueType};
 use crate::tensor::Dim;
@@ -17,7 +17,7 @@ pub fn value_type(proto: &TypeProto<'_>, name: &str) -> Result<ValueType> {
             0 => None,
             number => Some(element_type(number)?),
         };
-        let shape = tensor.shape.as_ref().map(|shape| dimensions(shape, name));
+        let shape = tensor.shape.as_ref().map(|shape| dimensions(shape, name)).transpose()?;
         Ok(ValueType::Tensor(TensorType { dtype, shape }))
     } else if let Some(sequence) = &proto.sequence_type {
         Ok(ValueType::Sequence(Box::new(element(
@@ -50,13 +50,15 @@ fn element(proto: Option<&TypeProto<'_>>, name: &str) -> Result<ValueType> {
     proto.map_or_else(|| Ok(ValueType::default()), |proto| value_type(proto, name))
 }
 
-fn dimensions(shape: &TensorShapeProto<'_>, name: &str) -> Vec<Dim> {
+fn dimensions(shape: &TensorShapeProto<'_>, name: &str) -> Result<Vec<Dim>> {
+    // Every open dimension repeats the value's name.
+    check_rank(shape.dim.len())?;
     let dim = |(axis, dim): (usize, &super::proto::DimensionProto<'_>)| match (dim.dim_value, dim.dim_param) {
         (Some(size), _) if size > 0 => Dim::from(size),
         (_, Some(parameter)) if !matches!(parameter.trim(), "" | "?") => Dim::symbol(parameter),
         _ => Dim::symbol(format!("{name}.{axis}")),
     };
-    shape.dim.iter().enumerate().map(dim).collect()
+    Ok(shape.dim.iter().enumerate().map(dim).collect())
 }
 
 fn unsupported(message: impl Into<String>) -> Error {
