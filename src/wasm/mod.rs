@@ -3,7 +3,13 @@
 
 mod convert;
 
-use std::{cell::RefCell, collections::HashMap, rc::Rc};
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    future::Future,
+    rc::Rc,
+    task::{Context, Poll, Waker},
+};
 
 use js_sys::{Array, Function, JsString, Object, Uint8Array};
 use serde::{Deserialize, Serialize};
@@ -80,60 +86,8 @@ struct Options {
 #[wasm_bindgen]
 impl CoreSession {
     /// Reads the model, optimizes it and opens the device. `onProgress(stage, done, total)` is told of each stage.
-    pub async fn load(
-        bytes: ModelBytes,
-        options: JsValue,
-        on_progress: Option<Function>,
-    ) -> Result<CoreSession, JsValue> {
-        let external = external_data(&options)?;
-        let parsed: Options = serde_wasm_bindgen::from_value(options)
-            .map_err(|error| invalid_argument(format!("the options are not understood: {error}")))?;
-        let device = match parsed.device.as_deref() {
-            None | Some("auto") => Device::Auto,
-            Some("cpu") => Device::Cpu,
-            Some("webgpu") => Device::WebGpu,
-            Some(other) => return Err(invalid_argument(format!("there is no device called {other:?}"))),
-        };
-        let optimization = match parsed.optimization.as_deref() {
-            None => Level::default(),
-            Some(name) => Level::from_name(name)
-                .ok_or_else(|| invalid_argument(format!("there is no optimization level called {name:?}")))?,
-        };
-        let progress = |stage: &str, done: u32| {
-            if let Some(callback) = &on_progress {
-                // What a callback throws is its own affair.
-                let _ = callback.call3(&JsValue::NULL, &stage.into(), &done.into(), &3.into());
-            }
-        };
-        progress("parse", 0);
-        let started = performance_now();
-        let load = |location: &str| match external.get(location) {
-            Some(bytes) => Ok(bytes.clone()),
-            None => {
-                let message = format!("the model keeps weights in another file, {location}, which was not given");
-                Err(Error::new(ErrorCode::ExternalData, message).expected(location))
-            }
-        };
-        let model = Model::load_with(Bytes::new(bytes.bytes), &load).map_err(|error| error_to_js(&error))?;
-        let model = model.with_parse_ms(performance_now() - started);
-        progress("optimize", 1);
-        let options = SessionOptions {
-            device,
-            optimization,
-            clock: performance_now,
-            ..SessionOptions::default()
-        };
-        let session = Session::new(model, options)
-            .await
-            .map_err(|error| error_to_js(&error))?;
-        progress("ready", 3);
-        let inputs = info_to_js(session.inputs());
-        let outputs = info_to_js(session.outputs());
-        Ok(CoreSession {
-            session: Rc::new(RefCell::new(Some(session))),
-            inputs,
-            outputs,
-        })
+    pub fn load(bytes: ModelBytes, options: JsValue, on_progress: Option<Function>) -> js_sys::Promise {
+        start(async move { Ok(load_session(bytes, options, on_progress).await?.into()) })
     }
 
     /// `[{ name, type, shape }]` of what has to be fed.
@@ -155,7 +109,7 @@ impl CoreSession {
         let fetches: Option<Vec<String>> =
             fetches.map(|names| names.iter().filter_map(|name| name.as_string()).collect());
         let holder = Rc::clone(&self.session);
-        wasm_bindgen_futures::future_to_promise(async move {
+        start(async move {
             let feeds = feeds.map_err(|error| error_to_js(&error))?;
             let taken = holder.borrow_mut().take();
             let Some(mut session) = taken else {
@@ -216,6 +170,73 @@ impl CoreSession {
                 "the session is busy with a run",
             ))),
         }
+    }
+}
+
+async fn load_session(
+    bytes: ModelBytes,
+    options: JsValue,
+    on_progress: Option<Function>,
+) -> Result<CoreSession, JsValue> {
+    let external = external_data(&options)?;
+    let parsed: Options = serde_wasm_bindgen::from_value(options)
+        .map_err(|error| invalid_argument(format!("the options are not understood: {error}")))?;
+    let device = match parsed.device.as_deref() {
+        None | Some("auto") => Device::Auto,
+        Some("cpu") => Device::Cpu,
+        Some("webgpu") => Device::WebGpu,
+        Some(other) => return Err(invalid_argument(format!("there is no device called {other:?}"))),
+    };
+    let optimization = match parsed.optimization.as_deref() {
+        None => Level::default(),
+        Some(name) => Level::from_name(name)
+            .ok_or_else(|| invalid_argument(format!("there is no optimization level called {name:?}")))?,
+    };
+    let progress = |stage: &str, done: u32| {
+        if let Some(callback) = &on_progress {
+            // What a callback throws is its own affair.
+            let _ = callback.call3(&JsValue::NULL, &stage.into(), &done.into(), &3.into());
+        }
+    };
+    progress("parse", 0);
+    let started = performance_now();
+    let load = |location: &str| match external.get(location) {
+        Some(bytes) => Ok(bytes.clone()),
+        None => {
+            let message = format!("the model keeps weights in another file, {location}, which was not given");
+            Err(Error::new(ErrorCode::ExternalData, message).expected(location))
+        }
+    };
+    let model = Model::load_with(Bytes::new(bytes.bytes), &load).map_err(|error| error_to_js(&error))?;
+    let model = model.with_parse_ms(performance_now() - started);
+    progress("optimize", 1);
+    let options = SessionOptions {
+        device,
+        optimization,
+        clock: performance_now,
+        ..SessionOptions::default()
+    };
+    let session = Session::new(model, options)
+        .await
+        .map_err(|error| error_to_js(&error))?;
+    progress("ready", 3);
+    let inputs = info_to_js(session.inputs());
+    let outputs = info_to_js(session.outputs());
+    Ok(CoreSession {
+        session: Rc::new(RefCell::new(Some(session))),
+        inputs,
+        outputs,
+    })
+}
+
+/// A promise of what a future gives. The future is polled once right here, and handed to the event loop only if it has
+/// to wait: work on the CPU ends within the call, so that a trap in it is thrown to the caller and not lost in a task.
+fn start(future: impl Future<Output = Result<JsValue, JsValue>> + 'static) -> js_sys::Promise {
+    let mut future = Box::pin(future);
+    match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(Ok(value)) => js_sys::Promise::resolve(&value),
+        Poll::Ready(Err(error)) => js_sys::Promise::reject(&error),
+        Poll::Pending => wasm_bindgen_futures::future_to_promise(future),
     }
 }
 
