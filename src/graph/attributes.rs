@@ -77,7 +77,34 @@ macro_rules! getters {
     };
 }
 
+impl Attribute {
+    /// Whether two attributes are certainly equal; subgraphs never are.
+    fn same_as(&self, other: &Attribute) -> bool {
+        let bits = |list: &[f32]| list.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+        match (self, other) {
+            (Attribute::Float(a), Attribute::Float(b)) => a.to_bits() == b.to_bits(),
+            (Attribute::Int(a), Attribute::Int(b)) => a == b,
+            (Attribute::String(a), Attribute::String(b)) => a == b,
+            (Attribute::Tensor(a), Attribute::Tensor(b)) => a == b,
+            (Attribute::Type(a), Attribute::Type(b)) => a == b,
+            (Attribute::Floats(a), Attribute::Floats(b)) => bits(a) == bits(b),
+            (Attribute::Ints(a), Attribute::Ints(b)) => a == b,
+            (Attribute::Strings(a), Attribute::Strings(b)) => a == b,
+            (Attribute::Tensors(a), Attribute::Tensors(b)) => a == b,
+            (Attribute::Types(a), Attribute::Types(b)) => a == b,
+            (Attribute::Expr(a), Attribute::Expr(b)) => a == b,
+            _ => false,
+        }
+    }
+}
+
 impl Attributes {
+    /// Whether both hold certainly equal attributes under the same names; subgraphs are never equal.
+    pub fn same_as(&self, other: &Attributes) -> bool {
+        let pairs = || self.0.iter().zip(&other.0);
+        self.0.len() == other.0.len() && pairs().all(|(a, b)| a.0 == b.0 && a.1.same_as(b.1))
+    }
+
     /// Whether no attribute is given.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -4,11 +4,13 @@
 mod attributes;
 mod build;
 mod display;
+mod inline;
 mod types;
 mod verify;
 
 pub use attributes::{Attribute, Attributes, Subgraph};
 pub use build::{GraphBuilder, topological_order};
+pub use inline::inline_subgraph;
 pub use types::{TensorType, ValueType};
 
 use std::{collections::BTreeMap, fmt, sync::Arc};

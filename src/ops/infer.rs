@@ -20,38 +20,43 @@ pub struct BoundGraph {
 impl BoundGraph {
     /// Makes the operator of every node (not of those in subgraphs).
     pub fn new(graph: Graph) -> Result<BoundGraph> {
-        let operators = graph
-            .nodes
-            .iter()
-            .enumerate()
-            .map(|(index, node)| {
-                let label = || graph.node_label(NodeId(index as u32));
-                registry::operator(node)
-                    .map(Arc::from)
-                    .map_err(|error| error.at_node(label()))
-            })
-            .collect::<Result<Vec<_>>>()?;
+        let operators = bind(&graph)?;
         Ok(BoundGraph { graph, operators })
     }
+}
+
+/// Makes the operator of every node of a graph.
+pub fn bind(graph: &Graph) -> Result<Vec<Arc<dyn Operator>>> {
+    let nodes = graph.nodes.iter().enumerate();
+    nodes
+        .map(|(index, node)| {
+            let label = || graph.node_label(NodeId(index as u32));
+            registry::operator(node)
+                .map(Arc::from)
+                .map_err(|error| error.at_node(label()))
+        })
+        .collect()
 }
 
 /// What is known of every value of `graph`, given what is known of its captures (in their order; inputs are known by
 /// their declared types). Nodes must be in topological order.
 pub fn infer_graph(bound: &BoundGraph, captures: &[ValueFacts], fresh: &mut u32) -> Result<Vec<ValueFacts>> {
-    let graph = &bound.graph;
+    infer_bound(&bound.graph, &bound.operators, captures, fresh)
+}
+
+/// [`infer_graph`] for operators that stand beside their graph.
+pub fn infer_bound(
+    graph: &Graph,
+    operators: &[Arc<dyn Operator>],
+    captures: &[ValueFacts],
+    fresh: &mut u32,
+) -> Result<Vec<ValueFacts>> {
     let mut facts = initial_facts(graph);
     for (&id, known) in graph.captures.iter().zip(captures) {
         facts[id.index()] = known.clone();
     }
     for (index, node) in graph.nodes.iter().enumerate() {
-        infer_node(
-            graph,
-            NodeId(index as u32),
-            node,
-            &*bound.operators[index],
-            &mut facts,
-            fresh,
-        )?;
+        infer_node(graph, NodeId(index as u32), node, &*operators[index], &mut facts, fresh)?;
     }
     Ok(facts)
 }

@@ -1,7 +1,27 @@
 //! Passes over graphs. This file is the ordered list of passes per level; each pass stands in a file of its own and
 //! turns a valid graph into a valid graph that computes the same.
 
-use crate::{error::Result, graph::Graph};
+mod affine;
+mod branches;
+mod captures;
+mod common;
+mod dead;
+mod epilogue;
+mod fold;
+mod identity;
+mod pointwise;
+mod reshape;
+mod rewrite;
+#[cfg(test)]
+mod tests;
+mod transpose;
+
+use crate::{
+    error::{Error, Result},
+    graph::Graph,
+    ops::ValueFacts,
+};
+use rewrite::Analysis;
 
 /// How much a model is rewritten before it is planned.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,9 +47,143 @@ impl Level {
     }
 }
 
+/// A pass: rewrites the graph (not its subgraphs), given what is known of its captured values. Returns whether it
+/// changed anything.
+struct Pass {
+    name: &'static str,
+    run: fn(&mut Graph, &[ValueFacts]) -> Result<bool>,
+}
+
+/// Runs until nothing changes.
+const BASIC: &[Pass] = &[
+    Pass {
+        name: "captures",
+        run: captures::run,
+    },
+    Pass {
+        name: "fold",
+        run: fold::run,
+    },
+    Pass {
+        name: "branches",
+        run: branches::run,
+    },
+    Pass {
+        name: "identity",
+        run: identity::run,
+    },
+    Pass {
+        name: "reshape",
+        run: reshape::run,
+    },
+    Pass {
+        name: "common",
+        run: common::run,
+    },
+    Pass {
+        name: "dead",
+        run: dead::run,
+    },
+];
+
+/// Runs until nothing changes, the basic passes in between.
+const ALGEBRA: &[Pass] = &[
+    Pass {
+        name: "transpose",
+        run: transpose::run,
+    },
+    Pass {
+        name: "affine",
+        run: affine::run,
+    },
+];
+
+/// Runs once at the end: fused nodes are opaque to the passes above.
+const FUSION: &[Pass] = &[
+    Pass {
+        name: "pointwise",
+        run: pointwise::run,
+    },
+    Pass {
+        name: "epilogue",
+        run: epilogue::run,
+    },
+    Pass {
+        name: "dead",
+        run: dead::run,
+    },
+];
+
+/// Passes feed each other; this many rounds have always been enough, and end what would not end by itself.
+const MAX_ROUNDS: usize = 12;
+
 /// Rewrites a graph and its subgraphs.
-pub fn optimize(graph: Graph, level: Level) -> Result<Graph> {
-    let _ = level;
-    graph.verify()?;
+pub fn optimize(mut graph: Graph, level: Level) -> Result<Graph> {
+    optimize_with(&mut graph, level, &[])?;
     Ok(graph)
+}
+
+fn optimize_with(graph: &mut Graph, level: Level, captures: &[ValueFacts]) -> Result<()> {
+    graph.verify()?;
+    if level == Level::None {
+        return Ok(());
+    }
+    run_until_stable(BASIC, graph, captures)?;
+    if level == Level::All {
+        for _ in 0..MAX_ROUNDS {
+            if !run_all(ALGEBRA, graph, captures)? {
+                break;
+            }
+            run_until_stable(BASIC, graph, captures)?;
+        }
+    }
+    optimize_subgraphs(graph, level, captures)?;
+    if level == Level::All {
+        run_all(FUSION, graph, captures)?;
+    }
+    Ok(())
+}
+
+fn optimize_subgraphs(graph: &mut Graph, level: Level, captures: &[ValueFacts]) -> Result<()> {
+    if graph
+        .nodes
+        .iter()
+        .all(|node| node.attributes.subgraphs().next().is_none())
+    {
+        return Ok(());
+    }
+    let facts = Analysis::of(graph, captures)?.facts;
+    for node in &mut graph.nodes {
+        for subgraph in node.attributes.subgraphs_mut() {
+            let known: Vec<ValueFacts> = subgraph.captures.iter().map(|id| facts[id.index()].clone()).collect();
+            optimize_with(&mut subgraph.graph, level, &known)?;
+            // What the passes inside made superfluous is no longer taken from outside.
+            captures::drop_unused(subgraph);
+        }
+    }
+    Ok(())
+}
+
+fn run_until_stable(passes: &[Pass], graph: &mut Graph, captures: &[ValueFacts]) -> Result<()> {
+    for _ in 0..MAX_ROUNDS {
+        if !run_all(passes, graph, captures)? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn run_all(passes: &[Pass], graph: &mut Graph, captures: &[ValueFacts]) -> Result<bool> {
+    let mut changed = false;
+    for pass in passes {
+        if (pass.run)(graph, captures)? {
+            changed = true;
+            if cfg!(debug_assertions) {
+                graph
+                    .verify()
+                    .map_err(|error| Error::internal(format!("pass {} left an invalid graph: {error}", pass.name)))?;
+            }
+        }
+    }
+    Ok(changed)
 }

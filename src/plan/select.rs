@@ -10,7 +10,7 @@ use std::{
 use super::{NodePlacement, Placement};
 use crate::{
     error::{Error, ErrorCode, Result},
-    graph::{Graph, Node, NodeId, OperatorId, Value, ValueId, topological_order},
+    graph::{Graph, NodeId, Value, ValueId, inline_subgraph},
     ops::{
         Control, Operator, ValueFacts,
         evaluate::evaluate,
@@ -22,8 +22,6 @@ use crate::{
 
 /// Larger results of constant nodes than this are computed in each run rather than kept with the plan.
 const MAX_FOLDED_BYTES: usize = 1 << 20;
-/// More nodes than this in one working graph can only come from nested branches that multiply.
-const MAX_NODES: usize = 1 << 20;
 
 /// What is known of a run between two segments, and which nodes are left.
 #[derive(Clone)]
@@ -279,57 +277,21 @@ impl PlanState {
         let branch = if taken { "then_branch" } else { "else_branch" };
         let subgraph = node.attributes.graph(branch).map_err(at_node)?;
         let subgraph = subgraph.ok_or_else(|| at_node(missing_branch(branch)))?;
-        let inner = &subgraph.graph;
-        if inner.outputs.len() < node.outputs.len() || bound.graph.nodes.len() + inner.nodes.len() > MAX_NODES {
-            return Err(at_node(
-                Error::new(
-                    ErrorCode::InvalidGraph,
-                    format!("{branch} has the wrong number of outputs"),
-                )
-                .expected(node.outputs.len().to_string())
-                .actual(inner.outputs.len().to_string()),
-            ));
-        }
-        let mut outer_of: Vec<Option<ValueId>> = vec![None; inner.values.len()];
-        for (&inner_id, &outer) in inner.captures.iter().zip(&subgraph.captures) {
-            outer_of[inner_id.index()] = Some(outer);
-        }
-        let inner_facts = initial_facts(inner);
-        for (index, value) in inner.values.iter().enumerate() {
-            if outer_of[index].is_none() {
-                outer_of[index] = Some(bound.graph.add_value(value.clone()));
-                self.facts.push(inner_facts[index].clone());
-            }
-        }
-        let outer = |id: ValueId| outer_of.get(id.index()).copied().flatten();
-        let mut added = Vec::new();
-        let order = topological_order(inner).map_err(at_node)?;
-        for &inner_id in &order {
-            let mut copy = inner.nodes[inner_id.index()].clone();
-            copy.inputs.iter_mut().for_each(|value| *value = value.and_then(outer));
-            copy.outputs.iter_mut().for_each(|value| *value = value.and_then(outer));
-            for subgraph in copy.attributes.subgraphs_mut() {
-                for capture in &mut subgraph.captures {
-                    *capture = outer(*capture).ok_or_else(|| Error::internal("a branch captures an unknown value"))?;
-                }
-            }
+        let subgraph = subgraph.clone();
+        let nodes = inline_subgraph(&mut bound.graph, &subgraph, &node.outputs).map_err(at_node)?;
+        let constants = bound.graph.values[self.facts.len()..].iter();
+        let facts = constants.map(|value| {
+            value
+                .constant
+                .as_ref()
+                .map_or_else(ValueFacts::default, ValueFacts::of_constant)
+        });
+        self.facts.extend(facts);
+        let mut added = Vec::with_capacity(nodes.len());
+        for node in nodes {
             added.push(NodeId(bound.graph.nodes.len() as u32));
-            bound.operators.push(registry::operator(&copy).map_err(at_node)?.into());
-            bound.graph.nodes.push(copy);
-        }
-        for (&result, &inner_output) in node.outputs.iter().zip(&inner.outputs) {
-            let Some(result) = result else { continue };
-            let mut identity = Node::new(
-                OperatorId::new("", "Identity", 13),
-                vec![outer(inner_output)],
-                vec![Some(result)],
-            );
-            identity.name = format!("{label}/{}", inner.value(inner_output).name);
-            added.push(NodeId(bound.graph.nodes.len() as u32));
-            bound
-                .operators
-                .push(registry::operator(&identity).map_err(at_node)?.into());
-            bound.graph.nodes.push(identity);
+            bound.operators.push(registry::operator(&node).map_err(at_node)?.into());
+            bound.graph.nodes.push(node);
         }
         Ok(added)
     }

@@ -1,0 +1,120 @@
+//! Replaces what is known by constants: nodes whose inputs are all constant, and integer values whose elements shape
+//! inference found, which is where chains of Shape, Gather, Concat and Reshape end.
+
+use super::rewrite::{Analysis, retain_nodes};
+use crate::{
+    error::Result,
+    graph::{Graph, NodeId},
+    ops::{ValueFacts, evaluate::evaluate, infer::infer_node},
+    tensor::{Bool8, DType, Dim, Tensor},
+};
+
+/// A folded result may be this large whatever its inputs are.
+const ALWAYS_BYTES: usize = 1 << 16;
+/// Beyond that it may be larger than its inputs by this factor (f16 and int8 weights widen).
+const GROWTH: usize = 4;
+
+pub(super) fn run(graph: &mut Graph, captures: &[ValueFacts]) -> Result<bool> {
+    let Analysis { operators, mut facts } = Analysis::of(graph, captures)?;
+    let mut folded = vec![false; graph.nodes.len()];
+    let mut constants = Vec::new();
+    for index in 0..graph.nodes.len() {
+        let id = NodeId(index as u32);
+        // What is folded before this node tells more about it.
+        infer_node(graph, id, &graph.nodes[index], &*operators[index], &mut facts, &mut 0)?;
+        let node = &graph.nodes[index];
+        if !operators[index].is_deterministic() || node.outputs.iter().all(Option::is_none) {
+            continue;
+        }
+        let by_inference: Option<Vec<Option<Tensor>>> = node
+            .outputs
+            .iter()
+            .map(|id| id.map(|id| known_tensor(&facts[id.index()])).transpose_known())
+            .collect();
+        let results = match by_inference {
+            Some(tensors) => Some(tensors),
+            None if inputs_are_constant(graph, index, &facts) && is_small(graph, index, &facts) => {
+                evaluate(graph, id, &operators[index], &mut facts)?
+            }
+            None => None,
+        };
+        let Some(results) = results else { continue };
+        for (output, tensor) in node.outputs.iter().zip(results) {
+            if let (Some(output), Some(tensor)) = (output, tensor) {
+                facts[output.index()] = ValueFacts::of_constant(&tensor);
+                constants.push((*output, tensor));
+            }
+        }
+        folded[index] = true;
+    }
+    if constants.is_empty() {
+        return Ok(false);
+    }
+    for (id, tensor) in constants {
+        graph.values[id.index()].constant = Some(tensor);
+    }
+    retain_nodes(graph, |index| !folded[index]);
+    Ok(true)
+}
+
+trait TransposeKnown {
+    /// `None` (not wanted) stays wanted by nobody; a wanted output must be known.
+    fn transpose_known(self) -> Option<Option<Tensor>>;
+}
+
+impl TransposeKnown for Option<Option<Tensor>> {
+    fn transpose_known(self) -> Option<Option<Tensor>> {
+        match self {
+            None => Some(None),
+            Some(None) => None,
+            Some(known) => Some(known),
+        }
+    }
+}
+
+fn inputs_are_constant(graph: &Graph, index: usize, facts: &[ValueFacts]) -> bool {
+    let mut inputs = graph.nodes[index].inputs.iter().flatten();
+    inputs.all(|id| facts[id.index()].constant.is_some())
+}
+
+fn is_small(graph: &Graph, index: usize, facts: &[ValueFacts]) -> bool {
+    let node = &graph.nodes[index];
+    let inputs = node
+        .inputs
+        .iter()
+        .flatten()
+        .filter_map(|id| facts[id.index()].constant.as_ref());
+    let input_bytes: usize = inputs.map(|tensor| tensor.bytes().len()).sum();
+    let output_bytes = node.outputs.iter().flatten().try_fold(0usize, |sum, id| {
+        let facts = &facts[id.index()];
+        let count = facts
+            .concrete_shape()?
+            .iter()
+            .try_fold(1usize, |count, &dim| count.checked_mul(dim))?;
+        sum.checked_add(facts.dtype?.byte_len(count).unwrap_or(count.checked_mul(16)?))
+    });
+    output_bytes.is_some_and(|bytes| bytes <= ALWAYS_BYTES || bytes <= input_bytes.saturating_mul(GROWTH))
+}
+
+/// The tensor of a value whose elements inference knows.
+fn known_tensor(facts: &ValueFacts) -> Option<Tensor> {
+    if let Some(constant) = &facts.constant {
+        return Some(constant.clone());
+    }
+    let shape = facts.concrete_shape()?;
+    let elements: Vec<i64> = facts.elements.as_ref()?.iter().map(Dim::known).collect::<Option<_>>()?;
+    match facts.dtype? {
+        DType::I64 => Tensor::new(&shape, elements).ok(),
+        DType::I32 => Tensor::new(
+            &shape,
+            elements
+                .iter()
+                .map(|&v| i32::try_from(v))
+                .collect::<Result<_, _>>()
+                .ok()?,
+        )
+        .ok(),
+        DType::Bool => Tensor::new(&shape, elements.iter().map(|&v| Bool8::from(v != 0)).collect()).ok(),
+        _ => None,
+    }
+}
