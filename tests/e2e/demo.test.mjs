@@ -28,7 +28,12 @@ describe("the demo without WebGPU", () => {
     const page = await demo.open("", { prepare: (one) => one.on("request", (r) => downloads.push(r.url())) });
     await page.waitForFunction(() => document.documentElement.dataset.device === "cpu");
     assert.match(await page.locator("#status").textContent(), /no WebGPU|No hardware WebGPU/);
-    assert.equal(downloads.filter((url) => url.endsWith(".wasm")).length, 1, "one build is downloaded, not both");
+    const builds = downloads.filter((url) => url.endsWith(".wasm"));
+    assert.deepEqual(
+      builds.map((url) => url.split("/").pop()),
+      ["modelet_relaxed_bg.wasm"],
+      "one build is downloaded, the one this browser runs best",
+    );
     for (const strokes of [seven, plainSeven]) {
       await drawWithMouse(page, strokes);
       await waitForDigit(page, 7);
@@ -82,6 +87,22 @@ describe("the demo without WebGPU", () => {
     }
     await waitForDigit(page, 7);
     await keepPicture(page, "demo-phone");
+  });
+
+  test("an engine without relaxed SIMD gets the other build", async () => {
+    const page = await demo.open("", {
+      prepare: (one) =>
+        one.addInitScript(() => {
+          const { validate } = WebAssembly;
+          // The bytes of f32x4.relaxed_madd.
+          const relaxed = (bytes) => bytes.join().includes("253,133,2");
+          WebAssembly.validate = (bytes) => !relaxed(bytes) && validate(bytes);
+        }),
+    });
+    await chooseDevice(page, "cpu");
+    await drawWithMouse(page, seven);
+    await waitForDigit(page, 7);
+    assert.match(await page.locator("#facts").textContent(), /simd128/);
   });
 
   test("needs neither eval nor blob: URLs", async () => {

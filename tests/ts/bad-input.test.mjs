@@ -78,7 +78,10 @@ describe("hostile models", () => {
   test("a weight of 2^40 elements in a file of a hundred bytes", async () => {
     const huge = message([1, 2 ** 20], [1, 2 ** 20], [2, 1], [8, "w"], [9, Buffer.alloc(4)]);
     const nodes = [node("Add", ["x", "w"], ["y"])];
-    await rejectsWith(load(model({ nodes, inputs: [x], outputs: [y], initializers: [huge] })), ["invalid-model", "limit-exceeded"]);
+    await rejectsWith(load(model({ nodes, inputs: [x], outputs: [y], initializers: [huge] })), [
+      "invalid-model",
+      "limit-exceeded",
+    ]);
   });
 
   test("an operator that would make 2^40 elements", async () => {

@@ -1,0 +1,66 @@
+// The package as others take it: its files, its size, and how bundlers see it.
+
+import assert from "node:assert/strict";
+import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { gzipSync } from "node:zlib";
+import { build } from "esbuild";
+
+const pkg = fileURLToPath(new URL("../../pkg/", import.meta.url));
+const read = (file) => readFileSync(join(pkg, file), "utf8");
+
+test("the JavaScript of the API stays small", () => {
+  const size = gzipSync(read("index.js"), { level: 9 }).length;
+  assert.ok(size < 12_000, `index.js is ${size} bytes gzipped`);
+});
+
+test("every file that the manifest names is there", () => {
+  const manifest = JSON.parse(read("package.json"));
+  const named = [manifest.main, manifest.types, manifest.unpkg, ...Object.values(manifest.bin)];
+  const targets = Object.values(manifest.exports).flatMap((entry) =>
+    typeof entry === "string" ? entry : Object.values(entry),
+  );
+  for (const file of [...named, ...targets].filter((path) => !path.includes("*"))) {
+    assert.ok(existsSync(join(pkg, file)), `${file} is missing`);
+  }
+});
+
+test("nothing evaluates text as code, or makes blob: URLs", () => {
+  for (const file of ["index.js", "modelet.global.js", "wasm/modelet_simd.js", "wasm/modelet_relaxed.js"]) {
+    assert.doesNotMatch(read(file), /\beval\(|new Function|createObjectURL/, file);
+  }
+});
+
+test("bundlers for the web take it without Node's modules, and leave out what is not used", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "modelet-bundle-"));
+  try {
+    const bundle = async (contents) => {
+      const result = await build({
+        stdin: { contents, resolveDir: fileURLToPath(new URL(".", import.meta.url)) },
+        outdir: folder,
+        bundle: true,
+        splitting: true,
+        minify: true,
+        format: "esm",
+        platform: "browser",
+        target: "es2022",
+        write: false,
+        logLevel: "silent",
+      });
+      assert.deepEqual(result.warnings, []);
+      return result.outputFiles;
+    };
+    const all = await bundle('import { Session } from "modelet"; console.log(Session);');
+    assert.ok(
+      all.some(({ path }) => path.includes("modelet_simd")),
+      "the glue is a chunk of its own",
+    );
+    const [tensor] = await bundle('import { Tensor } from "modelet"; console.log(Tensor);');
+    assert.doesNotMatch(tensor.text, /WebAssembly/);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+});
