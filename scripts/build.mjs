@@ -65,8 +65,8 @@ const optFeatures = [
   "sign-ext",
 ];
 
-/** Compiles one build of the core, writes its JavaScript glue, and optimises it. */
-async function wasm({ name, file, extraFeatures, optFeatures: own }) {
+/** Compiles one build of the core, and returns the compiled module's path. */
+async function compile({ name, file, extraFeatures }) {
   const env = wasmEnv();
   const rustc = spawnSync("rustc", ["-vV"], { env, encoding: "utf8" }).stdout;
   const sources = ["src", "shaders"].map((folder) => join(root, folder)).filter((folder) => fs.existsSync(folder));
@@ -84,6 +84,12 @@ async function wasm({ name, file, extraFeatures, optFeatures: own }) {
     });
     return ran ? "" : "unchanged";
   });
+  return compiled;
+}
+
+/** Writes a compiled module's JavaScript glue, and optimises it. */
+async function finish({ name, file, optFeatures: own }, compiled) {
+  const env = wasmEnv();
   const optArgs = ["-O3", ...[...optFeatures, ...own].map((feature) => `--enable-${feature}`)];
   const bindgenArgs = [
     ...["--target", "web", "--no-typescript", "--experimental-reset-state-function"],
@@ -123,6 +129,8 @@ async function bundles() {
     target: "es2022",
     external: ["./wasm/*"],
     legalComments: "none",
+    // An error's stack shows the line: it should be one that a person can look at.
+    lineLimit: 160,
     logLevel: "warning",
   };
   await build({
@@ -242,8 +250,18 @@ if (spawnSync("cargo", ["--version"], { env: wasmEnv() }).status !== 0) {
 }
 try {
   packaging();
-  if (only !== "ts") for (const variant of variants) await wasm(variant);
+  // One build is optimised while the next one compiles: each uses one core.
+  const finishing = [];
+  if (only !== "ts") {
+    for (const variant of variants) {
+      const compiled = await compile(variant);
+      const done = finish(variant, compiled);
+      done.catch(() => {});
+      finishing.push(done);
+    }
+  }
   if (only !== "wasm") await typescript();
+  await Promise.all(finishing);
 } catch (error) {
   console.error(`build: failed: ${error instanceof Error ? error.message : error}`);
   process.exit(1);

@@ -110,7 +110,10 @@ if (process.argv[1] && import.meta.url === pathToFileURL(fs.realpathSync(process
     console.log(`Port ${wanted} is taken; another one will do.`);
     return serve(0);
   });
-  const { digit, probability, milliseconds } = await classifySample(url);
+  const { digit, probability, milliseconds } = await classifySample(url).catch((error) => {
+    console.error(`The build cannot classify a digit: ${error.message}`, ...(error.details ?? []));
+    process.exit(1);
+  });
   const percent = (probability * 100).toFixed(1);
   console.log(`A drawn 7 is classified as ${digit} (${percent} %) in ${milliseconds.toFixed(2)} ms on the CPU.`);
   if (digit !== 7) {
