@@ -12,8 +12,7 @@ mod identity;
 mod pointwise;
 mod reshape;
 mod rewrite;
-#[cfg(test)]
-mod tests;
+
 mod transpose;
 
 use crate::{
