@@ -128,17 +128,14 @@ fn sizes_cancel_before_they_are_known() {
     let shape = b.node("Shape", &[y]);
     let (one, last) = (b.constant("one", ints(&[1])), b.constant("index", Tensor::scalar(1i64)));
     let columns = b.node("Gather", &[shape, last]);
-    let columns = b.node("Unsqueeze", &[columns, b_zero(&mut b)]);
+    let axis = b.constant("axis", ints(&[0]));
+    let columns = b.node("Unsqueeze", &[columns, axis]);
     let again = b.node_with("Concat", &[one, columns], &[("axis", Attribute::Int(0))]);
     let row = b.input("row", DType::F32, vec![Dim::from(24)]);
     let row = b.node("Reshape", &[row, again]);
     let sum = b.node("Add", &[y, row]);
     let graph = b.output("sum", sum).finish().unwrap();
     assert_eq!(operators(&check(&graph, &[1, 3])), ["Reshape", "Reshape", "Add"]);
-}
-
-fn b_zero(b: &mut GraphBuilder) -> ValueId {
-    b.constant("axis0", ints(&[0]))
 }
 
 #[test]
@@ -160,7 +157,10 @@ fn channels_last_convolutions_lose_their_transposes() {
     let centred = b.node("Sub", &[last, mean]);
     let scaled = b.node("Mul", &[centred, scale]);
     let relu = b.node("Relu", &[scaled]);
-    let sum = b.node("Add", &[relu, x]);
+    let w3 = b.constant("w3", random.tensor(&[4, 4, 1, 1]));
+    let shortcut = b.node("Conv", &[first, w3]);
+    let shortcut = b.node_with("Transpose", &[shortcut], &to_last);
+    let sum = b.node("Add", &[relu, shortcut]);
     let first = b.node_with("Transpose", &[sum], &to_first);
     let w2 = b.constant("w2", random.tensor(&[2, 4, 1, 1]));
     let conv = b.node("Conv", &[first, w2]);
@@ -296,7 +296,8 @@ fn equal_work_is_done_once_and_unused_work_not_at_all() {
     let second = b.node_with("Softmax", &[x], &[("axis", Attribute::Int(-1))]);
     let other = b.node_with("Softmax", &[x], &[("axis", Attribute::Int(0))]);
     b.node("Exp", &[x]);
-    let sum = b.node("MatMul", &[first, b_transpose(&mut b, second)]);
+    let transposed = b.node_with("Transpose", &[second], &[("perm", Attribute::Ints(vec![1, 0]))]);
+    let sum = b.node("MatMul", &[first, transposed]);
     b.output("sum", sum);
     let graph = b.output("other", other).finish().unwrap();
     let optimized = check(&graph, &[2, 3]);
@@ -307,10 +308,6 @@ fn equal_work_is_done_once_and_unused_work_not_at_all() {
         operators(&optimized).contains(&"FusedMatMul".to_string()),
         "{optimized}"
     );
-}
-
-fn b_transpose(b: &mut GraphBuilder, value: ValueId) -> ValueId {
-    b.node_with("Transpose", &[value], &[("perm", Attribute::Ints(vec![1, 0]))])
 }
 
 #[test]

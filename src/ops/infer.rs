@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{InferContext, Operator, ValueFacts, registry};
 use crate::{
     error::{Error, Result},
-    graph::{Graph, Node, NodeId, ValueId},
+    graph::{Graph, Node, NodeId, ValueId, ValueType},
 };
 
 /// A graph whose nodes have their operators made. `operators[i]` belongs to `graph.nodes[i]`.
@@ -77,6 +77,19 @@ pub fn initial_facts(graph: &Graph) -> Vec<ValueFacts> {
         facts[id.index()] = ValueFacts::of_type(&graph.value(id).ty);
     }
     facts
+}
+
+/// Writes what is known of each value into the graph, for readers of its text.
+pub fn annotate(graph: &mut Graph, facts: &[ValueFacts]) {
+    let given: Vec<ValueId> = graph.inputs.iter().chain(&graph.captures).copied().collect();
+    for (index, (value, facts)) in graph.values.iter_mut().zip(facts).enumerate() {
+        if given.iter().all(|id| id.index() != index)
+            && let ValueType::Tensor(ty) = &mut value.ty
+        {
+            ty.dtype = facts.dtype.or(ty.dtype);
+            ty.shape = facts.shape.clone().or(ty.shape.take());
+        }
+    }
 }
 
 /// Infers one node's outputs into `facts`. Returns the inputs whose elements would have told more.

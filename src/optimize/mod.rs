@@ -18,7 +18,7 @@ mod transpose;
 use crate::{
     error::{Error, Result},
     graph::Graph,
-    ops::ValueFacts,
+    ops::{ValueFacts, infer::annotate},
 };
 use rewrite::Analysis;
 
@@ -140,6 +140,8 @@ fn optimize_with(graph: &mut Graph, level: Level, captures: &[ValueFacts]) -> Re
     if level == Level::All {
         run_all(FUSION, graph, captures)?;
     }
+    let facts = Analysis::of(graph, captures)?.facts;
+    annotate(graph, &facts);
     Ok(())
 }
 
