@@ -3,6 +3,7 @@
 //! nothing (scratch memory comes in as a slice) and know neither graph nor operators.
 
 pub mod conv;
+pub mod elementwise;
 pub mod epilogue;
 pub mod executor;
 pub mod gemm;

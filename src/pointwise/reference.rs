@@ -149,21 +149,25 @@ pub fn logic(op: LogicOp, a: bool, b: bool) -> bool {
 }
 
 /// The error function, correctly rounded but for rare ties.
+pub fn erf(x: f32) -> f32 {
+    erf_f64(x.into()) as f32
+}
+
+/// The error function of an f64.
 ///
 /// `erf(x) = 2/√π · e^(-x²) · Σ 2ⁿ x^(2n+1) / (1·3·…·(2n+1))`: every term has the sign of x, so nothing cancels.
-pub fn erf(x: f32) -> f32 {
-    // From 4 on, the result rounds to one.
-    if x.is_nan() || x.abs() >= 4.0 {
+pub fn erf_f64(x: f64) -> f64 {
+    // From 6 on, the result rounds to one.
+    if x.is_nan() || x.abs() >= 6.0 {
         return if x.is_nan() { x } else { x.signum() };
     }
-    let x = x as f64;
     let (mut term, mut sum, mut n) = (x, x, 0.0);
     while term.abs() > sum.abs() * 1e-17 {
         n += 1.0;
         term *= 2.0 * x * x / (2.0 * n + 1.0);
         sum += term;
     }
-    (std::f64::consts::FRAC_2_SQRT_PI * (-x * x).exp() * sum) as f32
+    std::f64::consts::FRAC_2_SQRT_PI * (-x * x).exp() * sum
 }
 
 /// The elements of one tensor, for [`eval_tensors`].

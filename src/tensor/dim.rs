@@ -114,24 +114,53 @@ impl Dim {
 
     /// The larger of two dimensions.
     pub fn maximum(&self, other: &Dim) -> Dim {
-        match (self.clone() - other.clone()).known() {
-            Some(difference) => (if difference >= 0 { self } else { other }).clone(),
-            None => {
-                let (a, b) = if self <= other { (self, other) } else { (other, self) };
-                Dim::atom(Atom::Max(a.clone(), b.clone()))
-            }
+        if self.is_at_least(other) {
+            return self.clone();
         }
+        if other.is_at_least(self) {
+            return other.clone();
+        }
+        let (a, b) = if self <= other { (self, other) } else { (other, self) };
+        Dim::atom(Atom::Max(a.clone(), b.clone()))
     }
 
     /// The smaller of two dimensions.
     pub fn minimum(&self, other: &Dim) -> Dim {
-        match (self.clone() - other.clone()).known() {
-            Some(difference) => (if difference >= 0 { other } else { self }).clone(),
-            None => {
-                let (a, b) = if self <= other { (self, other) } else { (other, self) };
-                Dim::atom(Atom::Min(a.clone(), b.clone()))
-            }
+        if self.is_at_least(other) {
+            return other.clone();
         }
+        if other.is_at_least(self) {
+            return self.clone();
+        }
+        let (a, b) = if self <= other { (self, other) } else { (other, self) };
+        Dim::atom(Atom::Min(a.clone(), b.clone()))
+    }
+
+    /// Whether this is surely not smaller than `other`, whatever the symbols' (positive) values are.
+    pub fn is_at_least(&self, other: &Dim) -> bool {
+        (self.clone() - other.clone()).lower_bound().is_some_and(|bound| bound >= 0)
+    }
+
+    /// A number that this surely does not fall below, given that symbols are at least 1.
+    pub fn lower_bound(&self) -> Option<i64> {
+        let terms = match &self.0 {
+            Repr::Known(value) => return Some(*value),
+            Repr::Sum(terms) => terms,
+        };
+        terms.iter().try_fold(0i64, |sum, term| {
+            let lowest = if term.factors.is_empty() {
+                term.coefficient
+            } else if term.coefficient > 0 {
+                let product = term.factors.iter().try_fold(1i64, |product, atom| {
+                    let bound = atom.lower_bound().filter(|&bound| bound >= 0)?;
+                    product.checked_mul(bound)
+                })?;
+                term.coefficient.checked_mul(product)?
+            } else {
+                return None;
+            };
+            sum.checked_add(lowest)
+        })
     }
 
     /// The product of dimensions.
@@ -255,6 +284,22 @@ impl Dim {
     /// A dimension that overflowed: unknown, and equal only to the same overflow.
     fn overflow(a: &Dim, operator: &str, b: &Dim) -> Dim {
         Dim::symbol(format!("?overflow({a} {operator} {b})")).opaque()
+    }
+}
+
+impl Atom {
+    fn lower_bound(&self) -> Option<i64> {
+        match self {
+            // Symbols made for unknown values, such as overflows, are no sizes.
+            Atom::Symbol(name) => (!name.starts_with("?expr_")).then_some(1),
+            Atom::FloorDiv(a, b) => {
+                let both = a.lower_bound()? >= 0 && b.lower_bound()? > 0;
+                both.then_some(0)
+            }
+            Atom::Mod(_, b) => (b.lower_bound()? > 0).then_some(0),
+            Atom::Max(a, b) => a.lower_bound().max(b.lower_bound()),
+            Atom::Min(a, b) => Some(a.lower_bound()?.min(b.lower_bound()?)),
+        }
     }
 }
 
@@ -414,6 +459,17 @@ mod tests {
                 assert_eq!(expr.evaluate(&symbols), Some(value), "{expr} with x={x} y={y}");
             }
         }
+    }
+
+    #[test]
+    fn bounds_follow_from_symbols_being_positive() {
+        let (a, b) = (Dim::symbol("a"), Dim::symbol("b"));
+        assert_eq!((a.clone() * b.clone() + n(2)).lower_bound(), Some(3));
+        assert_eq!((a.clone() - b.clone()).lower_bound(), None);
+        assert_eq!(a.floor_div(&n(2)).lower_bound(), Some(0));
+        assert_eq!((a.clone() - n(1)).maximum(&n(0)), a.clone() - n(1));
+        assert_eq!(a.minimum(&(a.clone() + b)), a);
+        assert!(!(a.clone() - n(2)).is_at_least(&n(0)));
     }
 
     #[test]
