@@ -72,16 +72,23 @@ fn run<I: Wide, O: Wide>(
         .iter()
         .map(|input| sources.bytes(input.index))
         .collect::<Result<Vec<_>>>()?;
-    for (number, buffer) in buffers.chunks_exact_mut(TILE).enumerate() {
-        if space.count > 0 && space.inputs[number] == Access::Scalar {
-            I::load(inputs[number].dtype, bytes[number], 0, 0, buffer)?;
-        }
-    }
     let mut start = 0;
     while start < space.count {
         let len = TILE.min(space.count - start);
         for (number, buffer) in buffers.chunks_exact_mut(TILE).enumerate() {
-            load_tile(space, number, inputs[number].dtype, bytes[number], start, &mut buffer[..len])?;
+            let is_direct =
+                space.inputs[number] == Access::Contiguous && I::direct(inputs[number].dtype, bytes[number]).is_some();
+            let is_loaded = start > 0 && space.inputs[number] == Access::Scalar;
+            if !is_direct && !is_loaded {
+                load_operand(
+                    space,
+                    number,
+                    inputs[number].dtype,
+                    bytes[number],
+                    start,
+                    &mut buffer[..len],
+                )?;
+            }
         }
         let mut tiles = Vec::with_capacity(inputs.len());
         for (number, buffer) in buffers.chunks_exact(TILE).enumerate() {
@@ -101,7 +108,8 @@ fn run<I: Wide, O: Wide>(
     Ok(())
 }
 
-fn load_tile<I: Wide>(
+/// Widens the elements of input `number` at the positions `start..` of the iteration space.
+pub fn load_operand<I: Wide>(
     space: &Collapsed,
     number: usize,
     dtype: DType,
@@ -110,8 +118,7 @@ fn load_tile<I: Wide>(
     tile: &mut [I],
 ) -> Result<()> {
     match &space.inputs[number] {
-        Access::Scalar => Ok(()),
-        Access::Contiguous if I::direct(dtype, bytes).is_some() => Ok(()),
+        Access::Scalar => I::load(dtype, bytes, 0, 0, tile),
         Access::Contiguous => I::load(dtype, bytes, start, 1, tile),
         Access::Strided(strides) => {
             let inner = space.inner();
@@ -173,7 +180,12 @@ fn gather<T: bytemuck::Pod, W>(
     Ok(())
 }
 
-fn scatter<T: bytemuck::Pod, W: Copy>(bytes: &mut [u8], start: usize, values: &[W], narrow: impl Fn(W) -> T) -> Result<()> {
+fn scatter<T: bytemuck::Pod, W: Copy>(
+    bytes: &mut [u8],
+    start: usize,
+    values: &[W],
+    narrow: impl Fn(W) -> T,
+) -> Result<()> {
     let target = elements_mut::<T>(bytes)?
         .get_mut(start..start + values.len())
         .ok_or_else(too_short)?;

@@ -1,16 +1,32 @@
 //! Operators: what each means for types and shapes, on the CPU and on the GPU. One file per operator family; the table
 //! of all is [`registry`]. What several operators share stands in `cpu/` and `gpu/`, never in another operator's file.
 
+mod binary;
+mod cast;
 mod context;
+mod control;
 mod conv;
 mod epilogue;
 pub mod evaluate;
+pub mod evaluate;
+mod fill;
+mod gather;
 mod gemm;
 pub mod infer;
+pub mod infer;
+mod join;
+mod lower;
 mod matmul;
+mod pad;
+mod pointwise;
 pub mod registry;
+mod select;
+mod shape;
+mod slice;
 #[cfg(test)]
 pub mod testing;
+mod transpose;
+mod unary;
 mod widen;
 mod window;
 
@@ -96,4 +112,14 @@ pub struct PointwiseForm {
     pub expr: Expr,
     /// For each input of the expression, the index of the node's input.
     pub inputs: Vec<usize>,
+}
+
+impl PointwiseForm {
+    /// The form of a node whose expression takes all of its `count` inputs in order.
+    pub fn of_all(expr: Expr, count: usize) -> Option<PointwiseForm> {
+        (expr.inputs().len() == count).then(|| PointwiseForm {
+            expr,
+            inputs: (0..count).collect(),
+        })
+    }
 }

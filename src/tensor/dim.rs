@@ -138,7 +138,9 @@ impl Dim {
 
     /// Whether this is surely not smaller than `other`, whatever the symbols' (positive) values are.
     pub fn is_at_least(&self, other: &Dim) -> bool {
-        (self.clone() - other.clone()).lower_bound().is_some_and(|bound| bound >= 0)
+        (self.clone() - other.clone())
+            .lower_bound()
+            .is_some_and(|bound| bound >= 0)
     }
 
     /// A number that this surely does not fall below, given that symbols are at least 1.

@@ -1,0 +1,310 @@
+//! Conversion of element types: Cast and CastLike.
+
+use super::{
+    CpuLowering, InferContext, Operator, PointwiseForm, PointwiseInput,
+    lower::{invalid, unsupported},
+};
+use crate::{
+    cpu::{
+        elementwise::{self, Operand},
+        expression,
+        kernel::CpuKernel,
+    },
+    error::{Error, ErrorCode, Result},
+    graph::Node,
+    pointwise::{Builder, Expr, Storage, Type},
+    tensor::{Bool8, DType, Dim, Tensor},
+};
+
+/// ONNX `Cast` (target in attribute `to`, a name before opset 6) and `CastLike` (the second input's type).
+///
+/// Any pair of types. Floats become integers by cutting off (NaN becomes 0, what does not fit i64 its nearest end, and
+/// narrower integers wrap around); everything but zero becomes true. Strings hold numbers as they are written, with
+/// `INF` and `NaN` in any case. `saturate` concerns 8-bit floats alone, which are not supported.
+#[derive(Debug)]
+struct Cast {
+    to: Option<DType>,
+}
+
+/// Makes [`Cast`].
+pub fn make(node: &Node) -> Result<Box<dyn Operator>> {
+    if &*node.operator.name == "CastLike" {
+        return Ok(Box::new(Cast { to: None }));
+    }
+    let missing = || invalid("attribute to is missing");
+    let to = if node.operator.version < 6 {
+        let name = node.attributes.string("to")?.ok_or_else(missing)?;
+        let name = match name.to_ascii_lowercase().as_str() {
+            "float" => "float32".to_string(),
+            "double" => "float64".to_string(),
+            other => other.to_string(),
+        };
+        DType::from_name(&name)
+            .ok_or_else(|| unsupported("casts to this element type are not supported").actual(name))?
+    } else {
+        let number = node.attributes.int("to")?.ok_or_else(missing)?;
+        let dtype = i32::try_from(number).ok().and_then(DType::from_onnx);
+        dtype.ok_or_else(|| {
+            unsupported("casts to this element type are not supported").actual(format!("TensorProto.DataType {number}"))
+        })?
+    };
+    Ok(Box::new(Cast { to: Some(to) }))
+}
+
+fn storage_of(dtype: DType) -> Option<Storage> {
+    match dtype {
+        DType::F32 => Some(Storage::F32),
+        DType::Bool => Some(Storage::Bool),
+        _ => None,
+    }
+}
+
+fn cast_expr(from: Storage, to: Storage) -> Result<Expr> {
+    let mut b = Builder::new();
+    let x = b.input(from);
+    let y = b.cast(x, if to == Storage::Bool { Type::Bool } else { Type::F32 });
+    b.output(y, to);
+    b.finish().map_err(|error| Error::internal(error.to_string()))
+}
+
+impl Cast {
+    fn target(&self, like: Option<DType>) -> Result<DType> {
+        self.to
+            .or(like)
+            .ok_or_else(|| invalid("the type to cast to is not known"))
+    }
+}
+
+impl Operator for Cast {
+    fn infer(&self, ctx: &mut InferContext<'_>) -> Result<()> {
+        let from = ctx.dtype(0)?;
+        let to = self.target(if self.to.is_none() { Some(ctx.dtype(1)?) } else { None })?;
+        let shape = ctx.shape(0).map(<[Dim]>::to_vec);
+        ctx.set_output(0, to, shape);
+        let Some(elements) = ctx.input(0).and_then(|facts| facts.elements.as_ref()) else {
+            return Ok(());
+        };
+        let bits = to.bits().unwrap_or(0) as u32;
+        let cast = |element: &Dim| match (to, element.known()) {
+            (DType::Bool, Some(value)) => Some(Dim::from(i64::from(value != 0))),
+            (DType::Bool, None) => (element.lower_bound() > Some(0)).then(|| Dim::from(1)),
+            (DType::I64, _) | (_, None) => Some(element.clone()),
+            (_, Some(value)) if to.is_unsigned() => {
+                (value >= 0 && (bits == 64 || value >> bits == 0)).then(|| element.clone())
+            }
+            (_, Some(value)) => (value >= -1 << (bits - 1) && value < 1 << (bits - 1)).then(|| element.clone()),
+        };
+        if (to.is_integer() || to == DType::Bool)
+            && from != DType::String
+            && let Some(elements) = elements.iter().map(cast).collect::<Option<Vec<_>>>()
+        {
+            ctx.set_elements(0, elements);
+        }
+        Ok(())
+    }
+
+    fn cpu(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
+        let input = ctx.input(0)?;
+        let output = ctx.result(0)?;
+        let (from, to) = (input.dtype, output.dtype);
+        if from == to {
+            return Ok(CpuKernel::View { input: 0 });
+        }
+        if let (Some(from), Some(to)) = (storage_of(from), storage_of(to)) {
+            return expression::kernel(
+                "pointwise",
+                &cast_expr(from, to)?,
+                vec![ctx.operands().swap_remove(0)],
+                vec![output],
+            );
+        }
+        let inputs = vec![ctx.operands().swap_remove(0)];
+        match (from, to) {
+            (DType::String, _) => Ok(parse(to)),
+            (_, DType::String) => Ok(print()),
+            _ if from.is_float() => from_floats(from, inputs, output),
+            _ => from_ints(from, inputs, output),
+        }
+    }
+
+    fn pointwise(&self, inputs: &[PointwiseInput<'_>]) -> Option<PointwiseForm> {
+        let to = self.target(inputs.get(1).map(|like| like.dtype)).ok()?;
+        let expr = cast_expr(storage_of(inputs.first()?.dtype)?, storage_of(to)?).ok()?;
+        Some(PointwiseForm { expr, inputs: vec![0] })
+    }
+}
+
+fn from_floats(from: DType, inputs: Vec<Operand>, output: Operand) -> Result<CpuKernel> {
+    let to = output.dtype;
+    if to.is_float() && (from == DType::F64 || to == DType::F64) {
+        return elementwise::kernel("cast", inputs, output, |tiles: &[&[f64]], results: &mut [f64]| {
+            results.copy_from_slice(tiles[0]);
+            Ok(())
+        });
+    }
+    if to.is_float() {
+        return elementwise::kernel("cast", inputs, output, |tiles: &[&[f32]], results: &mut [f32]| {
+            results.copy_from_slice(tiles[0]);
+            Ok(())
+        });
+    }
+    elementwise::kernel("cast", inputs, output, move |tiles: &[&[f64]], results: &mut [i64]| {
+        for (to_value, &x) in results.iter_mut().zip(tiles[0]) {
+            *to_value = float_to_int(x, to);
+        }
+        Ok(())
+    })
+}
+
+/// The integer that a float becomes, as `i64` (bits of u64 for that type).
+fn float_to_int(x: f64, to: DType) -> i64 {
+    match to {
+        DType::Bool => i64::from(x != 0.0),
+        DType::U64 if x >= 0.0 => x as u64 as i64,
+        DType::I32 => (x as i32).into(),
+        // Four bits hold so little that ONNX rounds and saturates.
+        DType::I4 => x.round_ties_even().clamp(-8.0, 7.0) as i64,
+        DType::U4 => x.round_ties_even().clamp(0.0, 15.0) as i64,
+        _ => x as i64,
+    }
+}
+
+fn from_ints(from: DType, inputs: Vec<Operand>, output: Operand) -> Result<CpuKernel> {
+    match output.dtype {
+        DType::F32 => {
+            // From 64 bits to f32 in one rounding.
+            let is_u64 = from == DType::U64;
+            ints_to_f32(is_u64, inputs, output)
+        }
+        to if to.is_float() => elementwise::kernel("cast", inputs, output, |tiles: &[&[f64]], results: &mut [f64]| {
+            results.copy_from_slice(tiles[0]);
+            Ok(())
+        }),
+        _ => elementwise::kernel("cast", inputs, output, |tiles: &[&[i64]], results: &mut [i64]| {
+            results.copy_from_slice(tiles[0]);
+            Ok(())
+        }),
+    }
+}
+
+fn ints_to_f32(is_u64: bool, inputs: Vec<Operand>, output: Operand) -> Result<CpuKernel> {
+    elementwise::kernel("cast", inputs, output, move |tiles: &[&[i64]], results: &mut [f32]| {
+        for (to, &x) in results.iter_mut().zip(tiles[0]) {
+            *to = if is_u64 { x as u64 as f32 } else { x as f32 };
+        }
+        Ok(())
+    })
+}
+
+/// Numbers as text.
+fn print() -> CpuKernel {
+    CpuKernel::dynamic("cast_to_string", |inputs| {
+        let tensor = input_tensor(inputs)?;
+        let texts: Vec<String> = match tensor.dtype() {
+            DType::F64 => tensor
+                .view::<f64>()?
+                .iter()
+                .map(|&v| float_text(v, format!("{v:?}")))
+                .collect(),
+            dtype if dtype.is_float() => tensor
+                .to_f32s()?
+                .iter()
+                .map(|&v| float_text(v.into(), format!("{v:?}")))
+                .collect(),
+            DType::U64 => tensor.view::<u64>()?.iter().map(u64::to_string).collect(),
+            DType::Bool => {
+                let text = |&v: &Bool8| if bool::from(v) { "True" } else { "False" };
+                tensor.view::<Bool8>()?.iter().map(|v| text(v).to_string()).collect()
+            }
+            _ => tensor.to_i64s()?.iter().map(i64::to_string).collect(),
+        };
+        Ok(vec![Tensor::from_strings(tensor.shape(), texts)?])
+    })
+}
+
+fn input_tensor(inputs: &[Option<Tensor>]) -> Result<&Tensor> {
+    let tensor = inputs.first().and_then(Option::as_ref);
+    tensor.ok_or_else(|| Error::internal("the input is missing"))
+}
+
+/// A float as text: `shortest`, the fewest digits that read back as the same number, in the spelling that numpy has.
+fn float_text(value: f64, shortest: String) -> String {
+    if value.is_nan() {
+        return "NaN".into();
+    }
+    if value.is_infinite() {
+        return if value > 0.0 { "INF" } else { "-INF" }.into();
+    }
+    match shortest.split_once('e') {
+        // Exponents have a sign and two digits.
+        Some((mantissa, exponent)) => {
+            let mantissa = mantissa.strip_suffix(".0").unwrap_or(mantissa);
+            let (sign, digits) = exponent
+                .strip_prefix('-')
+                .map_or(('+', exponent), |digits| ('-', digits));
+            format!("{mantissa}e{sign}{digits:0>2}")
+        }
+        None => shortest,
+    }
+}
+
+/// Text as numbers.
+fn parse(to: DType) -> CpuKernel {
+    CpuKernel::dynamic("cast_from_string", move |inputs| {
+        let tensor = input_tensor(inputs)?;
+        let strings = tensor.strings()?;
+        let shape = tensor.shape();
+        let result = match to {
+            DType::U64 => Tensor::new(shape, parse_all(strings, |text| text.parse::<u64>().ok())?)?,
+            _ if to.is_float() => {
+                let values = parse_all(strings, parse_float)?;
+                match to {
+                    DType::F64 => Tensor::new(shape, values)?,
+                    DType::F16 => Tensor::new(shape, values.into_iter().map(half::f16::from_f64).collect())?,
+                    DType::BF16 => Tensor::new(shape, values.into_iter().map(half::bf16::from_f64).collect())?,
+                    // Parsed anew, so that decimal digits are rounded once.
+                    _ => Tensor::new(shape, parse_all(strings, |text| parse_float32(text))?)?,
+                }
+            }
+            _ => {
+                let values = parse_all(strings, |text| match (to, text) {
+                    (DType::Bool, "True" | "true") => Some(1),
+                    (DType::Bool, "False" | "false") => Some(0),
+                    _ => text
+                        .parse::<i64>()
+                        .ok()
+                        .or_else(|| text.parse::<f64>().ok().map(|value| float_to_int(value, to))),
+                })?;
+                int_tensor(to, shape, &values)?
+            }
+        };
+        Ok(vec![result])
+    })
+}
+
+fn int_tensor(to: DType, shape: &[usize], values: &[i64]) -> Result<Tensor> {
+    use elementwise::Wide;
+    let len = to
+        .byte_len(values.len())
+        .ok_or_else(|| Error::internal("integers without a size"))?;
+    let mut bytes = crate::tensor::AlignedBytes::zeroed(len)?;
+    i64::store(to, values, bytes.as_mut(), 0)?;
+    Tensor::from_bytes(to, shape, bytes)
+}
+
+fn parse_all<T>(strings: &[String], parse: impl Fn(&str) -> Option<T>) -> Result<Vec<T>> {
+    let one = |text: &String| {
+        parse(text.trim()).ok_or_else(|| {
+            Error::new(ErrorCode::RunFailed, "a string is not a number of the wanted type").actual(format!("{text:?}"))
+        })
+    };
+    strings.iter().map(one).collect()
+}
+
+fn parse_float(text: &str) -> Option<f64> {
+    text.parse().ok()
+}
+
+fn parse_float32(text: &str) -> Option<f32> {
+    text.parse().ok()
+}

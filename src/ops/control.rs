@@ -1,0 +1,407 @@
+//! Operators that run graphs: If, Loop and Scan. Here stand their types and shapes; the executor runs them.
+
+use std::sync::Arc;
+
+use super::{
+    Control, CpuLowering, InferContext, Operator, ValueFacts,
+    infer::{BoundGraph, infer_node, initial_facts},
+    lower::{invalid, mismatch},
+};
+use crate::{
+    cpu::kernel::CpuKernel,
+    error::{Error, Result},
+    graph::{Graph, Node, NodeId},
+    tensor::{DType, Dim},
+};
+
+/// The body of a node, with where its captures begin among the node's.
+#[derive(Debug)]
+struct Body {
+    bound: BoundGraph,
+    first_capture: usize,
+}
+
+impl Body {
+    fn of(node: &Node, name: &str) -> Result<Body> {
+        let mut first_capture = 0;
+        for (attribute, subgraph) in node.attributes.subgraphs() {
+            if attribute == name {
+                return Ok(Body {
+                    bound: BoundGraph::new(subgraph.graph.clone())?,
+                    first_capture,
+                });
+            }
+            first_capture += subgraph.captures.len();
+        }
+        Err(invalid(format!("attribute {name} is missing")))
+    }
+
+    fn graph(&self) -> &Graph {
+        &self.bound.graph
+    }
+
+    /// What is known of the graph's outputs. `inputs` replace what the graph declares of its inputs.
+    fn infer(&self, inputs: &[ValueFacts], captured: &[ValueFacts], fresh: &mut u32) -> Result<Vec<ValueFacts>> {
+        let graph = self.graph();
+        let mut facts = initial_facts(graph);
+        for (&id, known) in graph.inputs.iter().zip(inputs) {
+            facts[id.index()] = known.clone();
+        }
+        for (index, &id) in graph.captures.iter().enumerate() {
+            if let Some(known) = captured.get(self.first_capture + index) {
+                facts[id.index()] = known.clone();
+            }
+        }
+        for (index, (node, operator)) in graph.nodes.iter().zip(&self.bound.operators).enumerate() {
+            infer_node(graph, NodeId(index as u32), node, &**operator, &mut facts, fresh)?;
+        }
+        Ok(graph.outputs.iter().map(|id| facts[id.index()].clone()).collect())
+    }
+
+    fn is_deterministic(&self) -> bool {
+        self.bound.operators.iter().all(|operator| operator.is_deterministic())
+    }
+}
+
+/// What is true of either of two values.
+fn merge(a: &ValueFacts, b: &ValueFacts, fresh: &mut u32) -> ValueFacts {
+    let mut new_dim = || {
+        *fresh += 1;
+        Dim::symbol(format!("?{fresh}"))
+    };
+    let shape = match (&a.shape, &b.shape) {
+        (Some(a), Some(b)) if a.len() == b.len() => {
+            let dims = a.iter().zip(b);
+            Some(dims.map(|(a, b)| if a == b { a.clone() } else { new_dim() }).collect())
+        }
+        _ => None,
+    };
+    ValueFacts {
+        dtype: a.dtype.or(b.dtype),
+        shape,
+        elements: a
+            .elements
+            .clone()
+            .filter(|elements| b.elements.as_ref() == Some(elements)),
+        constant: a
+            .constant
+            .clone()
+            .filter(|constant| b.constant.as_ref() == Some(constant)),
+        container: a.container.clone().or_else(|| b.container.clone()),
+    }
+}
+
+fn check_types(a: &ValueFacts, b: &ValueFacts, what: &str) -> Result<()> {
+    match (a.dtype, b.dtype) {
+        (Some(a), Some(b)) if a != b => Err(invalid(format!("{what} have different element types"))
+            .expected(a.name())
+            .actual(b.name())),
+        _ => Ok(()),
+    }
+}
+
+fn no_kernel() -> Error {
+    Error::internal("operators that run graphs have no kernel of their own")
+}
+
+/// ONNX `If`: the outputs of one of two graphs, by a bool scalar. Where the condition is known, so is the graph.
+#[derive(Debug)]
+struct If {
+    then_branch: Body,
+    else_branch: Body,
+}
+
+/// Makes [`If`].
+pub fn make_if(node: &Node) -> Result<Box<dyn Operator>> {
+    let operator = If {
+        then_branch: Body::of(node, "then_branch")?,
+        else_branch: Body::of(node, "else_branch")?,
+    };
+    for branch in [&operator.then_branch, &operator.else_branch] {
+        if branch.graph().outputs.len() != node.outputs.len() {
+            return Err(invalid("a branch has another number of outputs than the node"));
+        }
+    }
+    Ok(Box::new(operator))
+}
+
+impl Operator for If {
+    fn infer(&self, ctx: &mut InferContext<'_>) -> Result<()> {
+        if ctx.dtype(0)? != DType::Bool {
+            return Err(invalid("the condition is not bool"));
+        }
+        let condition = ctx.ints(0).and_then(|values| values.first().copied());
+        let mut infer = |body: &Body| body.infer(&[], ctx.captured, ctx.fresh);
+        let outputs = match condition {
+            Some(0) => infer(&self.else_branch)?,
+            Some(_) => infer(&self.then_branch)?,
+            None => {
+                let (a, b) = (infer(&self.then_branch)?, infer(&self.else_branch)?);
+                for (a, b) in a.iter().zip(&b) {
+                    check_types(a, b, "the branches' outputs")?;
+                }
+                a.iter().zip(&b).map(|(a, b)| merge(a, b, ctx.fresh)).collect()
+            }
+        };
+        ctx.outputs = outputs;
+        Ok(())
+    }
+
+    fn cpu(&self, _: &CpuLowering<'_>) -> Result<CpuKernel> {
+        Err(no_kernel())
+    }
+
+    fn is_deterministic(&self) -> bool {
+        self.then_branch.is_deterministic() && self.else_branch.is_deterministic()
+    }
+
+    fn control(&self) -> Option<Control> {
+        Some(Control::If)
+    }
+}
+
+/// How often the types of carried values are inferred before what still changes is given up.
+const MAX_ROUNDS: usize = 4;
+
+/// What holds of carried values in every iteration, and of the body's outputs then. `iteration` are the body's other
+/// inputs, which come first (Loop) or last (Scan); carried outputs begin at `first_carried`.
+fn infer_carried(
+    body: &Body,
+    initial: &[ValueFacts],
+    inputs_of: impl Fn(&[ValueFacts]) -> Vec<ValueFacts>,
+    first_carried: usize,
+    ctx: &mut InferContext<'_>,
+) -> Result<(Vec<ValueFacts>, Vec<ValueFacts>)> {
+    // Values differ from iteration to iteration even where the first is known.
+    let unvalued = |facts: &ValueFacts| ValueFacts {
+        elements: None,
+        constant: None,
+        ..facts.clone()
+    };
+    let mut carried: Vec<ValueFacts> = initial.iter().map(unvalued).collect();
+    for round in 0.. {
+        let outputs = body.infer(&inputs_of(&carried), ctx.captured, ctx.fresh)?;
+        let next = outputs.iter().skip(first_carried).take(carried.len());
+        let mut is_stable = true;
+        let mut merged = Vec::with_capacity(carried.len());
+        for (before, after) in carried.iter().zip(next) {
+            check_types(before, after, "a carried value's iterations")?;
+            let mut joint = unvalued(&merge(before, after, ctx.fresh));
+            let keeps = |joint: &ValueFacts| joint.shape == before.shape && joint.dtype == before.dtype;
+            if !keeps(&joint) && round + 1 >= MAX_ROUNDS {
+                // A dimension that was made up for this value stays made up; the rank is given up last.
+                joint.shape = None;
+            } else if !keeps(&joint) && is_weaker(before, &joint) {
+                joint.shape = before.shape.clone();
+            }
+            is_stable &= keeps(&joint);
+            merged.push(joint);
+        }
+        carried = merged;
+        if is_stable || round > MAX_ROUNDS {
+            return Ok((carried, outputs));
+        }
+    }
+    Err(Error::internal("the types of carried values do not settle"))
+}
+
+/// Whether every dimension in which `before` differs from `joint` is a made-up symbol already.
+fn is_weaker(before: &ValueFacts, joint: &ValueFacts) -> bool {
+    let (Some(before), Some(joint)) = (&before.shape, &joint.shape) else {
+        return false;
+    };
+    let is_made_up = |dim: &Dim| dim.as_symbol().is_some_and(|name| name.starts_with('?'));
+    before.len() == joint.len() && before.iter().zip(joint).all(|(a, b)| a == b || is_made_up(a))
+}
+
+/// ONNX `Loop`: a graph run up to a number of times, or while a condition holds, with values carried from one
+/// iteration to the next and outputs stacked over the iterations.
+#[derive(Debug)]
+struct Loop {
+    body: Body,
+}
+
+/// Makes [`Loop`].
+pub fn make_loop(node: &Node) -> Result<Box<dyn Operator>> {
+    let body = Body::of(node, "body")?;
+    let carried = node.operator_inputs().len().saturating_sub(2);
+    let graph = body.graph();
+    if graph.inputs.len() != carried + 2
+        || graph.outputs.len() < carried + 1
+        || graph.outputs.len() - 1 != node.outputs.len()
+    {
+        return Err(invalid("the body's inputs and outputs do not fit the node's")
+            .expected(format!("{} inputs and {} outputs", carried + 2, node.outputs.len() + 1))
+            .actual(format!(
+                "{} inputs and {} outputs",
+                graph.inputs.len(),
+                graph.outputs.len()
+            )));
+    }
+    Ok(Box::new(Loop { body }))
+}
+
+fn scalar(dtype: DType) -> ValueFacts {
+    ValueFacts {
+        dtype: Some(dtype),
+        shape: Some(Vec::new()),
+        ..ValueFacts::default()
+    }
+}
+
+impl Operator for Loop {
+    fn infer(&self, ctx: &mut InferContext<'_>) -> Result<()> {
+        let initial: Vec<ValueFacts> = (2..ctx.input_count())
+            .map(|index| ctx.input(index).cloned().unwrap_or_default())
+            .collect();
+        let inputs_of = |carried: &[ValueFacts]| {
+            let iteration = [scalar(DType::I64), scalar(DType::Bool)];
+            iteration.into_iter().chain(carried.iter().cloned()).collect()
+        };
+        let (carried, outputs) = infer_carried(&self.body, &initial, inputs_of, 1, ctx)?;
+        let count = carried.len();
+        let stacked = outputs.into_iter().skip(1 + count);
+        let mut results = carried;
+        for facts in stacked {
+            let iterations = ctx.fresh_dim();
+            let shape = facts.shape.map(|shape| [vec![iterations], shape].concat());
+            results.push(ValueFacts {
+                dtype: facts.dtype,
+                shape,
+                ..ValueFacts::default()
+            });
+        }
+        ctx.outputs = results;
+        Ok(())
+    }
+
+    fn cpu(&self, _: &CpuLowering<'_>) -> Result<CpuKernel> {
+        Err(no_kernel())
+    }
+
+    fn is_deterministic(&self) -> bool {
+        self.body.is_deterministic()
+    }
+
+    fn control(&self) -> Option<Control> {
+        Some(Control::Loop)
+    }
+}
+
+/// ONNX `Scan` (opset 9): a graph run over the slices of its scan inputs, with states carried from one to the next and
+/// scan outputs stacked. The form of opset 8, with a batch dimension and sequence lengths, is not supported.
+#[derive(Debug)]
+struct Scan {
+    body: Arc<Body>,
+    scan_inputs: usize,
+    input_axes: Vec<i64>,
+    output_axes: Vec<i64>,
+}
+
+/// Makes [`Scan`].
+pub fn make_scan(node: &Node) -> Result<Box<dyn Operator>> {
+    let attributes = &node.attributes;
+    let body = Body::of(node, "body")?;
+    let inputs = node.operator_inputs().len();
+    let count = attributes
+        .int("num_scan_inputs")?
+        .ok_or_else(|| invalid("attribute num_scan_inputs is missing"))?;
+    let scan_inputs = usize::try_from(count)
+        .ok()
+        .filter(|&count| count >= 1 && count <= inputs);
+    let scan_inputs = scan_inputs.ok_or_else(|| {
+        invalid("attribute num_scan_inputs does not fit the number of inputs").actual(count.to_string())
+    })?;
+    let states = inputs - scan_inputs;
+    let graph = body.graph();
+    let scan_outputs = node.outputs.len().checked_sub(states);
+    let Some(scan_outputs) =
+        scan_outputs.filter(|_| graph.inputs.len() == inputs && graph.outputs.len() == node.outputs.len())
+    else {
+        return Err(invalid("the body's inputs and outputs do not fit the node's"));
+    };
+    let list = |name: &str, count: usize| -> Result<Vec<i64>> {
+        match attributes.ints(name)? {
+            None => Ok(vec![0; count]),
+            Some(list) if list.len() == count => Ok(list.to_vec()),
+            Some(list) => Err(invalid(format!("attribute {name} has the wrong length"))
+                .expected(count.to_string())
+                .actual(list.len().to_string())),
+        }
+    };
+    for (name, count) in [
+        ("scan_input_directions", scan_inputs),
+        ("scan_output_directions", scan_outputs),
+    ] {
+        if list(name, count)?.iter().any(|direction| !(0..=1).contains(direction)) {
+            return Err(invalid(format!("attribute {name} holds something else than 0 and 1")));
+        }
+    }
+    Ok(Box::new(Scan {
+        scan_inputs,
+        input_axes: list("scan_input_axes", scan_inputs)?,
+        output_axes: list("scan_output_axes", scan_outputs)?,
+        body: Arc::new(body),
+    }))
+}
+
+impl Operator for Scan {
+    fn infer(&self, ctx: &mut InferContext<'_>) -> Result<()> {
+        let states = ctx.input_count() - self.scan_inputs;
+        let fact = |ctx: &InferContext<'_>, index: usize| ctx.input(index).cloned().unwrap_or_default();
+        let initial: Vec<ValueFacts> = (0..states).map(|index| fact(ctx, index)).collect();
+        let mut length: Option<Dim> = None;
+        let mut slices = Vec::with_capacity(self.scan_inputs);
+        for (number, &axis) in self.input_axes.iter().enumerate() {
+            let mut slice = fact(ctx, states + number);
+            (slice.elements, slice.constant) = (None, None);
+            if let Some(shape) = &mut slice.shape {
+                let axis = crate::tensor::resolve_axis(axis, shape.len())?;
+                let dim = shape.remove(axis);
+                match &length {
+                    Some(known) if known.known().zip(dim.known()).is_some_and(|(a, b)| a != b) => {
+                        return Err(mismatch("the scanned dimensions differ")
+                            .expected(known.to_string())
+                            .actual(dim.to_string()));
+                    }
+                    Some(known) if known.known().is_some() => {}
+                    _ => length = Some(dim),
+                }
+            }
+            slices.push(slice);
+        }
+        let inputs_of = |carried: &[ValueFacts]| carried.iter().chain(&slices).cloned().collect();
+        let (carried, outputs) = infer_carried(&self.body, &initial, inputs_of, 0, ctx)?;
+        let mut results = carried;
+        for (facts, &axis) in outputs.into_iter().skip(states).zip(&self.output_axes) {
+            let length = length.clone().unwrap_or_else(|| ctx.fresh_dim());
+            let shape = match facts.shape {
+                Some(mut shape) => {
+                    let axis = crate::tensor::resolve_axis(axis, shape.len() + 1)?;
+                    shape.insert(axis, length);
+                    Some(shape)
+                }
+                None => None,
+            };
+            results.push(ValueFacts {
+                dtype: facts.dtype,
+                shape,
+                ..ValueFacts::default()
+            });
+        }
+        ctx.outputs = results;
+        Ok(())
+    }
+
+    fn cpu(&self, _: &CpuLowering<'_>) -> Result<CpuKernel> {
+        Err(no_kernel())
+    }
+
+    fn is_deterministic(&self) -> bool {
+        self.body.is_deterministic()
+    }
+
+    fn control(&self) -> Option<Control> {
+        Some(Control::Scan)
+    }
+}

@@ -1,0 +1,288 @@
+//! Choosing among elements: Where and Clip.
+
+use super::{
+    CpuLowering, InferContext, Operator, PointwiseForm, PointwiseInput,
+    lower::{Concrete, Movement, infer_moved_elements, invalid, lower_movement, operand},
+};
+use crate::{
+    cpu::{
+        elementwise::{self, shape_error},
+        expression,
+        kernel::CpuKernel,
+        movement::MoveFn,
+    },
+    error::{Error, Result},
+    graph::Node,
+    pointwise::{Access, Builder, Collapsed, Expr, Storage, collapse},
+    tensor::{DType, Dim, Tensor},
+};
+
+/// ONNX `Where` (opset 9): elements of the second input where the first (bool) is true, else of the third. All three
+/// broadcast; any element type, strings included.
+#[derive(Debug)]
+struct Where;
+
+/// Makes [`Where`].
+pub fn make_where(_: &Node) -> Result<Box<dyn Operator>> {
+    Ok(Box::new(Where))
+}
+
+fn where_expr() -> Result<Expr> {
+    let mut b = Builder::new();
+    let (condition, x, y) = (b.input(Storage::Bool), b.input(Storage::F32), b.input(Storage::F32));
+    let z = b.select(condition, x, y);
+    b.output(z, Storage::F32);
+    b.finish().map_err(|error| Error::internal(error.to_string()))
+}
+
+impl Operator for Where {
+    fn infer(&self, ctx: &mut InferContext<'_>) -> Result<()> {
+        let (condition, dtype, other) = (ctx.dtype(0)?, ctx.dtype(1)?, ctx.dtype(2)?);
+        if condition != DType::Bool || dtype != other {
+            return Err(invalid("the inputs' element types do not fit")
+                .expected("bool and twice the same type")
+                .actual(format!("{condition}, {dtype} and {other}")));
+        }
+        let shape = ctx.broadcast(&[0, 1, 2])?;
+        ctx.set_output(0, dtype, shape);
+        infer_moved_elements(self, ctx)
+    }
+
+    fn cpu(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
+        if ctx.input(1)?.dtype == DType::F32 {
+            return expression::kernel("pointwise", &where_expr()?, ctx.operands(), vec![ctx.result(0)?]);
+        }
+        lower_movement(self, ctx)
+    }
+
+    fn pointwise(&self, inputs: &[PointwiseInput<'_>]) -> Option<PointwiseForm> {
+        let is_f32 = inputs.len() == 3 && inputs[1..].iter().all(|input| input.dtype == DType::F32);
+        is_f32.then(|| PointwiseForm::of_all(where_expr().ok()?, 3)).flatten()
+    }
+}
+
+impl Movement for Where {
+    fn kernel_name(&self) -> &'static str {
+        "where"
+    }
+
+    fn data(&self, _: usize) -> Vec<usize> {
+        vec![1, 2]
+    }
+
+    fn movement(&self, node: &Concrete) -> Result<Box<MoveFn>> {
+        let shapes = [node.input(0)?, node.input(1)?, node.input(2)?];
+        let space = collapse(node.output()?, &shapes).map_err(shape_error)?;
+        Ok(Box::new(move |moved| {
+            let condition = moved.inputs.bytes(0)?;
+            let (x, y) = (moved.data[0], moved.data[1]);
+            let size = moved.size;
+            let target = moved.output()?;
+            match size {
+                1 => choose::<1>(&space, condition, x, y, target),
+                2 => choose::<2>(&space, condition, x, y, target),
+                4 => choose::<4>(&space, condition, x, y, target),
+                _ => choose::<8>(&space, condition, x, y, target),
+            }
+            Ok(())
+        }))
+    }
+}
+
+fn choose<const N: usize>(space: &Collapsed, condition: &[u8], x: &[u8], y: &[u8], target: &mut [u8]) {
+    let (x, y): (&[[u8; N]], &[[u8; N]]) = (x.as_chunks().0, y.as_chunks().0);
+    let target: &mut [[u8; N]] = target.as_chunks_mut().0;
+    let inner = space.inner();
+    let steps: Vec<usize> = (0..3).map(|input| space.inner_stride(input)).collect();
+    for (row, target) in target.chunks_mut(inner.max(1)).enumerate() {
+        let starts: Vec<usize> = (0..3).map(|input| row_start(space, input, row)).collect();
+        for (column, to) in target.iter_mut().enumerate() {
+            let at = |input: usize| starts[input] + column * steps[input];
+            *to = if condition[at(0)] != 0 { x[at(1)] } else { y[at(2)] };
+        }
+    }
+}
+
+fn row_start(space: &Collapsed, input: usize, row: usize) -> usize {
+    match &space.inputs[input] {
+        Access::Contiguous => row * space.inner(),
+        Access::Scalar => 0,
+        Access::Strided(strides) => {
+            let (mut rest, mut offset) = (row, 0);
+            for (&dim, &stride) in space.dims.iter().zip(strides).rev().skip(1) {
+                offset += rest % dim * stride;
+                rest /= dim;
+            }
+            offset
+        }
+    }
+}
+
+/// ONNX `Clip`: elements cut off at a lower and an upper bound, which are attributes before opset 11 and scalar inputs
+/// from then on. Where the lower bound is above the upper, everything becomes the upper. All numeric types.
+#[derive(Debug)]
+struct Clip {
+    low: Option<f32>,
+    high: Option<f32>,
+}
+
+/// Makes [`Clip`].
+pub fn make_clip(node: &Node) -> Result<Box<dyn Operator>> {
+    let legacy = node.operator.version < 11;
+    let bound = |name: &str| if legacy { node.attributes.float(name) } else { Ok(None) };
+    Ok(Box::new(Clip {
+        low: bound("min")?,
+        high: bound("max")?,
+    }))
+}
+
+/// One bound of a Clip.
+#[derive(Clone, Copy, Debug)]
+enum Bound {
+    None,
+    Constant(f32),
+    Input(usize),
+}
+
+impl Clip {
+    fn bound(attribute: Option<f32>, input: usize, given: bool, constant: Option<&Tensor>) -> Bound {
+        let known = constant.and_then(|tensor| tensor.to_f32s().ok()?.first().copied());
+        match (attribute.or(known), given) {
+            (Some(value), _) => Bound::Constant(value),
+            (None, true) => Bound::Input(input),
+            (None, false) => Bound::None,
+        }
+    }
+
+    /// The expression, and which inputs it takes.
+    fn expr(low: Bound, high: Bound) -> Result<(Expr, Vec<usize>)> {
+        let mut b = Builder::new();
+        let mut inputs = vec![0];
+        let x = b.input(Storage::F32);
+        let mut load = |b: &mut Builder, bound: Bound| match bound {
+            Bound::None => None,
+            Bound::Constant(value) => Some(b.constant(value)),
+            Bound::Input(index) => {
+                inputs.push(index);
+                Some(b.input(Storage::F32))
+            }
+        };
+        let (low, high) = (load(&mut b, low), load(&mut b, high));
+        let above = low.map_or(x, |low| b.max(x, low));
+        let result = high.map_or(above, |high| b.min(above, high));
+        b.output(result, Storage::F32);
+        let expr = b.finish().map_err(|error| Error::internal(error.to_string()))?;
+        Ok((expr, inputs))
+    }
+}
+
+impl Operator for Clip {
+    fn infer(&self, ctx: &mut InferContext<'_>) -> Result<()> {
+        for index in [1, 2] {
+            if ctx.has_input(index) && ctx.dtype(index)? != ctx.dtype(0)? {
+                return Err(invalid("a bound has another element type than the clipped input"));
+            }
+            if ctx
+                .shape(index)
+                .is_some_and(|shape| Dim::product(shape).known().is_some_and(|count| count != 1))
+            {
+                return Err(invalid("a bound is not one number"));
+            }
+        }
+        ctx.copy_type(0, 0)?;
+        let (x, low, high) = (ctx.input(0), ctx.input(1), ctx.input(2));
+        let Some(elements) = x.and_then(|facts| facts.elements.as_ref()) else {
+            return Ok(());
+        };
+        let mut results = elements.to_vec();
+        for (bound, is_low) in [(low, true), (high, false)] {
+            let Some(bound) = bound else { continue };
+            let Some(bound) = bound.elements.as_ref().and_then(|list| list.first()) else {
+                return Ok(());
+            };
+            for element in &mut results {
+                *element = if is_low {
+                    element.maximum(bound)
+                } else {
+                    element.minimum(bound)
+                };
+            }
+        }
+        ctx.set_elements(0, results);
+        Ok(())
+    }
+
+    fn cpu(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
+        let output = ctx.result(0)?;
+        let dtype = output.dtype;
+        let given = |index: usize| ctx.optional_input(index).is_some();
+        if matches!(dtype, DType::F32 | DType::F16 | DType::BF16) {
+            let (expr, inputs) = Clip::expr(
+                Clip::bound(self.low, 1, given(1), ctx.constant(1)),
+                Clip::bound(self.high, 2, given(2), ctx.constant(2)),
+            )?;
+            let mut operands = Vec::new();
+            for index in inputs {
+                let mut operand = operand(index, ctx.input(index)?);
+                if index > 0 {
+                    operand.shape.clear();
+                }
+                operands.push(operand);
+            }
+            return expression::kernel("pointwise", &expr, operands, vec![output]);
+        }
+        let mut operands = ctx.operands();
+        operands[1..].iter_mut().for_each(|bound| bound.shape.clear());
+        let (has_low, has_high) = (given(1), given(2));
+        if dtype == DType::F64 {
+            let (low, high) = (self.low.map(f64::from), self.high.map(f64::from));
+            return elementwise::kernel(
+                "clip_f64",
+                operands,
+                output,
+                move |tiles: &[&[f64]], results: &mut [f64]| {
+                    let bound = |given: bool, tile: usize| given.then(|| tiles[tile][0]);
+                    let low = bound(has_low, 1).or(low);
+                    let high = bound(has_high, 1 + usize::from(has_low)).or(high);
+                    for (to, &x) in results.iter_mut().zip(tiles[0]) {
+                        let above = low.map_or(x, |low| if x < low { low } else { x });
+                        *to = high.map_or(above, |high| if above > high { high } else { above });
+                    }
+                    Ok(())
+                },
+            );
+        }
+        if !dtype.is_integer() {
+            return Err(ctx.unsupported_type(0));
+        }
+        // Adding the sign bit orders the bits of u64 as i64 orders itself.
+        let flip = if dtype == DType::U64 { i64::MIN } else { 0 };
+        elementwise::kernel(
+            "clip_int",
+            operands,
+            output,
+            move |tiles: &[&[i64]], results: &mut [i64]| {
+                let bound = |given: bool, tile: usize| given.then(|| tiles[tile][0] ^ flip);
+                let low = bound(has_low, 1);
+                let high = bound(has_high, 1 + usize::from(has_low));
+                for (to, &x) in results.iter_mut().zip(tiles[0]) {
+                    let above = low.map_or(x ^ flip, |low| low.max(x ^ flip));
+                    *to = high.map_or(above, |high| high.min(above)) ^ flip;
+                }
+                Ok(())
+            },
+        )
+    }
+
+    fn pointwise(&self, inputs: &[PointwiseInput<'_>]) -> Option<PointwiseForm> {
+        if inputs.first()?.dtype != DType::F32 {
+            return None;
+        }
+        let bound = |attribute: Option<f32>, index: usize| match inputs.get(index) {
+            Some(input) => Clip::bound(attribute, index, input.given, input.constant),
+            None => Clip::bound(attribute, index, false, None),
+        };
+        let (expr, inputs) = Clip::expr(bound(self.low, 1), bound(self.high, 2)).ok()?;
+        Some(PointwiseForm { expr, inputs })
+    }
+}

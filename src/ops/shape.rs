@@ -1,0 +1,433 @@
+//! Operators about shapes alone: reading them (Shape, Size) and giving elements another one (Reshape, Squeeze,
+//! Unsqueeze, Flatten, Identity, Dropout in inference). The latter are views: no element moves.
+
+use super::{
+    CpuLowering, InferContext, Operator,
+    context::MAX_TRACKED_ELEMENTS,
+    lower::{invalid, mismatch, unsupported},
+};
+use crate::{
+    cpu::kernel::CpuKernel,
+    error::{Error, Result},
+    graph::Node,
+    tensor::{Bool8, DType, Dim, display_shape, element_count, resolve_axes, resolve_axis},
+};
+
+/// ONNX `Shape`: the input's dimensions from `start` to `end` (opset 15) as i64.
+#[derive(Debug)]
+struct Shape {
+    start: i64,
+    end: Option<i64>,
+}
+
+/// Makes [`Shape`].
+pub fn make_shape(node: &Node) -> Result<Box<dyn Operator>> {
+    Ok(Box::new(Shape {
+        start: node.attributes.int("start")?.unwrap_or(0),
+        end: node.attributes.int("end")?,
+    }))
+}
+
+impl Shape {
+    fn slice<'a, D>(&self, shape: &'a [D]) -> &'a [D] {
+        let rank = shape.len() as i64;
+        let clamp = |axis: i64| (if axis < 0 { axis.saturating_add(rank) } else { axis }).clamp(0, rank) as usize;
+        let (start, end) = (clamp(self.start), clamp(self.end.unwrap_or(rank)));
+        &shape[start..end.max(start)]
+    }
+}
+
+impl Operator for Shape {
+    fn infer(&self, ctx: &mut InferContext<'_>) -> Result<()> {
+        match ctx.shape(0) {
+            Some(shape) => {
+                let dims = self.slice(shape).to_vec();
+                ctx.set_output(0, DType::I64, Some(vec![Dim::from(dims.len())]));
+                ctx.set_elements(0, dims);
+            }
+            None => {
+                let len = ctx.fresh_dim();
+                ctx.set_output(0, DType::I64, Some(vec![len]));
+            }
+        }
+        Ok(())
+    }
+
+    fn cpu(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
+        let dims: Vec<i64> = self.slice(&ctx.input(0)?.shape).iter().map(|&dim| dim as i64).collect();
+        Ok(write_ints("shape", dims))
+    }
+}
+
+fn write_ints(name: &'static str, values: Vec<i64>) -> CpuKernel {
+    CpuKernel::compute(name, move |io| {
+        let output = io.outputs.take::<i64>(0)?;
+        if output.len() != values.len() {
+            return Err(Error::internal("an output has the wrong length"));
+        }
+        output.copy_from_slice(&values);
+        Ok(())
+    })
+}
+
+/// ONNX `Size`: the number of the input's elements as an i64 scalar.
+#[derive(Debug)]
+struct Size;
+
+/// Makes [`Size`].
+pub fn make_size(_: &Node) -> Result<Box<dyn Operator>> {
+    Ok(Box::new(Size))
+}
+
+impl Operator for Size {
+    fn infer(&self, ctx: &mut InferContext<'_>) -> Result<()> {
+        ctx.set_output(0, DType::I64, Some(Vec::new()));
+        if let Some(shape) = ctx.shape(0) {
+            ctx.set_elements(0, vec![Dim::product(shape)]);
+        }
+        Ok(())
+    }
+
+    fn cpu(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
+        Ok(write_ints("size", vec![element_count(&ctx.input(0)?.shape)? as i64]))
+    }
+}
+
+/// ONNX `Reshape`: the input's elements under the shape that attribute `shape` (before opset 5) or the second input
+/// names. One -1 stands for whatever is left; 0 copies the input's dimension unless `allowzero` is set.
+#[derive(Debug)]
+struct Reshape {
+    shape: Option<Vec<i64>>,
+    allow_zero: bool,
+}
+
+/// Makes [`Reshape`].
+pub fn make_reshape(node: &Node) -> Result<Box<dyn Operator>> {
+    let legacy = node.operator.version < 5;
+    Ok(Box::new(Reshape {
+        shape: if legacy {
+            node.attributes.ints("shape")?.map(<[i64]>::to_vec)
+        } else {
+            None
+        },
+        allow_zero: node.attributes.flag("allowzero", false)?,
+    }))
+}
+
+impl Reshape {
+    /// The output's dimensions, when the input's are known.
+    fn resolve(&self, input: &[Dim], target: &[Dim]) -> Result<Vec<Dim>> {
+        let error = |message: &str| {
+            mismatch(message)
+                .expected(display_shape(target))
+                .actual(display_shape(input))
+        };
+        let mut result = Vec::with_capacity(target.len());
+        let mut open = None;
+        // What is neither copied nor open must match; copied dimensions cancel, even where they are zero.
+        let mut rest: Vec<Dim> = input.to_vec();
+        let mut named = Vec::new();
+        for (axis, dim) in target.iter().enumerate() {
+            match dim.known() {
+                Some(0) if !self.allow_zero => {
+                    let copied = input.get(axis);
+                    let copied =
+                        copied.ok_or_else(|| error("the new shape copies a dimension that the input lacks"))?;
+                    result.push(copied.clone());
+                    rest[axis] = Dim::from(1);
+                }
+                Some(-1) if open.is_some() => return Err(error("the new shape leaves two dimensions open")),
+                Some(-1) => {
+                    open = Some(axis);
+                    result.push(Dim::from(1));
+                }
+                Some(size) if size < 0 => return Err(error("the new shape has a negative dimension")),
+                _ => {
+                    result.push(dim.clone());
+                    named.push(dim.clone());
+                }
+            }
+        }
+        let (rest, named) = (Dim::product(&rest), Dim::product(&named));
+        match (open, rest.known(), named.known()) {
+            (Some(axis), Some(rest), Some(0)) => {
+                if rest != 0 {
+                    return Err(error("the new shape has another number of elements"));
+                }
+                result[axis] = Dim::from(0);
+            }
+            (Some(_), Some(rest), Some(named)) if rest % named != 0 => {
+                return Err(error("the elements do not divide into the new shape"));
+            }
+            (Some(axis), _, _) => result[axis] = rest.floor_div(&named),
+            (None, Some(rest), Some(named)) if rest != named => {
+                return Err(error("the new shape has another number of elements"));
+            }
+            _ => {}
+        }
+        Ok(result)
+    }
+}
+
+impl Operator for Reshape {
+    fn infer(&self, ctx: &mut InferContext<'_>) -> Result<()> {
+        let dtype = ctx.dtype(0)?;
+        let target = match &self.shape {
+            Some(shape) => Some(shape.iter().map(|&dim| Dim::from(dim)).collect()),
+            None if !ctx.has_input(1) => return Err(invalid("the new shape is missing")),
+            None => ctx.elements(1),
+        };
+        let shape = match (target, ctx.shape(0)) {
+            (Some(target), Some(input)) => Some(self.resolve(input, &target)?),
+            (Some(target), None) => Some(
+                target
+                    .into_iter()
+                    .map(|dim| match dim.known() {
+                        Some(-1) => ctx.fresh_dim(),
+                        Some(0) if !self.allow_zero => ctx.fresh_dim(),
+                        _ => dim,
+                    })
+                    .collect(),
+            ),
+            (None, _) => {
+                let rank = ctx.shape(1).and_then(|shape| shape.first()?.size());
+                rank.filter(|&rank| rank <= MAX_TRACKED_ELEMENTS)
+                    .map(|rank| ctx.fresh_shape(rank))
+            }
+        };
+        ctx.set_output(0, dtype, shape);
+        copy_elements(ctx);
+        Ok(())
+    }
+
+    fn cpu(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
+        view(ctx)
+    }
+}
+
+/// The first output's elements are the first input's.
+fn copy_elements(ctx: &mut InferContext<'_>) {
+    if let Some(elements) = ctx.input(0).and_then(|facts| facts.elements.as_ref()) {
+        let elements = elements.to_vec();
+        ctx.set_elements(0, elements);
+    }
+}
+
+/// The view that the first output is of the first input.
+fn view(ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
+    if !ctx.outputs_known {
+        return Err(Error::internal("the shape of a view is not known"));
+    }
+    let (input, output) = (&ctx.input(0)?.shape, &ctx.output(0)?.shape);
+    if element_count(input)? != element_count(output)? {
+        return Err(mismatch("the new shape has another number of elements")
+            .expected(display_shape(output))
+            .actual(display_shape(input)));
+    }
+    Ok(CpuKernel::View { input: 0 })
+}
+
+/// ONNX `Squeeze` and `Unsqueeze`: dimensions of one taken out or put in. The axes are an attribute before opset 13 and
+/// an input from then on.
+#[derive(Debug)]
+struct Squeeze {
+    axes: Option<Vec<i64>>,
+    is_unsqueeze: bool,
+}
+
+/// Makes [`Squeeze`].
+pub fn make_squeeze(node: &Node) -> Result<Box<dyn Operator>> {
+    let legacy = node.operator.version < 13;
+    Ok(Box::new(Squeeze {
+        axes: if legacy {
+            node.attributes.ints("axes")?.map(<[i64]>::to_vec)
+        } else {
+            None
+        },
+        is_unsqueeze: &*node.operator.name == "Unsqueeze",
+    }))
+}
+
+impl Operator for Squeeze {
+    fn infer(&self, ctx: &mut InferContext<'_>) -> Result<()> {
+        let dtype = ctx.dtype(0)?;
+        let has_axes = self.axes.is_some() || ctx.has_input(1);
+        let axes = match &self.axes {
+            Some(axes) => Some(axes.clone()),
+            None => ctx.ints(1),
+        };
+        let shape = match (self.is_unsqueeze, ctx.shape(0), axes) {
+            (true, _, _) if !has_axes => return Err(invalid("the axes are missing")),
+            (true, Some(input), Some(axes)) => {
+                let axes = resolve_axes(&axes, input.len() + axes.len())?;
+                let mut shape = input.to_vec();
+                axes.iter().for_each(|&axis| shape.insert(axis, Dim::from(1)));
+                Some(shape)
+            }
+            (false, Some(input), Some(axes)) => {
+                let axes = resolve_axes(&axes, input.len())?;
+                if let Some(&axis) = axes
+                    .iter()
+                    .find(|&&axis| input[axis].known().is_some_and(|dim| dim != 1))
+                {
+                    return Err(mismatch("a squeezed dimension is not one")
+                        .expected(format!("1 in dimension {axis}"))
+                        .actual(display_shape(input)));
+                }
+                let kept = input.iter().enumerate().filter(|(axis, _)| !axes.contains(axis));
+                Some(kept.map(|(_, dim)| dim.clone()).collect())
+            }
+            // Without axes, every dimension of one goes: which those are must be known.
+            (false, Some(input), None) if !has_axes && input.iter().all(|dim| dim.known().is_some()) => {
+                Some(input.iter().filter(|dim| dim.known() != Some(1)).cloned().collect())
+            }
+            _ => None,
+        };
+        ctx.set_output(0, dtype, shape);
+        copy_elements(ctx);
+        Ok(())
+    }
+
+    fn cpu(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
+        view(ctx)
+    }
+}
+
+/// ONNX `Flatten`: two dimensions, of which the first holds those before `axis`.
+#[derive(Debug)]
+struct Flatten {
+    axis: i64,
+}
+
+/// Makes [`Flatten`].
+pub fn make_flatten(node: &Node) -> Result<Box<dyn Operator>> {
+    Ok(Box::new(Flatten {
+        axis: node.attributes.int("axis")?.unwrap_or(1),
+    }))
+}
+
+impl Operator for Flatten {
+    fn infer(&self, ctx: &mut InferContext<'_>) -> Result<()> {
+        let dtype = ctx.dtype(0)?;
+        let shape = match ctx.shape(0) {
+            Some(input) => {
+                let axis = if self.axis == input.len() as i64 {
+                    input.len()
+                } else {
+                    resolve_axis(self.axis, input.len())?
+                };
+                vec![Dim::product(&input[..axis]), Dim::product(&input[axis..])]
+            }
+            None => ctx.fresh_shape(2),
+        };
+        ctx.set_output(0, dtype, Some(shape));
+        copy_elements(ctx);
+        Ok(())
+    }
+
+    fn cpu(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
+        view(ctx)
+    }
+}
+
+/// ONNX `Identity`, for values of every type.
+#[derive(Debug)]
+struct Identity;
+
+/// Makes [`Identity`].
+pub fn make_identity(_: &Node) -> Result<Box<dyn Operator>> {
+    Ok(Box::new(Identity))
+}
+
+impl Operator for Identity {
+    fn infer(&self, ctx: &mut InferContext<'_>) -> Result<()> {
+        let facts = ctx
+            .input(0)
+            .ok_or_else(|| invalid("required input 0 is missing"))?
+            .clone();
+        if let Some(output) = ctx.outputs.first_mut() {
+            *output = facts;
+        }
+        Ok(())
+    }
+
+    fn cpu(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
+        view(ctx)
+    }
+}
+
+/// ONNX `Dropout` in inference, where nothing is dropped: the mask, when asked for, is all true. Training is refused.
+#[derive(Debug)]
+struct Dropout {
+    trains: bool,
+    /// From opset 12 on, the training mode is the third input.
+    has_mode_input: bool,
+    mask_type_follows: bool,
+}
+
+/// Makes [`Dropout`].
+pub fn make_dropout(node: &Node) -> Result<Box<dyn Operator>> {
+    let version = node.operator.version;
+    Ok(Box::new(Dropout {
+        trains: version < 7 && !node.attributes.flag("is_test", false)? && node.attributes.float("ratio")? != Some(0.0),
+        has_mode_input: version >= 12,
+        mask_type_follows: version < 10,
+    }))
+}
+
+impl Operator for Dropout {
+    fn infer(&self, ctx: &mut InferContext<'_>) -> Result<()> {
+        let dtype = ctx.dtype(0)?;
+        let training = || unsupported("Dropout in training mode is not supported");
+        if self.trains {
+            return Err(training());
+        }
+        if self.has_mode_input && ctx.has_input(2) {
+            let is_off = |facts: Option<&super::ValueFacts>| {
+                let tensor = facts?.constant.as_ref()?;
+                let ratio = match tensor.dtype() {
+                    DType::Bool => tensor.to_i64s().ok()?.first().map(|&value| value as f32),
+                    _ => tensor.to_f32s().ok()?.first().copied(),
+                };
+                Some(ratio? == 0.0)
+            };
+            let mode = ctx.constant(2).map(|_| ());
+            if mode.is_some() && is_off(ctx.input(2)) == Some(false) && is_off(ctx.input(1)) != Some(true) {
+                return Err(training());
+            }
+        }
+        let shape = ctx.shape(0).map(<[Dim]>::to_vec);
+        ctx.set_output(0, dtype, shape.clone());
+        let mask = if self.mask_type_follows { dtype } else { DType::Bool };
+        ctx.set_output(1, mask, shape);
+        copy_elements(ctx);
+        Ok(())
+    }
+
+    fn cpu(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
+        if self.has_mode_input && ctx.optional_input(2).is_some() && ctx.constant(2).is_none() {
+            return Err(unsupported(
+                "Dropout whose training mode is not constant is not supported",
+            ));
+        }
+        let Some(mask) = ctx.optional_output(1) else {
+            return view(ctx);
+        };
+        let (dtype, has_data) = (mask.dtype, ctx.optional_output(0).is_some());
+        Ok(CpuKernel::compute("dropout", move |io| {
+            if has_data {
+                let source = io.inputs.bytes(0)?;
+                let target = io.outputs.take_bytes(0)?;
+                target.copy_from_slice(source);
+            }
+            match dtype {
+                DType::Bool => io.outputs.take::<Bool8>(1)?.fill(Bool8(1)),
+                DType::F32 => io.outputs.take::<f32>(1)?.fill(1.0),
+                DType::F64 => io.outputs.take::<f64>(1)?.fill(1.0),
+                DType::F16 => io.outputs.take::<half::f16>(1)?.fill(half::f16::ONE),
+                _ => return Err(Error::internal("a mask of this element type")),
+            }
+            Ok(())
+        }))
+    }
+}
