@@ -1,16 +1,15 @@
-//! Pointwise expressions as kernels over planned memory. Tensors of f32 and bool are evaluated as they are; f16 and bf16
-//! are widened tile by tile around the evaluation.
+//! Pointwise expressions as kernels over planned memory. Tensors of f32 and bool are evaluated where they are; f16 and
+//! bf16 are widened tile by tile around the evaluation.
 
 use super::{
-    elementwise::{Operand, TILE, Wide, load_operand, shape_error},
-    kernel::CpuKernel,
+    elementwise::{Operand, TILE, Wide, elements_mut, load_operand, shape_error},
+    kernel::{CpuKernel, KernelIo, scratch_as_f32},
+    pointwise::{InputSlice, OutputSlice, PointwisePlan},
 };
 use crate::{
     error::{Error, Result},
-    pointwise::{
-        Collapsed, Expr, Storage, collapse,
-        reference::{self, Scalar},
-    },
+    pointwise::{Access, Collapsed, Expr, Storage, collapse},
+    tensor::DType,
 };
 
 /// A kernel that evaluates `expr`. Where the expression says `F32`, tensors may be f32, f16 or bf16.
@@ -22,75 +21,123 @@ pub fn kernel(name: &'static str, expr: &Expr, inputs: Vec<Operand>, outputs: Ve
         return Err(Error::internal("an expression without an output"));
     };
     let shapes: Vec<&[usize]> = inputs.iter().map(|input| input.shape.as_slice()).collect();
+    let is_whole = |operand: &Operand| matches!(operand.dtype, DType::F32 | DType::Bool);
+    if inputs.iter().chain(&outputs).all(is_whole) {
+        let plan = PointwisePlan::new(expr, &first.shape, &shapes).map_err(shape_error)?;
+        let scratch = plan.scratch_len() * size_of::<f32>();
+        return Ok(CpuKernel::compute_with_scratch(name, scratch, move |io| {
+            run(&plan, &inputs, &outputs, io)
+        }));
+    }
     let space = collapse(&first.shape, &shapes).map_err(shape_error)?;
-    let expr = expr.clone();
-    Ok(CpuKernel::compute(name, move |io| {
-        let sources = inputs
+    let plan = PointwisePlan::new(expr, &[TILE], &vec![[TILE]; inputs.len()]).map_err(shape_error)?;
+    let tiles = Tiles {
+        storages: expr.inputs().iter().map(|&storage| storage == Storage::Bool).collect(),
+        plan,
+        space,
+        inputs,
+        outputs,
+    };
+    let scratch = tiles.plan.scratch_len() * size_of::<f32>();
+    Ok(CpuKernel::compute_with_scratch(name, scratch, move |io| tiles.run(io)))
+}
+
+fn run(plan: &PointwisePlan, inputs: &[Operand], outputs: &[Operand], io: &mut KernelIo<'_>) -> Result<()> {
+    let slice = |input: &Operand| {
+        Ok(match input.dtype {
+            DType::Bool => InputSlice::Bool(io.inputs.bytes(input.index)?),
+            _ => InputSlice::F32(io.inputs.get(input.index)?),
+        })
+    };
+    let inputs = inputs.iter().map(slice).collect::<Result<Vec<_>>>()?;
+    let slice = |output: &Operand| {
+        Ok(match output.dtype {
+            DType::Bool => OutputSlice::bool(io.outputs.take_bytes(output.index)?),
+            _ => OutputSlice::f32(io.outputs.take(output.index)?),
+        })
+    };
+    let mut outputs = outputs.iter().map(slice).collect::<Result<Vec<_>>>()?;
+    plan.run(&inputs, &mut outputs, scratch_as_f32(io.scratch));
+    Ok(())
+}
+
+/// The evaluation of an expression tile by tile, from and to other types than f32.
+struct Tiles {
+    plan: PointwisePlan,
+    space: Collapsed,
+    inputs: Vec<Operand>,
+    outputs: Vec<Operand>,
+    /// Which inputs of the expression are bool.
+    storages: Vec<bool>,
+}
+
+impl Tiles {
+    fn run(&self, io: &mut KernelIo<'_>) -> Result<()> {
+        let sources = self
+            .inputs
             .iter()
             .map(|input| io.inputs.bytes(input.index))
             .collect::<Result<Vec<_>>>()?;
-        let mut targets = outputs
+        let mut targets = self
+            .outputs
             .iter()
             .map(|output| io.outputs.take_bytes(output.index))
             .collect::<Result<Vec<_>>>()?;
-        let mut start = 0;
-        let mut tiles = vec![0f32; TILE * inputs.len()];
-        let mut results = vec![0f32; TILE * outputs.len()];
-        while start < space.count {
-            let len = TILE.min(space.count - start);
-            for (number, tile) in tiles.chunks_exact_mut(TILE).enumerate() {
-                load(
-                    &expr,
-                    &space,
-                    number,
-                    &inputs[number],
-                    sources[number],
-                    start,
-                    &mut tile[..len],
-                )?;
-            }
-            for at in 0..len {
-                let scalars: Vec<Scalar> = tiles.chunks_exact(TILE).map(|tile| Scalar::F32(tile[at])).collect();
-                for (result, value) in results.chunks_exact_mut(TILE).zip(reference::eval(&expr, &scalars)) {
-                    result[at] = value.f32();
+        // One f32 for each element of each operand; bools use the first bytes.
+        let mut loaded = vec![0f32; TILE * self.inputs.len()];
+        let mut results = vec![0f32; TILE * self.outputs.len()];
+        for start in (0..self.space.count).step_by(TILE) {
+            let len = TILE.min(self.space.count - start);
+            for (number, tile) in loaded.chunks_exact_mut(TILE).enumerate() {
+                if start == 0 || self.space.inputs[number] != Access::Scalar {
+                    self.load(number, sources[number], start, &mut tile[..len])?;
                 }
             }
-            for ((result, output), target) in results.chunks_exact(TILE).zip(&outputs).zip(&mut targets) {
-                store(output, &result[..len], target, start)?;
+            let inputs: Vec<InputSlice<'_>> = loaded
+                .chunks_exact(TILE)
+                .zip(&self.storages)
+                .map(|(tile, &is_bool)| match is_bool {
+                    true => InputSlice::Bool(&bytemuck::cast_slice(tile)[..TILE]),
+                    false => InputSlice::F32(tile),
+                })
+                .collect();
+            let bound = self.plan.bind(&inputs, scratch_as_f32(io.scratch));
+            let mut slices: Vec<OutputSlice<'_>> = results
+                .chunks_exact_mut(TILE)
+                .zip(&self.outputs)
+                .map(|(tile, output)| match output.dtype {
+                    DType::Bool => OutputSlice::bool(&mut bytemuck::cast_slice_mut(tile)[..len]),
+                    _ => OutputSlice::f32(&mut tile[..len]),
+                })
+                .collect();
+            bound.run_range(0, &mut slices);
+            for ((tile, output), target) in results.chunks_exact(TILE).zip(&self.outputs).zip(&mut targets) {
+                match output.dtype {
+                    DType::Bool => {
+                        let target = elements_mut::<u8>(target)?.get_mut(start..start + len);
+                        let target = target.ok_or_else(|| Error::internal("an output is too short"))?;
+                        target.copy_from_slice(&bytemuck::cast_slice(tile)[..len]);
+                    }
+                    dtype => f32::store(dtype, &tile[..len], target, start)?,
+                }
             }
-            start += len;
         }
         Ok(())
-    }))
-}
+    }
 
-fn load(
-    expr: &Expr,
-    space: &Collapsed,
-    number: usize,
-    input: &Operand,
-    source: &[u8],
-    start: usize,
-    tile: &mut [f32],
-) -> Result<()> {
-    match expr.inputs()[number] {
-        Storage::F32 => load_operand(space, number, input.dtype, source, start, tile),
-        Storage::Bool => {
-            let mut wide = [0i64; TILE];
-            load_operand(space, number, input.dtype, source, start, &mut wide[..tile.len()])?;
-            tile.iter_mut().zip(wide).for_each(|(to, from)| *to = from as f32);
-            Ok(())
+    fn load(&self, number: usize, source: &[u8], start: usize, tile: &mut [f32]) -> Result<()> {
+        let dtype = self.inputs[number].dtype;
+        if !self.storages[number] {
+            return load_operand(&self.space, number, dtype, source, start, tile);
         }
+        let mut wide = [0i64; TILE];
+        let len = tile.len();
+        load_operand(&self.space, number, dtype, source, start, &mut wide[..len])?;
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(tile);
+        bytes
+            .iter_mut()
+            .zip(&wide[..len])
+            .for_each(|(to, &from)| *to = from as u8);
+        Ok(())
     }
-}
-
-fn store(output: &Operand, values: &[f32], target: &mut [u8], start: usize) -> Result<()> {
-    if output.dtype != crate::tensor::DType::Bool {
-        return f32::store(output.dtype, values, target, start);
-    }
-    let mut wide = [0i64; TILE];
-    wide.iter_mut()
-        .zip(values)
-        .for_each(|(to, &from)| *to = (from != 0.0) as i64);
-    i64::store(output.dtype, &wide[..values.len()], target, start)
 }
