@@ -8,7 +8,9 @@ pub mod evaluate;
 mod gemm;
 pub mod infer;
 mod matmul;
+mod reduce;
 pub mod registry;
+mod softmax;
 #[cfg(test)]
 pub mod testing;
 mod widen;

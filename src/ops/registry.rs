@@ -1,6 +1,6 @@
 //! The one table of operators.
 
-use super::{Operator, conv, gemm, matmul};
+use super::{Operator, conv, gemm, matmul, reduce, softmax};
 use crate::{
     error::{Error, ErrorCode, Result},
     graph::{Graph, INTERNAL_DOMAIN, Node, NodeId, OperatorId},
@@ -57,6 +57,24 @@ pub static OPERATORS: &[Entry] = &[
     onnx("Gemm", gemm::Gemm::make),
     // Convolution.
     onnx("Conv", conv::Conv::make),
+    // Reductions.
+    onnx("ReduceL1", reduce::Reduce::l1),
+    onnx("ReduceL2", reduce::Reduce::l2),
+    onnx("ReduceLogSum", reduce::Reduce::log_sum),
+    onnx("ReduceLogSumExp", reduce::Reduce::log_sum_exp),
+    onnx("ReduceMax", reduce::Reduce::max),
+    onnx("ReduceMean", reduce::Reduce::mean),
+    onnx("ReduceMin", reduce::Reduce::min),
+    onnx("ReduceProd", reduce::Reduce::prod),
+    onnx("ReduceSum", reduce::Reduce::sum),
+    onnx("ReduceSumSquare", reduce::Reduce::sum_square),
+    onnx("ArgMax", reduce::ArgReduce::max),
+    onnx("ArgMin", reduce::ArgReduce::min),
+    onnx("CumSum", reduce::CumSum::make),
+    // Softmax.
+    onnx("Hardmax", softmax::Softmax::hardmax),
+    onnx("LogSoftmax", softmax::Softmax::log_softmax),
+    onnx("Softmax", softmax::Softmax::softmax),
 ];
 
 /// The newest opset of ONNX's own domain that the table was written for.
