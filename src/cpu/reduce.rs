@@ -3,6 +3,7 @@
 
 use crate::cpu::math::{exp, scalar};
 use crate::cpu::simd::{max_f32, min_f32};
+use crate::tensor::Bool8;
 
 /// What is computed of the values that are reduced together (ONNX Reduce*).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -156,6 +157,41 @@ integer_element! {
     u16 |x| x;
     u32 |x| x;
     u64 |x| x;
+}
+
+/// Truth values: the maximum is the disjunction, the minimum the conjunction.
+impl ReduceElement for Bool8 {
+    const ZERO: Self = Bool8(0);
+    const ONE: Self = Bool8(1);
+    const LOWEST: Self = Bool8(0);
+    const HIGHEST: Self = Bool8(1);
+    fn plus(self, other: Self) -> Self {
+        self.larger(other)
+    }
+    fn times(self, other: Self) -> Self {
+        self.smaller(other)
+    }
+    fn larger(self, other: Self) -> Self {
+        (bool::from(self) || other.into()).into()
+    }
+    fn smaller(self, other: Self) -> Self {
+        (bool::from(self) && other.into()).into()
+    }
+    fn magnitude(self) -> Self {
+        self
+    }
+    fn divided_by(self, _: usize) -> Self {
+        self
+    }
+    fn root(self) -> Self {
+        self
+    }
+    fn ln(self) -> Self {
+        Bool8(0)
+    }
+    fn exp_minus(self, _: Self) -> Self {
+        Bool8(1)
+    }
 }
 
 /// A reduction's axes, planned for one input shape.

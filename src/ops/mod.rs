@@ -17,10 +17,12 @@ mod lower;
 mod matmul;
 mod pad;
 mod pointwise;
+mod reduce;
 pub mod registry;
 mod select;
 mod shape;
 mod slice;
+mod softmax;
 #[cfg(test)]
 pub mod testing;
 mod transpose;

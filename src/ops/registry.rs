@@ -1,8 +1,8 @@
 //! The one table of operators.
 
 use super::{
-    Operator, binary, cast, control, conv, fill, gather, gemm, join, matmul, pad, pointwise, select, shape, slice,
-    transpose, unary,
+    Operator, binary, cast, control, conv, fill, gather, gemm, join, matmul, pad, pointwise, reduce, select, shape,
+    slice, softmax, transpose, unary,
 };
 use crate::{
     error::{Error, ErrorCode, Result},
@@ -165,6 +165,24 @@ pub static OPERATORS: &[Entry] = &[
         since: 9,
         make: control::make_scan,
     },
+    // Reductions.
+    onnx("ReduceL1", reduce::Reduce::l1),
+    onnx("ReduceL2", reduce::Reduce::l2),
+    onnx("ReduceLogSum", reduce::Reduce::log_sum),
+    onnx("ReduceLogSumExp", reduce::Reduce::log_sum_exp),
+    onnx("ReduceMax", reduce::Reduce::max),
+    onnx("ReduceMean", reduce::Reduce::mean),
+    onnx("ReduceMin", reduce::Reduce::min),
+    onnx("ReduceProd", reduce::Reduce::prod),
+    onnx("ReduceSum", reduce::Reduce::sum),
+    onnx("ReduceSumSquare", reduce::Reduce::sum_square),
+    onnx("ArgMax", reduce::ArgReduce::max),
+    onnx("ArgMin", reduce::ArgReduce::min),
+    onnx("CumSum", reduce::CumSum::make),
+    // Softmax.
+    onnx("Hardmax", softmax::Softmax::hardmax),
+    onnx("LogSoftmax", softmax::Softmax::log_softmax),
+    onnx("Softmax", softmax::Softmax::softmax),
 ];
 
 /// The newest opset of ONNX's own domain that the table was written for.
