@@ -119,7 +119,7 @@ function printOutcome({ id, set, status, max_abs, max_rel, message }: Outcome): 
   const colour = status === "pass" ? "green" : "red";
   const numbers = max_abs === null ? "" : `  max abs ${shown(max_abs)}, max rel ${shown(max_rel)}`;
   print(
-    `${paint(colour, status.padEnd(5))}  ${id}  ${paint("dim", set)}${numbers}${message ? `\n       ${message}` : ""}`,
+    `${paint(colour, status.padEnd(5))}  ${id}  ${paint("dim", set)}${numbers}${message ? `\n       ${message.replaceAll("\n", "\n       ")}` : ""}`,
   );
 }
 
