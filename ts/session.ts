@@ -221,8 +221,8 @@ function toCore(feeds: Readonly<Tensors>): CoreTensor[] {
   return Object.entries(feeds).map(([name, tensor]) => toCoreTensor(name, tensor));
 }
 
-function toCoreTensor(name: string, tensor: Tensor): CoreTensor {
-  // Checked by what it has rather than by class, so that a tensor of another copy of the package is welcome.
+function toCoreTensor(name: string, tensor: Pick<Tensor, "type" | "shape" | "data">): CoreTensor {
+  // A tensor of another copy of the package is welcome: it is checked by what it has.
   if (!tensor?.type || !tensor.shape || !tensor.data) {
     throw new ModeletError("invalid-argument", `the feed ${name} is not a Tensor`, {
       input: name,
@@ -230,7 +230,9 @@ function toCoreTensor(name: string, tensor: Tensor): CoreTensor {
       actual: Object.prototype.toString.call(tensor).slice(8, -1),
     });
   }
-  return { name, type: tensor.type, shape: [...tensor.shape], data: tensor.data };
+  const own = tensor instanceof Tensor;
+  const { type, shape, data } = own ? tensor : new Tensor(tensor.type, tensor.data, tensor.shape);
+  return { name, type, shape: [...shape], data };
 }
 
 function fromCoreTensor({ type, data, shape }: CoreTensor): Tensor {

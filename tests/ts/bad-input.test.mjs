@@ -174,7 +174,9 @@ describe("feeds that do not fit", () => {
 
   test("another element type", async () => {
     const error = await rejectsWith(session.run({ a: ones(1, 3), b: Tensor.from([[1, 1, 1]], "int32") }), "wrong-type");
-    assert.deepEqual([error.input, error.expected, error.actual], ["b", "float32", "int32"]);
+    assert.equal(error.input, "b");
+    assert.match(error.expected, /^float32/);
+    assert.match(error.actual, /^int32/);
   });
 
   test("another rank", async () => {

@@ -11,7 +11,7 @@ import type { Tensors } from "../session.js";
 import type { Command, Options } from "./arguments.js";
 import { type BrowserHost, ortFolder, startBrowser } from "./browser.js";
 import { findCases, type TestSet } from "./cases.js";
-import { randomInputs } from "./inputs.js";
+import { parseDimensions, randomInputs } from "./inputs.js";
 import { type BenchPlan, type EngineName, type Measurement, measure } from "./measure.js";
 import { packTensors, unpackTensors } from "./pack.js";
 import { nodeRunner } from "./runner.js";
@@ -111,16 +111,6 @@ function makePlan(options: Options): BenchPlan {
   const threads = options.integer("threads", 1, 1);
   if (threads > 1) note(`modelet runs on one thread; --threads ${threads} counts for the other engine only`);
   return { engines, device, threads, runs: options.integer("runs", 10, 1), ...(ort !== undefined && { ort }) };
-}
-
-function parseDimensions(texts: readonly string[]): Map<string, number> {
-  return new Map(
-    texts.map((text) => {
-      const [, name, size] = /^(.+)=(\d+)$/.exec(text) ?? [];
-      if (name === undefined) throw new UsageError(`--dim takes NAME=SIZE, not ${text}`);
-      return [name, Number(size)];
-    }),
-  );
 }
 
 async function targetFeeds(target: Target, dimensions: ReadonlyMap<string, number>): Promise<Tensors> {

@@ -1,9 +1,10 @@
-// Inputs for benchmarks of models that come without test data: the same pseudo-random values on every machine.
+// Made-up inputs for models that come without test data: the same pseudo-random values on every machine.
 
 import type { ValueInfo } from "../core.js";
 import { arrayClass, type DataType, toBfloat16, toFloat16 } from "../dtype.js";
 import type { Tensors } from "../session.js";
 import { Tensor, type TensorInput } from "../tensor.js";
+import { UsageError } from "./terminal.js";
 
 /**
  * A tensor for each input: floating-point numbers in [0, 1), integers 0 or 1 (which are valid as token numbers, masks
@@ -16,6 +17,17 @@ export function randomInputs(inputs: readonly ValueInfo[], dimensions: ReadonlyM
       const sizes = shape.map((size) => (typeof size === "number" ? size : (dimensions.get(size) ?? 1)));
       const length = sizes.reduce((product, size) => product * size, 1);
       return [name, new Tensor(type, randomData(type, length, random), sizes)];
+    }),
+  );
+}
+
+/** Reads `NAME=SIZE` texts, as `--dim` takes them. */
+export function parseDimensions(texts: readonly string[]): Map<string, number> {
+  return new Map(
+    texts.map((text) => {
+      const [, name, size] = /^(.+)=(\d+)$/.exec(text) ?? [];
+      if (name === undefined) throw new UsageError(`--dim takes NAME=SIZE, not ${text}`);
+      return [name, Number(size)];
     }),
   );
 }
