@@ -8,7 +8,7 @@ use crate::{
         infer::{BoundGraph, infer_graph},
         registry,
     },
-    tensor::Bytes,
+    tensor::{Bytes, Dim},
 };
 
 /// A model: its graph, checked to hold only supported operators.
@@ -110,12 +110,16 @@ pub(super) fn outputs_of(graph: &Graph) -> Result<Vec<ValueInfo>> {
             let declared = tensor.shape.take();
             tensor.shape = match (declared, &facts.shape) {
                 (Some(declared), Some(inferred)) if declared.len() == inferred.len() => {
-                    let pairs = declared.into_iter().zip(inferred);
-                    Some(
-                        pairs
-                            .map(|(d, i)| if i.known().is_some() { i.clone() } else { d })
-                            .collect(),
-                    )
+                    // A dimension that the model leaves open bears a name made up by the importer.
+                    let made_up = |axis: usize| Dim::symbol(format!("{}.{axis}", value.name));
+                    let pick = |(axis, (declared, inferred)): (usize, (Dim, &Dim))| {
+                        if inferred.known().is_some() || declared == made_up(axis) {
+                            inferred.clone()
+                        } else {
+                            declared
+                        }
+                    };
+                    Some(declared.into_iter().zip(inferred).enumerate().map(pick).collect())
                 }
                 (declared, inferred) => inferred.clone().or(declared),
             };
