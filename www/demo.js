@@ -55,7 +55,8 @@ async function load(device) {
       if (mine === loads) fail(error);
       return;
     }
-    remark = `WebGPU is not available here, so the CPU does the work. (${error.message})`;
+    remark = "WebGPU is not available here, so the CPU does the work.";
+    console.info(error.describe());
     document.querySelector("#device [value=cpu]").checked = true;
     next = await Session.load(modelUrl, { device: "cpu", onProgress });
   }
@@ -174,17 +175,22 @@ function showReport() {
       .filter((node) => node.device !== "folded")
       .map(({ node, operator, device: where, reason, fused }) => {
         const row = document.createElement("tr");
-        const name = element("td", node);
+        const name = element("td", shorten(node));
         name.title = node;
         const chip = element("span", where === "gpu" ? "GPU" : "CPU");
         chip.className = `chip ${where}`;
         const cell = document.createElement("td");
         cell.append(chip);
-        const remark = fused?.length ? `with ${fused.join(", ")}` : (reason ?? "");
+        const remark = fused?.length ? `with ${fused.map(shorten).join(", ")}` : (reason ?? "");
         row.append(name, element("td", operator), cell, element("td", remark));
         return row;
       }),
   );
+}
+
+/** The last part of a name that is written like a path. */
+function shorten(name) {
+  return name.split("/").slice(-2).join("/");
 }
 
 function element(tag, text) {
