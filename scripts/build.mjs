@@ -138,7 +138,8 @@ async function bundles() {
     entryPoints: [entry("index.ts")],
     outfile: join(pkg, "index.js"),
     format: "esm",
-    minify: true,
+    // Names and lines stay, for stack traces and uncaught errors in Node.js; bundlers for the web minify anyway.
+    minifySyntax: true,
   });
   await build({
     ...shared,
