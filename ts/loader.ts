@@ -161,7 +161,8 @@ async function checked(url: URL): Promise<Response> {
 
 function inFolder(folder: string | URL, file: string): URL {
   const text = String(folder);
-  const base = typeof document === "object" ? document.baseURI : isNode ? `file://${process.cwd()}/` : undefined;
+  const { document, location } = globalThis as { document?: Document; location?: Location };
+  const base = isNode ? `file://${process.cwd()}/` : (document?.baseURI ?? location?.href);
   return new URL(file, new URL(text.endsWith("/") ? text : `${text}/`, base));
 }
 

@@ -153,6 +153,37 @@ describe("the demo without WebGPU", () => {
   });
 });
 
+/** Classifies a sample 7 in a worker, with the module or the global build, and gives what it says. */
+function classifyInWorker(page, type, device) {
+  const get = type === "module" ? 'const modelet = await import("/pkg/index.js");' : "";
+  const body = `${type === "module" ? "" : 'importScripts("/pkg/modelet.global.js");'}
+    (async () => {
+      ${get}
+      const { toPixels } = await import("/digit.js");
+      const { samples } = await import("/samples.js");
+      const url = "/fixtures/keras/headline_mlp_784_64_10/model.onnx";
+      const session = await modelet.Session.load(url, { device: "${device}" });
+      const image = new modelet.Tensor("float32", toPixels(samples[7]), [1, 784]);
+      const { output_0 } = await session.run({ keras_tensor: image });
+      return { digit: output_0.data.indexOf(Math.max(...output_0.data)), device: session.report().device };
+    })().then(postMessage, (error) => postMessage({ error: String(error) }));`;
+  return page
+    .route("**/worker.js", (route) => route.fulfill({ contentType: "text/javascript", body, headers: isolation }))
+    .then(() =>
+      page.evaluate(
+        (kind) =>
+          new Promise((resolve, reject) => {
+            const worker = new Worker("/worker.js", { type: kind });
+            worker.onmessage = ({ data }) => resolve(data);
+            worker.onerror = (event) => reject(new Error(event.message));
+          }),
+        type,
+      ),
+    );
+}
+
+const isolation = { "cross-origin-embedder-policy": "require-corp", "cross-origin-resource-policy": "same-origin" };
+
 describe("the demo on WebGPU", () => {
   let demo;
   before(async () => {
@@ -184,6 +215,15 @@ describe("the demo on WebGPU", () => {
     );
     assert.deepEqual(page.problems, []);
     await keepPicture(page, "demo-webgpu");
+  });
+
+  test("the package works in workers, as a module and as a script, on both devices", async () => {
+    for (const type of ["module", "classic"]) {
+      for (const device of ["cpu", "webgpu"]) {
+        const page = await demo.open("script-tag.html");
+        assert.deepEqual(await classifyInWorker(page, type, device), { digit: 7, device }, `${type} on ${device}`);
+      }
+    }
   });
 
   test("devices can be switched while drawing", async () => {

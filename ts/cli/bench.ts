@@ -14,7 +14,7 @@ import { findCases, type TestSet } from "./cases.js";
 import { parseDimensions, randomInputs } from "./inputs.js";
 import { type BenchPlan, type EngineName, type Measurement, measure } from "./measure.js";
 import { packTensors, unpackTensors } from "./pack.js";
-import { nodeRunner } from "./runner.js";
+import { nodeRunner, prepareVulkan } from "./runner.js";
 import { clearProgress, formatBytes, formatMs, note, print, printTable, progress, UsageError } from "./terminal.js";
 
 /** The name of the hidden command that measures one model in a process of its own. */
@@ -42,6 +42,7 @@ With --vs a ratio follows, of the other engine to modelet: above 1, modelet is f
     const dimensions = parseDimensions(options.texts("dim"));
     const plan = makePlan(options);
     const host = options.on("browser") ? await startBrowser(plan.device) : undefined;
+    if (!host && plan.device === "webgpu") prepareVulkan();
     const rows: string[][] = [];
     let failures = 0;
     try {
@@ -105,6 +106,9 @@ function makePlan(options: Options): BenchPlan {
     engines.push(options.choice("vs", ["onnxruntime-web"], "onnxruntime-web"));
     const folder = ortFolder();
     if (!folder) throw new UsageError("--vs onnxruntime-web needs that package: npm install onnxruntime-web");
+    if (device !== "cpu" && !options.on("browser")) {
+      throw new UsageError(`onnxruntime-web has no WebGPU in Node.js: add --browser, or take --device cpu`);
+    }
     const file = device === "webgpu" ? "ort.webgpu.min.mjs" : "ort.wasm.min.mjs";
     ort = options.on("browser") ? `/ort/${file}` : pathToFileURL(join(folder, "ort.node.min.mjs")).href;
   }

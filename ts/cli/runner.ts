@@ -80,7 +80,7 @@ export async function withExternalData<T>(
  * Without a Vulkan driver for real hardware, WebGPU in Node.js needs a software driver. Chromium brings one; it has to
  * be chosen before the `webgpu` package starts, so another process looks first whether there is hardware.
  */
-function prepareVulkan(): void {
+export function prepareVulkan(): void {
   const { env, platform } = process;
   if (prepared || platform !== "linux" || env.VK_DRIVER_FILES || env.VK_ICD_FILENAMES || env.VK_ADD_DRIVER_FILES)
     return;
