@@ -1,3 +1,5 @@
+/// <reference lib="esnext.disposable" preserve="true" />
+
 // Sessions: load a model once, run it many times. Runs of one session queue up; a session that was released, or whose
 // core died, answers every further call with a typed error.
 

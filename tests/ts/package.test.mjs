@@ -1,7 +1,8 @@
 // The package as others take it: its files, its size, and how bundlers see it.
 
 import assert from "node:assert/strict";
-import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -60,6 +61,43 @@ test("bundlers for the web take it without Node's modules, and leave out what is
     );
     const [tensor] = await bundle('import { Tensor } from "modelet"; console.log(Tensor);');
     assert.doesNotMatch(tensor.text, /WebAssembly/);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+});
+
+test("the declarations serve strict programs, with and without the DOM's types", () => {
+  const folder = mkdtempSync(join(tmpdir(), "modelet-types-"));
+  const modules = fileURLToPath(new URL("../../node_modules/", import.meta.url));
+  try {
+    mkdirSync(join(folder, "node_modules"));
+    symlinkSync(pkg, join(folder, "node_modules/modelet"));
+    symlinkSync(join(modules, "@types"), join(folder, "node_modules/@types"));
+    writeFileSync(join(folder, "package.json"), '{"type":"module"}');
+    writeFileSync(
+      join(folder, "program.ts"),
+      `import { Session, Tensor } from "modelet";
+      using session = await Session.load("x.onnx", { device: "cpu" });
+      const { y } = await session.run({ x: Tensor.from([1]) });
+      console.log(y?.toFloat64());`,
+    );
+    for (const lib of ["es2022,esnext.disposable", "es2022,dom"]) {
+      const options = [
+        "--noEmit",
+        "--strict",
+        "--module",
+        "nodenext",
+        "--target",
+        "es2022",
+        "--lib",
+        lib,
+        "--types",
+        "node",
+      ];
+      const tsc = join(modules, ".bin/tsc");
+      const { status, stdout } = spawnSync(tsc, [...options, "program.ts"], { cwd: folder, encoding: "utf8" });
+      assert.equal(status, 0, `with ${lib}:\n${stdout}`);
+    }
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
