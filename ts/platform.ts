@@ -18,32 +18,32 @@ export interface FileSource {
   chunks(): AsyncGenerator<Uint8Array>;
 }
 
-/** Opens a file of the local disk (Node.js only). */
+/** Finds a file of the local disk; it is opened when its pieces are asked for (Node.js only). */
 export async function openFile(path: string | URL): Promise<FileSource> {
   const fs = await importAtRunTime<typeof import("node:fs/promises")>("node:fs/promises");
-  try {
-    const file = await fs.open(path);
-    const { size } = await file.stat();
-    return {
-      total: size,
-      async *chunks() {
-        try {
-          const buffer = new Uint8Array(Math.min(Math.max(size, 1), 4 << 20));
-          for (;;) {
-            const { bytesRead } = await file.read(buffer, 0, buffer.length);
-            if (bytesRead === 0) return;
-            yield buffer.subarray(0, bytesRead);
-          }
-        } catch (error) {
-          throw unreadable(path, error);
-        } finally {
-          await file.close();
-        }
-      },
-    };
-  } catch (error) {
+  const { size } = await fs.stat(path).catch((error) => {
     throw unreadable(path, error);
-  }
+  });
+  return {
+    total: size,
+    async *chunks() {
+      const file = await fs.open(path).catch((error) => {
+        throw unreadable(path, error);
+      });
+      try {
+        const buffer = new Uint8Array(Math.min(Math.max(size, 1), 4 << 20));
+        for (;;) {
+          const { bytesRead } = await file.read(buffer, 0, buffer.length);
+          if (bytesRead === 0) return;
+          yield buffer.subarray(0, bytesRead);
+        }
+      } catch (error) {
+        throw unreadable(path, error);
+      } finally {
+        await file.close();
+      }
+    },
+  };
 }
 
 /** The whole of a file (Node.js only). */

@@ -87,11 +87,9 @@ export class Session {
     checkChoice("device", device, devices);
     checkChoice("optimization", optimization, levels);
     checkAborted(signal);
-    // The model's request goes out while the core is still loading. Both are awaited even if one fails.
-    const opening = openSource(source, signal);
-    opening.catch(() => {});
-    if (isNode && device !== "cpu") await prepareWebGPU(device);
-    const [stream, core] = await Promise.all([opening, loadCore(options.wasmUrl)]);
+    if (device !== "cpu") await prepareWebGPU(device);
+    // The model's request goes out while the core is still loading.
+    const [stream, core] = await Promise.all([openSource(source, signal), loadCore(options.wasmUrl)]);
 
     let bytes: CoreBytes | undefined = core.callSync((module) => new module.ModelBytes(stream.total));
     try {
@@ -208,12 +206,14 @@ export async function writeTensor(tensor: Tensor, name = ""): Promise<Uint8Array
   return core.callSync((module) => module.writeTensor(toCoreTensor(name, tensor)));
 }
 
+/** Sees to it that WebGPU can be found; says plainly when it cannot although it is asked for. */
 async function prepareWebGPU(device: Device): Promise<void> {
-  if (!(await provideWebGPU()) && device === "webgpu") {
-    throw new ModeletError("device", "WebGPU in Node.js comes from the webgpu package: npm install webgpu", {
-      expected: "the webgpu package",
-    });
-  }
+  const found = isNode ? await provideWebGPU() : (globalThis.navigator as { gpu?: unknown } | undefined)?.gpu;
+  if (found || device !== "webgpu") return;
+  const message = isNode
+    ? "WebGPU in Node.js comes from the webgpu package: npm install webgpu"
+    : "there is no WebGPU here: it needs a browser that has it, and a page served over HTTPS or from localhost";
+  throw new ModeletError("device", message, { expected: isNode ? "the webgpu package" : "navigator.gpu" });
 }
 
 function toCore(feeds: Readonly<Tensors>): CoreTensor[] {
