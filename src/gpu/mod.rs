@@ -11,6 +11,7 @@ pub mod kernel;
 pub mod kernels;
 #[cfg(feature = "gpu")]
 mod pipeline;
+pub mod pointwise;
 pub mod program;
 #[cfg(feature = "gpu")]
 mod readback;

@@ -170,6 +170,13 @@ pub fn fold_workgroups(groups: u64, caps: &GpuCaps) -> [u32; 3] {
     [columns as u32, rows.min(max) as u32, 1]
 }
 
+/// `template` with these flags set and nothing defined.
+pub(super) fn expand_flags(template: &str, flags: &HashSet<&'static str>) -> String {
+    let mut out = String::new();
+    expand(template, &HashMap::new(), flags, &mut out);
+    out
+}
+
 /// Expands directives and definitions of `template` into `out`.
 fn expand(template: &str, defines: &HashMap<String, String>, flags: &HashSet<&'static str>, out: &mut String) {
     let lines: Vec<&str> = template.lines().collect();

@@ -12,6 +12,8 @@ mod display;
 mod op;
 pub mod reference;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 
 pub use access::{Access, Collapsed, ShapeError, collapse};

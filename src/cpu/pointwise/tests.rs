@@ -4,150 +4,37 @@ use super::*;
 use crate::cpu::epilogue::RowProgram;
 use crate::cpu::testing::Rng;
 use crate::pointwise::reference::{self, Elements, Scalar};
-use crate::pointwise::{BinaryOp, Builder, CompareOp, LogicOp, Reg, TestOp, Type, UnaryOp};
-
-/// Operations that the tiles compute by other means than the reference does.
-fn is_approximate(op: UnaryOp) -> bool {
-    matches!(
-        op,
-        UnaryOp::Exp
-            | UnaryOp::Log
-            | UnaryOp::Sin
-            | UnaryOp::Cos
-            | UnaryOp::Tanh
-            | UnaryOp::Erf
-            | UnaryOp::Sigmoid
-            | UnaryOp::Softplus
-    )
-}
+use crate::pointwise::testing::{Palette, random_expr};
+use crate::pointwise::{BinaryOp, Builder, Reg, UnaryOp};
 
 fn pick<T: Copy>(rng: &mut Rng, from: &[T]) -> T {
     from[rng.size(0, from.len() - 1)]
 }
 
-/// A random expression of exact operations, up to 24 nodes.
-///
-/// The sign of zero that min and max give is not defined, so what depends on it is not divided by.
-struct Generator<'a> {
-    rng: &'a mut Rng,
-    builder: Builder,
-    numbers: Vec<(Reg, bool)>,
-    masks: Vec<Reg>,
-}
-
-impl Generator<'_> {
-    fn number(&mut self) -> (Reg, bool) {
-        if self.numbers.is_empty() || self.rng.size(0, 9) == 0 {
-            let value = pick(self.rng, &[0.0, 1.0, -1.0, 0.5, 2.0, 3.5, f32::INFINITY, f32::NAN]);
-            return (self.builder.constant(value), false);
-        }
-        pick(self.rng, &self.numbers)
-    }
-
-    fn mask(&mut self) -> Reg {
-        if self.masks.is_empty() {
-            let value = self.rng.bool();
-            return self.builder.constant_bool(value);
-        }
-        pick(self.rng, &self.masks)
-    }
-
-    fn node(&mut self) {
-        let (a, vague_a) = self.number();
-        let (b, vague_b) = self.number();
-        match self.rng.size(0, 9) {
-            0..=2 => {
-                let op = pick(self.rng, &UnaryOp::ALL);
-                if !(is_approximate(op) || vague_a && op == UnaryOp::Reciprocal) {
-                    let vague = vague_a || op == UnaryOp::Relu;
-                    let reg = self.builder.unary(op, a);
-                    self.numbers.push((reg, vague));
-                }
-            }
-            3..=5 => {
-                let op = pick(self.rng, &BinaryOp::ALL);
-                let divides = matches!(op, BinaryOp::Div | BinaryOp::Pow | BinaryOp::Fmod);
-                if !(divides && (vague_a || vague_b)) {
-                    let vague = vague_a || vague_b || matches!(op, BinaryOp::Min | BinaryOp::Max);
-                    let reg = self.builder.binary(op, a, b);
-                    self.numbers.push((reg, vague));
-                }
-            }
-            6 => {
-                let op = pick(self.rng, &CompareOp::ALL);
-                let reg = self.builder.compare(op, a, b);
-                self.masks.push(reg);
-            }
-            7 => {
-                let test = match self.rng.size(0, 2) {
-                    0 => TestOp::IsNan,
-                    1 => TestOp::IsInf {
-                        positive: true,
-                        negative: self.rng.bool(),
-                    },
-                    _ => TestOp::IsInf {
-                        positive: false,
-                        negative: true,
-                    },
-                };
-                let reg = match self.rng.size(0, 1) {
-                    0 => self.builder.test(test, a),
-                    _ => self.builder.cast(a, Type::Bool),
-                };
-                self.masks.push(reg);
-            }
-            8 => {
-                let (p, q) = (self.mask(), self.mask());
-                let op = pick(self.rng, &LogicOp::ALL);
-                let reg = match self.rng.size(0, 2) {
-                    0 => self.builder.not(p),
-                    1 => self.builder.select(p, p, q),
-                    _ => self.builder.logic(op, p, q),
-                };
-                self.masks.push(reg);
-            }
-            _ => {
-                let mask = self.mask();
-                let reg = match self.rng.size(0, 2) {
-                    0 => (self.builder.cast(mask, Type::F32), false),
-                    _ => (self.builder.select(mask, a, b), vague_a || vague_b),
-                };
-                self.numbers.push(reg);
-            }
-        }
-    }
-
-    fn expr(rng: &mut Rng) -> Expr {
-        let mut g = Generator {
-            rng,
-            builder: Builder::new(),
-            numbers: Vec::new(),
-            masks: Vec::new(),
-        };
-        for _ in 0..g.rng.size(1, 4) {
-            if g.rng.size(0, 3) == 0 {
-                let reg = g.builder.input(Storage::Bool);
-                g.masks.push(reg);
-            } else {
-                let reg = g.builder.input(Storage::F32);
-                g.numbers.push((reg, false));
-            }
-        }
-        for _ in 0..g.rng.size(0, 24) {
-            g.node();
-        }
-        for _ in 0..g.rng.size(1, 3) {
-            if g.masks.is_empty() || g.rng.size(0, 2) > 0 {
-                let value = if g.rng.bool() { g.numbers.last().copied() } else { None };
-                let (value, _) = value.unwrap_or_else(|| g.number());
-                g.builder.output(value, Storage::F32);
-            } else {
-                let value = g.mask();
-                g.builder.output(value, Storage::Bool);
-            }
-        }
-        g.builder.finish().unwrap()
-    }
+/// A random expression of the operations that tiles and reference compute alike, to the bit.
+fn expression(rng: &mut Rng) -> Expr {
+    let approximate = [
+        UnaryOp::Exp,
+        UnaryOp::Log,
+        UnaryOp::Sin,
+        UnaryOp::Cos,
+        UnaryOp::Tanh,
+        UnaryOp::Erf,
+        UnaryOp::Sigmoid,
+        UnaryOp::Softplus,
+    ];
+    let unary: Vec<UnaryOp> = UnaryOp::ALL
+        .into_iter()
+        .filter(|op| !approximate.contains(op))
+        .collect();
+    let constants = [0.0, 1.0, -1.0, 0.5, 2.0, 3.5, f32::INFINITY, f32::NAN];
+    let palette = Palette {
+        unary: &unary,
+        binary: &BinaryOp::ALL,
+        constants: &constants,
+        nodes: 24,
+    };
+    random_expr(&palette, &mut |bound| rng.size(0, bound - 1))
 }
 
 fn shape(rng: &mut Rng) -> Vec<usize> {
@@ -253,7 +140,7 @@ struct Case {
 }
 
 fn case(rng: &mut Rng) -> Case {
-    let expr = Generator::expr(rng);
+    let expr = expression(rng);
     let output = shape(rng);
     let inputs: Vec<(Vec<usize>, Elements)> = expr
         .inputs()
