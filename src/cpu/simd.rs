@@ -134,6 +134,12 @@ impl F32x4 {
         unsafe { imp::store(ptr, self.0) }
     }
 
+    /// Lane `LANE` in all lanes.
+    #[inline(always)]
+    pub fn splat_lane<const LANE: usize>(self) -> Self {
+        Self(imp::splat_lane::<LANE>(self.0))
+    }
+
     /// `self * by + to`, fused where the target fuses it at full speed.
     #[inline(always)]
     pub fn mul_add(self, by: Self, to: Self) -> Self {

@@ -84,6 +84,11 @@ pub fn neg_mul_add(a: F, b: F, c: F) -> F {
 }
 
 #[inline(always)]
+pub fn splat_lane<const LANE: usize>(a: F) -> F {
+    [a[LANE]; 4]
+}
+
+#[inline(always)]
 pub fn sqrt(a: F) -> F {
     a.map(f32::sqrt)
 }

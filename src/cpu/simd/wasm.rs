@@ -84,6 +84,16 @@ pub fn neg_mul_add(a: F, b: F, c: F) -> F {
 }
 
 #[inline(always)]
+pub fn splat_lane<const LANE: usize>(a: F) -> F {
+    match LANE {
+        0 => i32x4_shuffle::<0, 0, 0, 0>(a, a),
+        1 => i32x4_shuffle::<1, 1, 1, 1>(a, a),
+        2 => i32x4_shuffle::<2, 2, 2, 2>(a, a),
+        _ => i32x4_shuffle::<3, 3, 3, 3>(a, a),
+    }
+}
+
+#[inline(always)]
 pub fn sqrt(a: F) -> F {
     f32x4_sqrt(a)
 }

@@ -124,6 +124,19 @@ pub fn min(a: F, b: F) -> F {
 }
 
 #[inline(always)]
+pub fn splat_lane<const LANE: usize>(a: F) -> F {
+    // SAFETY: SSE2 is part of x86-64.
+    unsafe {
+        match LANE {
+            0 => _mm_shuffle_ps::<0x00>(a, a),
+            1 => _mm_shuffle_ps::<0x55>(a, a),
+            2 => _mm_shuffle_ps::<0xaa>(a, a),
+            _ => _mm_shuffle_ps::<0xff>(a, a),
+        }
+    }
+}
+
+#[inline(always)]
 pub fn sqrt(a: F) -> F {
     // SAFETY: SSE2 is part of x86-64.
     unsafe { _mm_sqrt_ps(a) }

@@ -1,0 +1,170 @@
+//! Micro-benchmarks of the CPU kernels, compiled straight from the crate's sources without wasm-bindgen, so that the
+//! module can be instantiated anywhere. The exports make a benchmark, run it some times, and say how many
+//! floating-point operations one run is.
+#![allow(dead_code, missing_docs, unused_imports)]
+
+#[path = "../../../src/cpu/mod.rs"]
+pub mod cpu;
+#[path = "../../../src/error.rs"]
+pub mod error;
+#[path = "../../../src/pointwise/mod.rs"]
+pub mod pointwise;
+#[path = "../../../src/tensor/mod.rs"]
+pub mod tensor;
+
+mod tiles;
+
+use cpu::conv::{ConvParams, ConvPlan, Filter};
+use cpu::epilogue::{Bias, Clamp, Epilogue};
+use cpu::gemm::{GemmShape, Lhs, MatrixRef, PackedB, Rhs, gemm, gemm_scratch_len};
+
+/// One benchmark: what a run does and how many multiplications and additions that is.
+pub struct Bench {
+    pub flops: f64,
+    pub run: Box<dyn FnMut()>,
+}
+
+fn values(len: usize) -> Vec<f32> {
+    let mut state = 12345u32;
+    (0..len)
+        .map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        })
+        .collect()
+}
+
+/// The multiply-add roof: independent accumulators in registers, no memory.
+pub fn roof() -> Bench {
+    Bench { flops: tiles::ROOF_FLOPS, run: Box::new(tiles::roof) }
+}
+
+/// A tile shape on packed panels in L1.
+pub fn tile(index: usize) -> Option<(&'static str, Bench)> {
+    tiles::tile(index)
+}
+
+/// A matrix product; `constant`: B is packed beforehand.
+pub fn gemm_bench(m: usize, k: usize, n: usize, constant: bool) -> Bench {
+    let (a, b) = (values(m * k), values(k * n));
+    let shape = GemmShape { m, k, n };
+    let mut out = vec![0.0; m * n];
+    let mut scratch = vec![0.0; gemm_scratch_len(shape, false, false)];
+    let packed = constant.then(|| PackedB::new(MatrixRef::row_major(&b, n), k, n));
+    let run = move || {
+        let rhs = packed.as_ref().map_or(Rhs::Matrix(MatrixRef::row_major(&b, n)), Rhs::Packed);
+        gemm(shape, Lhs::Matrix(MatrixRef::row_major(&a, k)), rhs, &mut out, &mut scratch, &Epilogue::none());
+    };
+    Bench { flops: 2.0 * (m * k * n) as f64, run: Box::new(run) }
+}
+
+/// A square two-dimensional convolution with bias and ReLU.
+pub fn conv_bench(
+    in_channels: usize,
+    out_channels: usize,
+    groups: usize,
+    size: usize,
+    kernel: usize,
+    stride: usize,
+) -> Bench {
+    let pad = kernel / 2;
+    let params = ConvParams {
+        batch: 1,
+        in_channels,
+        out_channels,
+        groups,
+        input: [1, size, size],
+        kernel: [1, kernel, kernel],
+        strides: [1, stride, stride],
+        dilations: [1; 3],
+        pads_begin: [0, pad, pad],
+        pads_end: [0, pad, pad],
+    };
+    let input = values(params.input_len());
+    let bias = values(out_channels);
+    let mut output = vec![0.0; params.output_len()];
+    let flops = 2.0 * (params.output_len() * in_channels / groups * kernel * kernel) as f64;
+    let plan = ConvPlan::new(params.clone());
+    let filter = plan.pack(&values(params.weights_len()));
+    let mut scratch = vec![0.0; plan.scratch_len()];
+    let run = move || {
+        let epilogue = Epilogue { bias: Bias::PerRow(&bias), clamp: Some(Clamp::RELU), ..Epilogue::none() };
+        plan.run(&input, Filter::Packed(&filter), &mut output, &mut scratch, &epilogue);
+    };
+    Bench { flops, run: Box::new(run) }
+}
+
+#[cfg(target_arch = "wasm32")]
+mod exports {
+    use super::*;
+
+    fn leak(bench: Bench) -> *mut Bench {
+        Box::into_raw(Box::new(bench))
+    }
+
+    #[unsafe(no_mangle)]
+    pub extern "C" fn bench_roof() -> *mut Bench {
+        leak(roof())
+    }
+
+    #[unsafe(no_mangle)]
+    pub extern "C" fn bench_tile(index: usize) -> *mut Bench {
+        tile(index).map_or(std::ptr::null_mut(), |(_, bench)| leak(bench))
+    }
+
+    /// The length of the tile's name, whose address is written to `at`.
+    ///
+    /// # Safety
+    /// `at` is writable.
+    #[unsafe(no_mangle)]
+    pub unsafe extern "C" fn tile_name(index: usize, at: *mut *const u8) -> usize {
+        let name = tiles::name(index);
+        // SAFETY: the caller's promise.
+        unsafe { *at = name.as_ptr() };
+        name.len()
+    }
+
+    #[unsafe(no_mangle)]
+    pub extern "C" fn bench_gemm(m: usize, k: usize, n: usize, constant: usize) -> *mut Bench {
+        leak(gemm_bench(m, k, n, constant != 0))
+    }
+
+    #[unsafe(no_mangle)]
+    pub extern "C" fn bench_conv(
+        in_channels: usize,
+        out_channels: usize,
+        groups: usize,
+        size: usize,
+        kernel: usize,
+        stride: usize,
+    ) -> *mut Bench {
+        leak(conv_bench(in_channels, out_channels, groups, size, kernel, stride))
+    }
+
+    /// # Safety
+    /// `bench` comes from one of the makers and was not freed.
+    #[unsafe(no_mangle)]
+    pub unsafe extern "C" fn bench_flops(bench: *const Bench) -> f64 {
+        // SAFETY: the caller's promise.
+        unsafe { (*bench).flops }
+    }
+
+    /// # Safety
+    /// `bench` comes from one of the makers and was not freed.
+    #[unsafe(no_mangle)]
+    pub unsafe extern "C" fn bench_run(bench: *mut Bench, times: usize) {
+        // SAFETY: the caller's promise.
+        let bench = unsafe { &mut *bench };
+        for _ in 0..times {
+            (bench.run)();
+        }
+    }
+
+    /// # Safety
+    /// `bench` comes from one of the makers and is not used again.
+    #[unsafe(no_mangle)]
+    pub unsafe extern "C" fn bench_free(bench: *mut Bench) {
+        // SAFETY: the caller's promise.
+        drop(unsafe { Box::from_raw(bench) });
+    }
+}
