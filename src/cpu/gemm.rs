@@ -13,8 +13,8 @@ pub use pack::{PackColumns, PackedA, PackedB};
 use std::ops::Range;
 
 use crate::cpu::epilogue::Epilogue;
-use pack::{k_block_len, k_blocks, pack_rows, packed_rows_len};
-use tile::{Output, TileA};
+use pack::{k_block_len, k_blocks, pack_rows_block};
+use tile::Output;
 
 /// Rows of a tile. With [`NR`] columns it needs eight accumulators, which is what V8's register allocator keeps
 /// without spilling.
@@ -99,18 +99,18 @@ pub enum Rhs<'a> {
 ///
 /// `lhs_packed`, `rhs_packed`: whether the operands are packed already. Asking with `false` is always enough.
 pub fn gemm_scratch_len(shape: GemmShape, lhs_packed: bool, rhs_packed: bool) -> usize {
-    let lhs = if lhs_packed {
+    let lhs = if lhs_packed { 0 } else { lhs_block_len(shape) };
+    let rhs = if rhs_packed {
         0
     } else {
-        packed_rows_len(shape.m, shape.k)
+        k_block_len(shape.k) * NC.min(shape.n.next_multiple_of(NR))
     };
-    let rhs = if rhs_packed { 0 } else { block_len(shape) };
     lhs + rhs
 }
 
-/// The packed block of B that one pass works on.
-fn block_len(shape: GemmShape) -> usize {
-    k_block_len(shape.k) * NC.min(shape.n.next_multiple_of(NR))
+/// The packed block of A that one pass works on.
+fn lhs_block_len(shape: GemmShape) -> usize {
+    k_block_len(shape.k) * MC.min(shape.m.next_multiple_of(MR))
 }
 
 /// `out[m, n] = epilogue(lhs[m, k] · rhs[k, n])`, row-major, rows `n` apart.
@@ -145,18 +145,9 @@ pub fn gemm(shape: GemmShape, lhs: Lhs, rhs: Rhs, out: &mut [f32], scratch: &mut
         return thin::gemm_thin(shape, a, b, &mut out[..m * n], epilogue);
     }
 
-    let (a, scratch) = match lhs {
-        Lhs::Packed(packed) => (BlockA::Packed(packed.data()), scratch),
-        Lhs::Matrix(matrix) if matrix.col_stride == 1 => (BlockA::Rows(matrix), scratch),
-        Lhs::Matrix(matrix) => {
-            let (packed, rest) = scratch.split_at_mut(packed_rows_len(m, k));
-            pack_rows(matrix, m, k, packed);
-            (BlockA::Packed(packed), rest)
-        }
-    };
     let driver = Driver {
         shape,
-        a,
+        lhs,
         rhs,
         epilogue,
     };
@@ -164,18 +155,9 @@ pub fn gemm(shape: GemmShape, lhs: Lhs, rhs: Rhs, out: &mut [f32], scratch: &mut
     unsafe { driver.run(0..m, 0..n, out.as_mut_ptr(), scratch) }
 }
 
-/// A as the tiles read it.
-#[derive(Clone, Copy)]
-enum BlockA<'a> {
-    /// As [`pack_rows`] lays it out.
-    Packed(&'a [f32]),
-    /// Rows with neighbouring columns: tiles read four rows side by side.
-    Rows(MatrixRef<'a>),
-}
-
 struct Driver<'a> {
     shape: GemmShape,
-    a: BlockA<'a>,
+    lhs: Lhs<'a>,
     rhs: Rhs<'a>,
     epilogue: &'a Epilogue<'a>,
 }
@@ -190,6 +172,10 @@ impl Driver<'_> {
     unsafe fn run(&self, rows: Range<usize>, columns: Range<usize>, out: *mut f32, scratch: &mut [f32]) {
         let GemmShape { m, k, n } = self.shape;
         let panels_total = n.div_ceil(NR);
+        let (a_scratch, b_scratch) = match self.lhs {
+            Lhs::Packed(_) => scratch.split_at_mut(0),
+            Lhs::Matrix(_) => scratch.split_at_mut(lhs_block_len(self.shape)),
+        };
         for first_col in columns.clone().step_by(NC) {
             let cols = first_col..columns.end.min(first_col + NC);
             for depth in k_blocks(k) {
@@ -202,12 +188,12 @@ impl Driver<'_> {
                         &packed.data()[start..start + panels * panel_len]
                     }
                     Rhs::Matrix(matrix) => {
-                        let block = &mut scratch[..panels * panel_len];
+                        let block = &mut b_scratch[..panels * panel_len];
                         matrix.pack(depth.clone(), cols.clone(), block);
                         block
                     }
                     Rhs::Virtual(columns) => {
-                        let block = &mut scratch[..panels * panel_len];
+                        let block = &mut b_scratch[..panels * panel_len];
                         columns.pack(depth.clone(), cols.clone(), block);
                         block
                     }
@@ -221,15 +207,16 @@ impl Driver<'_> {
                         accumulate: depth.start > 0,
                         steps: if last { Some(self.epilogue) } else { None },
                     };
-                    let a = match self.a {
-                        BlockA::Packed(data) => {
+                    let a: &[f32] = match self.lhs {
+                        Lhs::Packed(packed) => {
                             let start = (depth.start * m.div_ceil(MR) + (first_row / MR) * depth_len) * MR;
-                            TileA::Packed(&data[start..])
+                            &packed.data()[start..]
                         }
-                        BlockA::Rows(matrix) => TileA::Rows {
-                            data: &matrix.data[(first_row * matrix.row_stride + depth.start).min(matrix.data.len())..],
-                            row_stride: matrix.row_stride,
-                        },
+                        Lhs::Matrix(matrix) => {
+                            let block = &mut a_scratch[..block_rows.len().next_multiple_of(MR) * depth_len];
+                            pack_rows_block(matrix, block_rows.clone(), depth.clone(), block);
+                            block
+                        }
                     };
                     // SAFETY: `a` and `b` hold the block by the layouts above, and the caller vouches for `out`.
                     unsafe { tile::run_block(a, b, depth_len, block_rows.clone(), cols.clone(), &output) };

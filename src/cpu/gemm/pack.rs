@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use super::{KC, MR, MatrixRef, NR};
-use crate::cpu::simd::F32x4;
+use crate::cpu::simd::{F32x4, LANES};
 
 /// A right operand that can write any block of itself as panels.
 pub trait PackColumns: Sync {
@@ -100,22 +100,69 @@ pub(super) fn packed_rows_len(rows: usize, k: usize) -> usize {
 }
 
 /// Packs all of A: per block of k one panel per four rows, element (r, k) of a panel at `k * MR + r`.
-pub(super) fn pack_rows(matrix: MatrixRef, rows: usize, k: usize, out: &mut [f32]) {
+fn pack_rows(matrix: MatrixRef, rows: usize, k: usize, out: &mut [f32]) {
     let mut out = &mut out[..packed_rows_len(rows, k)];
     for depth in k_blocks(k) {
-        for first in (0..rows).step_by(MR) {
-            let (panel, rest) = std::mem::take(&mut out).split_at_mut(depth.len() * MR);
-            out = rest;
-            let count = MR.min(rows - first);
-            if count < MR {
-                panel.fill(0.0);
-            }
+        let (block, rest) = std::mem::take(&mut out).split_at_mut(packed_rows_len(rows, depth.len()));
+        pack_rows_block(matrix, 0..rows, depth, block);
+        out = rest;
+    }
+}
+
+/// Packs a block of A, panel after panel.
+pub(super) fn pack_rows_block(matrix: MatrixRef, rows: Range<usize>, depth: Range<usize>, out: &mut [f32]) {
+    let (k, step) = (depth.len(), matrix.col_stride);
+    if k == 0 {
+        return;
+    }
+    for (panel, first) in out.chunks_exact_mut(k * MR).zip(rows.clone().step_by(MR)) {
+        let count = MR.min(rows.end - first);
+        let start = first * matrix.row_stride + depth.start * step;
+        let data = &matrix.data[start..];
+        if count < MR {
+            panel.fill(0.0);
             for r in 0..count {
-                let start = (first + r) * matrix.row_stride + depth.start * matrix.col_stride;
-                for (i, place) in panel.iter_mut().skip(r).step_by(MR).enumerate() {
-                    *place = matrix.data[start + i * matrix.col_stride];
-                }
+                interleave(&data[r * matrix.row_stride..], step, panel, r, MR);
             }
+        } else if step == 1 {
+            let rows: [&[f32]; MR] = std::array::from_fn(|r| &data[r * matrix.row_stride..][..k]);
+            transpose_rows(rows, panel, MR);
+        } else if matrix.row_stride == 1 {
+            for (place, values) in panel.chunks_exact_mut(MR).zip(data.chunks(step)) {
+                F32x4::load(values).store(place);
+            }
+        } else {
+            for r in 0..MR {
+                interleave(&data[r * matrix.row_stride..], step, panel, r, MR);
+            }
+        }
+    }
+}
+
+/// Every `stride`th value of `data` to every `width`th place of a panel, from `first` on.
+fn interleave(data: &[f32], stride: usize, panel: &mut [f32], first: usize, width: usize) {
+    for (place, value) in panel[first..]
+        .iter_mut()
+        .step_by(width)
+        .zip(data.iter().step_by(stride))
+    {
+        *place = *value;
+    }
+}
+
+/// Four rows of equal length become four columns of a panel that is `width` wide.
+fn transpose_rows(rows: [&[f32]; LANES], panel: &mut [f32], width: usize) {
+    let len = rows[0].len();
+    let whole = len / LANES * LANES;
+    for k in (0..whole).step_by(LANES) {
+        let columns = F32x4::transpose(rows.map(|row| F32x4::load(&row[k..k + LANES])));
+        for (i, column) in columns.into_iter().enumerate() {
+            column.store(&mut panel[(k + i) * width..]);
+        }
+    }
+    for k in whole..len {
+        for (place, row) in panel[k * width..].iter_mut().zip(rows) {
+            *place = row[k];
         }
     }
 }
@@ -160,22 +207,26 @@ pub(in crate::cpu) fn scatter_row(row: &[f32], out: &mut [f32], panel_len: usize
     }
 }
 
-/// Any strides; also the transposed B, whose columns are contiguous: each is read from front to back.
+/// Any strides; also the transposed B, whose columns are contiguous.
 fn pack_strided(matrix: MatrixRef, depth: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
-    let panel_len = depth.len() * NR;
-    if panel_len == 0 {
+    let (k, step) = (depth.len(), matrix.row_stride);
+    if k == 0 {
         return;
     }
-    for (panel, first) in out.chunks_exact_mut(panel_len).zip(cols.clone().step_by(NR)) {
+    for (panel, first) in out.chunks_exact_mut(k * NR).zip(cols.clone().step_by(NR)) {
         let count = NR.min(cols.end - first);
+        let data = &matrix.data[first * matrix.col_stride + depth.start * step..];
         if count < NR {
             panel.fill(0.0);
         }
-        for j in 0..count {
-            let start = (first + j) * matrix.col_stride + depth.start * matrix.row_stride;
-            for (i, place) in panel.iter_mut().skip(j).step_by(NR).enumerate() {
-                *place = matrix.data[start + i * matrix.row_stride];
-            }
+        let mut j = 0;
+        while step == 1 && j + LANES <= count {
+            let columns = std::array::from_fn(|c| &data[(j + c) * matrix.col_stride..][..k]);
+            transpose_rows(columns, &mut panel[j..], NR);
+            j += LANES;
+        }
+        for j in j..count {
+            interleave(&data[j * matrix.col_stride..], step, panel, j, NR);
         }
     }
 }

@@ -5,16 +5,7 @@ use std::ops::Range;
 
 use super::{MR, NR};
 use crate::cpu::epilogue::{Bias, Epilogue};
-use crate::cpu::simd::{F32x4, LANES};
-
-/// The rows of A of one block.
-#[derive(Clone, Copy)]
-pub(super) enum TileA<'a> {
-    /// Panels of four rows, each `depth * MR` long.
-    Packed(&'a [f32]),
-    /// Rows of A as they are.
-    Rows { data: &'a [f32], row_stride: usize },
-}
+use crate::cpu::simd::{F32x4, LANES, advance};
 
 /// Where tiles go and what happens to them on the way.
 pub(super) struct Output<'a> {
@@ -26,25 +17,26 @@ pub(super) struct Output<'a> {
     pub steps: Option<&'a Epilogue<'a>>,
 }
 
-/// Computes a block of C from a block of A and the packed panels `b` of `depth` rows.
+/// Computes a block of C from the packed panels of A and B, each `depth` deep.
 ///
 /// # Safety
-/// `a` holds `rows.len()` rows and `b` `cols.len()` columns (whole panels) of `depth` values; `output.out` is writable
-/// at `rows` × `cols`, and the epilogue's bias and residual are readable there.
+/// `a` holds `rows.len()` rows and `b` `cols.len()` columns in whole panels; `output.out` is writable at `rows` ×
+/// `cols`, and the epilogue's bias and residual are readable there.
 pub(super) unsafe fn run_block(
-    a: TileA,
+    a: &[f32],
     b: &[f32],
     depth: usize,
     rows: Range<usize>,
     cols: Range<usize>,
     output: &Output,
 ) {
+    debug_assert!(
+        a.len() >= rows.len().next_multiple_of(MR) * depth && b.len() >= cols.len().next_multiple_of(NR) * depth
+    );
     let panel_len = depth * NR;
     let whole = rows.len() / MR * MR;
     for first in (0..cols.len()).step_by(NR) {
         let count = NR.min(cols.len() - first);
-        // SAFETY: `b` holds whole panels.
-        let b = unsafe { b.as_ptr().add(first / NR * panel_len) };
         for row in (0..whole).step_by(MR) {
             let at = Place {
                 row: rows.start + row,
@@ -53,20 +45,23 @@ pub(super) unsafe fn run_block(
             };
             // SAFETY: four rows of A and one panel of B lie there.
             unsafe {
-                match a {
-                    TileA::Packed(data) => {
-                        tile::<4, 2, true>(depth, data.as_ptr().add(row * depth), 0, b, 0, at, output)
-                    }
-                    TileA::Rows { data, row_stride } => {
-                        tile::<4, 2, false>(depth, data.as_ptr().add(row * row_stride), row_stride, b, 0, at, output);
-                    }
-                }
+                let (a, b) = (a.as_ptr().add(row * depth), b.as_ptr().add(first / NR * panel_len));
+                tile::<4, 2>(depth, a, b, 0, at, output);
             }
         }
     }
     if whole < rows.len() {
         // SAFETY: the caller's promise.
-        unsafe { remaining_rows(a, b, depth, whole, rows, cols, output) };
+        unsafe {
+            remaining_rows(
+                &a[whole * depth..],
+                b,
+                depth,
+                rows.start + whole..rows.end,
+                cols,
+                output,
+            )
+        };
     }
 }
 
@@ -74,50 +69,32 @@ pub(super) unsafe fn run_block(
 ///
 /// # Safety
 /// As [`run_block`].
-unsafe fn remaining_rows(
-    a: TileA,
-    b: &[f32],
-    depth: usize,
-    whole: usize,
-    rows: Range<usize>,
-    cols: Range<usize>,
-    output: &Output,
-) {
-    let left = rows.len() - whole;
+unsafe fn remaining_rows(a: &[f32], b: &[f32], depth: usize, rows: Range<usize>, cols: Range<usize>, output: &Output) {
     let panel_len = depth * NR;
     let mut first = 0;
     while first < cols.len() {
         let panels = (cols.len() - first).div_ceil(NR);
-        let together = match left {
+        let together = match rows.len() {
             1 if panels >= 4 => 4,
             1 | 2 if panels >= 2 => 2,
             _ => 1,
         };
+        let count = (together * NR).min(cols.len() - first);
         let at = Place {
-            row: rows.start + whole,
+            row: rows.start,
             col: cols.start + first,
-            count: (together * NR).min(cols.len() - first),
+            count,
         };
-        // SAFETY: `left` rows of A and `together` panels of B lie there.
+        // SAFETY: that many rows of A and `together` panels of B lie there.
         unsafe {
-            let b = b.as_ptr().add(first / NR * panel_len);
-            let (packed, a, stride) = match a {
-                TileA::Packed(data) => (true, data.as_ptr().add(whole * depth), 0),
-                TileA::Rows { data, row_stride } => (false, data.as_ptr().add(whole * row_stride), row_stride),
-            };
-            match (left, together, packed) {
-                (1, 4, true) => tile::<1, 8, true>(depth, a, stride, b, panel_len, at, output),
-                (1, 4, false) => tile::<1, 8, false>(depth, a, stride, b, panel_len, at, output),
-                (1, 2, true) => tile::<1, 4, true>(depth, a, stride, b, panel_len, at, output),
-                (1, 2, false) => tile::<1, 4, false>(depth, a, stride, b, panel_len, at, output),
-                (1, _, true) => tile::<1, 2, true>(depth, a, stride, b, panel_len, at, output),
-                (1, _, false) => tile::<1, 2, false>(depth, a, stride, b, panel_len, at, output),
-                (2, 2, true) => tile::<2, 4, true>(depth, a, stride, b, panel_len, at, output),
-                (2, 2, false) => tile::<2, 4, false>(depth, a, stride, b, panel_len, at, output),
-                (2, _, true) => tile::<2, 2, true>(depth, a, stride, b, panel_len, at, output),
-                (2, _, false) => tile::<2, 2, false>(depth, a, stride, b, panel_len, at, output),
-                (_, _, true) => tile::<3, 2, true>(depth, a, stride, b, panel_len, at, output),
-                (_, _, false) => tile::<3, 2, false>(depth, a, stride, b, panel_len, at, output),
+            let (a, b) = (a.as_ptr(), b.as_ptr().add(first / NR * panel_len));
+            match (rows.len(), together) {
+                (1, 4) => tile::<1, 8>(depth, a, b, panel_len, at, output),
+                (1, 2) => tile::<1, 4>(depth, a, b, panel_len, at, output),
+                (1, _) => tile::<1, 2>(depth, a, b, panel_len, at, output),
+                (2, 2) => tile::<2, 4>(depth, a, b, panel_len, at, output),
+                (2, _) => tile::<2, 2>(depth, a, b, panel_len, at, output),
+                _ => tile::<3, 2>(depth, a, b, panel_len, at, output),
             }
         }
         first += together * NR;
@@ -132,105 +109,134 @@ struct Place {
     count: usize,
 }
 
-/// One tile of `M` rows and `V` vectors of columns. `PACKED`: A is a panel of four rows, else rows `row_stride` apart.
-/// Panels of B are `panel_len` apart.
+/// One tile of `M` rows of a panel of A and `V` vectors of columns, whose panels of B are `panel_len` apart.
 ///
 /// # Safety
 /// A and B are readable for `depth` steps, and [`Output`] is valid at `at`.
 #[inline(never)]
-unsafe fn tile<const M: usize, const V: usize, const PACKED: bool>(
+unsafe fn tile<const M: usize, const V: usize>(
     depth: usize,
     mut a: *const f32,
-    row_stride: usize,
-    mut b: *const f32,
+    b: *const f32,
     panel_len: usize,
     at: Place,
     output: &Output,
 ) {
     let mut acc = [[F32x4::zero(); V]; M];
-    for _ in 0..depth {
+    // Only the first V / 2 of them are used; the others cost nothing.
+    let mut panels: [*const f32; 4] = std::array::from_fn(|p| b.wrapping_add(p * panel_len));
+    let end = a.wrapping_add(depth * MR);
+    while a != end {
         // SAFETY: the caller's promise: `depth` steps are readable.
         unsafe {
             let mut columns = [F32x4::zero(); V];
             for (v, column) in columns.iter_mut().enumerate() {
-                *column = F32x4::load_ptr(b.add(v / 2 * panel_len + v % 2 * LANES));
+                *column = F32x4::load_ptr(panels[v / 2].add(v % 2 * LANES));
             }
             for (r, row) in acc.iter_mut().enumerate() {
-                let value = F32x4::load_splat_ptr(if PACKED { a.add(r) } else { a.add(r * row_stride) });
+                let value = F32x4::load_splat_ptr(a.add(r));
                 for (sum, column) in row.iter_mut().zip(columns) {
                     *sum = value.mul_add(column, *sum);
                 }
             }
-            a = a.add(if PACKED { MR } else { 1 });
-            b = b.add(NR);
+        }
+        a = advance(a, MR);
+        for panel in &mut panels[..V / 2] {
+            *panel = advance(*panel, NR);
         }
     }
     // SAFETY: passed on from the caller.
-    unsafe { store(&acc, at, output) }
+    unsafe { store(acc, at, output) }
 }
 
+/// Stores a tile. Every step runs over the whole tile before the next begins, in loops of constant length: only so do
+/// the sums stay in registers.
+///
 /// # Safety
 /// As [`tile`].
 #[inline(always)]
-unsafe fn store<const M: usize, const V: usize>(acc: &[[F32x4; V]; M], at: Place, output: &Output) {
-    for (r, row) in acc.iter().enumerate() {
-        let offset = (at.row + r) * output.row_len + at.col;
-        for (v, &sum) in row.iter().enumerate() {
-            let col = v * LANES;
-            if col + LANES <= at.count {
-                // SAFETY: four columns exist from here on in C, the residual and the bias.
-                unsafe {
-                    let target = output.out.add(offset + col);
-                    let mut value = sum;
-                    if output.accumulate {
-                        value += F32x4::load_ptr(target);
+unsafe fn store<const M: usize, const V: usize>(mut acc: [[F32x4; V]; M], at: Place, output: &Output) {
+    let row_len = output.row_len;
+    let offset = at.row * row_len + at.col;
+    if at.count < V * LANES {
+        let mut values = [[[0.0; LANES]; V]; M];
+        for (row, sums) in values.iter_mut().zip(acc) {
+            for (place, sum) in row.iter_mut().zip(sums) {
+                sum.store(place);
+            }
+        }
+        // SAFETY: passed on from the caller.
+        return unsafe { store_partial(values.as_flattened().as_flattened(), V * LANES, at, output) };
+    }
+    // SAFETY: the tile's rows and columns exist in C, the residual and the bias.
+    unsafe {
+        let out = output.out.add(offset);
+        if output.accumulate {
+            add_tile(&mut acc, out, row_len);
+        }
+        if let Some(steps) = output.steps {
+            if steps.alpha != 1.0 {
+                let alpha = F32x4::splat(steps.alpha);
+                acc = acc.map(|row| row.map(|sum| sum * alpha));
+            }
+            match steps.bias {
+                Bias::None => {}
+                Bias::PerRow(bias) => {
+                    let bias = bias.as_ptr().add(at.row);
+                    for (r, row) in acc.iter_mut().enumerate() {
+                        let bias = F32x4::load_splat_ptr(bias.add(r));
+                        *row = row.map(|sum| sum + bias);
                     }
-                    if let Some(steps) = output.steps {
-                        value = finish(value, steps, at.row + r, at.col + col, offset + col);
-                    }
-                    value.store_ptr(target);
                 }
-            } else if col < at.count {
-                let count = at.count - col;
-                // SAFETY: `count` columns exist, and only those are touched.
-                unsafe {
-                    let target = std::slice::from_raw_parts_mut(output.out.add(offset + col), count);
-                    let mut value = sum;
-                    if output.accumulate {
-                        value += F32x4::load_partial(target, 0.0);
-                    }
-                    value.store_partial(target);
-                    if let Some(steps) = output.steps {
-                        steps.apply_registers(at.row + r, at.col + col, output.row_len, target);
-                    }
-                }
+                Bias::PerColumn(bias) => add_tile(&mut acc, bias.as_ptr().add(at.col), 0),
+            }
+            if let Some(residual) = steps.residual {
+                add_tile(&mut acc, residual.as_ptr().add(offset), row_len);
+            }
+            if let Some(clamp) = steps.clamp {
+                let (min, max) = (F32x4::splat(clamp.min), F32x4::splat(clamp.max));
+                acc = acc.map(|row| row.map(|sum| sum.at_least(min).at_most(max)));
+            }
+        }
+        for (r, row) in acc.into_iter().enumerate() {
+            for (v, sum) in row.into_iter().enumerate() {
+                sum.store_ptr(out.add(r * row_len + v * LANES));
             }
         }
     }
 }
 
-/// The epilogue's steps on one vector of row `row`, columns from `col`, `offset` in C.
+/// Adds the values at `from`, whose rows are `row_len` apart, to a tile.
 ///
 /// # Safety
-/// Bias and residual are readable there.
+/// `M` rows of `V` vectors are readable there.
 #[inline(always)]
-unsafe fn finish(mut value: F32x4, steps: &Epilogue, row: usize, col: usize, offset: usize) -> F32x4 {
-    // SAFETY: the caller's promise.
-    unsafe {
-        if steps.alpha != 1.0 {
-            value = value * F32x4::splat(steps.alpha);
-        }
-        match steps.bias {
-            Bias::None => {}
-            Bias::PerRow(bias) => value += F32x4::load_splat_ptr(bias.as_ptr().add(row)),
-            Bias::PerColumn(bias) => value += F32x4::load_ptr(bias.as_ptr().add(col)),
-        }
-        if let Some(residual) = steps.residual {
-            value += F32x4::load_ptr(residual.as_ptr().add(offset));
-        }
-        if let Some(clamp) = steps.clamp {
-            value = value.at_least(F32x4::splat(clamp.min)).at_most(F32x4::splat(clamp.max));
+unsafe fn add_tile<const M: usize, const V: usize>(acc: &mut [[F32x4; V]; M], from: *const f32, row_len: usize) {
+    for (r, row) in acc.iter_mut().enumerate() {
+        for (v, sum) in row.iter_mut().enumerate() {
+            // SAFETY: the caller's promise.
+            *sum += unsafe { F32x4::load_ptr(from.add(r * row_len + v * LANES)) };
         }
     }
-    value
+}
+
+/// Stores a tile at the right edge, whose last columns do not exist. `values` has rows of `width`.
+///
+/// # Safety
+/// `at.count` columns of each row are writable in C.
+#[inline(never)]
+unsafe fn store_partial(values: &[f32], width: usize, at: Place, output: &Output) {
+    for (r, row) in values.chunks_exact(width).enumerate() {
+        let offset = (at.row + r) * output.row_len + at.col;
+        // SAFETY: `count` columns exist, and only those are touched.
+        let target = unsafe { std::slice::from_raw_parts_mut(output.out.add(offset), at.count) };
+        if output.accumulate {
+            target.iter_mut().zip(row).for_each(|(target, value)| *target += value);
+        } else {
+            target.copy_from_slice(&row[..at.count]);
+        }
+        if let Some(steps) = output.steps {
+            steps.apply_registers(at.row + r, at.col, output.row_len, target);
+        }
+    }
 }

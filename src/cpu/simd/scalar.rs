@@ -89,6 +89,26 @@ pub fn splat_lane<const LANE: usize>(a: F) -> F {
 }
 
 #[inline(always)]
+pub fn zip_low(a: F, b: F) -> F {
+    [a[0], b[0], a[1], b[1]]
+}
+
+#[inline(always)]
+pub fn zip_high(a: F, b: F) -> F {
+    [a[2], b[2], a[3], b[3]]
+}
+
+#[inline(always)]
+pub fn low_halves(a: F, b: F) -> F {
+    [a[0], a[1], b[0], b[1]]
+}
+
+#[inline(always)]
+pub fn high_halves(a: F, b: F) -> F {
+    [a[2], a[3], b[2], b[3]]
+}
+
+#[inline(always)]
 pub fn sqrt(a: F) -> F {
     a.map(f32::sqrt)
 }

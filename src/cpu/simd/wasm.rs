@@ -94,6 +94,26 @@ pub fn splat_lane<const LANE: usize>(a: F) -> F {
 }
 
 #[inline(always)]
+pub fn zip_low(a: F, b: F) -> F {
+    i32x4_shuffle::<0, 4, 1, 5>(a, b)
+}
+
+#[inline(always)]
+pub fn zip_high(a: F, b: F) -> F {
+    i32x4_shuffle::<2, 6, 3, 7>(a, b)
+}
+
+#[inline(always)]
+pub fn low_halves(a: F, b: F) -> F {
+    i64x2_shuffle::<0, 2>(a, b)
+}
+
+#[inline(always)]
+pub fn high_halves(a: F, b: F) -> F {
+    i64x2_shuffle::<1, 3>(a, b)
+}
+
+#[inline(always)]
 pub fn sqrt(a: F) -> F {
     f32x4_sqrt(a)
 }

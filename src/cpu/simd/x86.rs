@@ -24,7 +24,10 @@ forward!(
     I sub_i32 = _mm_sub_epi32,
     I and = _mm_and_si128,
     I or = _mm_or_si128,
-    I xor = _mm_xor_si128
+    I xor = _mm_xor_si128,
+    F zip_low = _mm_unpacklo_ps,
+    F zip_high = _mm_unpackhi_ps,
+    F low_halves = _mm_movelh_ps
 );
 
 macro_rules! compare {
@@ -134,6 +137,12 @@ pub fn splat_lane<const LANE: usize>(a: F) -> F {
             _ => _mm_shuffle_ps::<0xff>(a, a),
         }
     }
+}
+
+#[inline(always)]
+pub fn high_halves(a: F, b: F) -> F {
+    // SAFETY: SSE2 is part of x86-64. movhlps puts its second operand's half first.
+    unsafe { _mm_movehl_ps(b, a) }
 }
 
 #[inline(always)]
