@@ -3,6 +3,7 @@
 
 mod binary;
 mod cast;
+mod channel_norm;
 mod context;
 mod control;
 mod conv;
@@ -15,8 +16,11 @@ pub mod infer;
 mod join;
 mod lower;
 mod matmul;
+mod normalization;
 mod pad;
 mod pointwise;
+mod pool;
+mod recurrent;
 mod reduce;
 pub mod registry;
 mod select;
