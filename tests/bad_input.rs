@@ -195,13 +195,13 @@ fn files_that_are_no_models() {
 
 #[test]
 fn a_real_model_cut_short_or_changed_anywhere_is_an_error_or_a_model() {
-    let whole = import(MLP, &NoExternalData).unwrap().to_string();
+    import(MLP, &NoExternalData).unwrap();
     for cut in (0..MLP.len()).step_by(997).chain(MLP.len() - 300..MLP.len()) {
-        match import(&MLP[..cut], &NoExternalData) {
-            Err(error) => assert_eq!(error.code(), ErrorCode::InvalidModel, "cut at {cut}: {error:?}"),
-            // A cut between the last fields leaves a whole model.
-            Ok(graph) => assert_eq!(graph.to_string(), whole, "cut at {cut}"),
-        }
+        let error = import(&MLP[..cut], &NoExternalData).map(|_| ()).unwrap_err();
+        assert!(
+            matches!(error.code(), ErrorCode::InvalidModel | ErrorCode::InvalidGraph),
+            "cut at {cut}: {error:?}"
+        );
     }
     // Damage in the structure at the front and back; in between there are weights.
     let ends = (0..400).chain(MLP.len() - 1200..MLP.len());

@@ -17,9 +17,6 @@ use crate::tensor::{Dim, Tensor};
 /// From this version of the format on, an initialiser that is also a graph input is that input's default.
 const FIRST_IR_WITH_DEFAULTS: i64 = 4;
 
-/// From this version of the format on, a model says which operator sets it uses.
-const FIRST_IR_WITH_OPSETS: i64 = 3;
-
 /// What a value or node takes in memory beside its texts and lists.
 const NODE_SIZE: usize = size_of::<Node>() + size_of::<NodeProto<'_>>();
 
@@ -39,12 +36,6 @@ pub fn convert<'p>(model: &'p ModelProto<'p>, tensors: TensorReader<'p>) -> Resu
     let Some(graph) = &model.graph else {
         return Err(Error::new(ErrorCode::InvalidModel, "the file holds no ONNX graph"));
     };
-    // Before this version of the format there was one operator set. In later files the list stands behind the graph, so
-    // that a file without it is likely cut off.
-    if model.opset_import.is_empty() && model.ir_version.unwrap_or(0) >= FIRST_IR_WITH_OPSETS {
-        let message = "the file does not say which operator sets it uses; it may be cut off";
-        return Err(Error::new(ErrorCode::InvalidModel, message));
-    }
     let mut importer = Importer {
         tensors,
         functions: functions_of(model)?,

@@ -34,8 +34,7 @@ use crate::tensor::Bytes;
 /// initialiser is a constant in files before IR version 4, and an input with a default since. Dimensions without a size
 /// become symbols. Operators are not looked at: the graph may use ones that nothing here knows.
 ///
-/// A domain that the model imports in several versions has the highest; one that it does not import has version 1. Files
-/// since IR version 3 must import at least one.
+/// A domain that the model imports in several versions has the highest; one that it does not import has version 1.
 ///
 /// Errors:
 /// - [`ErrorCode::InvalidModel`]: the bytes are empty, cut off, damaged or of another kind of file.
