@@ -1,8 +1,8 @@
 //! The one table of operators.
 
 use super::{
-    Operator, binary, cast, control, conv, fill, gather, gemm, join, matmul, pad, pointwise, reduce, select, shape,
-    slice, softmax, transpose, unary,
+    Operator, binary, cast, control, conv, fill, gather, gemm, join, layout, matmul, pad, pointwise, reduce, scatter,
+    search, select, shape, slice, softmax, transpose, unary,
 };
 use crate::{
     error::{Error, ErrorCode, Result},
@@ -151,6 +151,19 @@ pub static OPERATORS: &[Entry] = &[
     onnx("Gather", gather::make_gather),
     onnx("GatherElements", gather::make_gather_elements),
     onnx("GatherND", gather::make_gather_nd),
+    onnx("Scatter", scatter::make_scatter_elements),
+    onnx("ScatterElements", scatter::make_scatter_elements),
+    onnx("ScatterND", scatter::make_scatter_nd),
+    onnx("DepthToSpace", layout::make_depth_space),
+    onnx("SpaceToDepth", layout::make_depth_space),
+    onnx("Trilu", layout::make_trilu),
+    onnx("ReverseSequence", layout::make_reverse_sequence),
+    // Search.
+    onnx("OneHot", search::make_one_hot),
+    onnx("Compress", search::make_compress),
+    onnx("NonZero", search::make_non_zero),
+    onnx("Unique", search::make_unique),
+    onnx("TopK", search::make_top_k),
     // Made from attributes and sizes.
     onnx("Constant", fill::make_constant),
     onnx("ConstantOfShape", fill::make_constant_of_shape),
