@@ -5,8 +5,14 @@ use modelet::cpu::pointwise::{InputSlice, OutputSlice, PointwisePlan};
 use modelet::cpu::simd::F32x4;
 use modelet::pointwise::{Builder, Expr, Storage, UnaryOp};
 
-pub const CASES: [&str; 6] =
-    ["x + y", "relu(x + row bias)", "hard_swish(x)", "x * sigmoid(x)", "gelu(x + bias) + y", "layer norm tail"];
+pub const CASES: [&str; 6] = [
+    "x + y",
+    "relu(x + row bias)",
+    "hard_swish(x)",
+    "x * sigmoid(x)",
+    "gelu(x + bias) + y",
+    "layer norm tail",
+];
 
 /// The length of a row.
 const ROW: usize = 384;
@@ -49,11 +55,20 @@ fn expr(case: usize) -> (Expr, &'static [Kind]) {
             let root = b.unary(UnaryOp::Sqrt, shifted);
             let normal = b.div(centred, root);
             let scaled = b.mul(normal, r);
-            (b.add(scaled, s), &[Kind::Rows, Kind::Rows, Kind::Columns, Kind::Columns])
+            (
+                b.add(scaled, s),
+                &[Kind::Rows, Kind::Rows, Kind::Columns, Kind::Columns],
+            )
         }
     };
     b.output(y, Storage::F32);
-    (b.finish().expect("the expression is well typed").without_unused_inputs().0, kinds)
+    (
+        b.finish()
+            .expect("the expression is well typed")
+            .without_unused_inputs()
+            .0,
+        kinds,
+    )
 }
 
 /// What an input after the first is.
@@ -74,7 +89,11 @@ impl Bench {
             Kind::Columns => vec![ROW],
         }));
         let plan = PointwisePlan::new(&expr, &[rows, ROW], &shapes).expect("the shapes broadcast");
-        let data = |len: usize, seed: usize| (0..len).map(|i| ((i * 7919 + seed) % 1000) as f32 * 0.01 - 4.0).collect();
+        let data = |len: usize, seed: usize| {
+            (0..len)
+                .map(|i| ((i * 7919 + seed) % 1000) as f32 * 0.01 - 4.0)
+                .collect()
+        };
         let positive = |len: usize| (0..len).map(|i| 0.5 + (i % 10) as f32).collect();
         Bench {
             case,
@@ -106,7 +125,8 @@ impl Bench {
             4 => ([x, columns_a, y, x, x], 3),
             _ => ([x, rows_a, rows_b, columns_a, columns_b], 5),
         };
-        self.plan.run(&all[..used], &mut [OutputSlice::f32(&mut self.out)], &mut self.scratch);
+        self.plan
+            .run(&all[..used], &mut [OutputSlice::f32(&mut self.out)], &mut self.scratch);
         std::hint::black_box(&mut self.out);
     }
 
@@ -122,7 +142,8 @@ impl Bench {
                 0 => out.zip(x.zip(y)).for_each(|(o, (x, y))| (x + y).store(o)),
                 1 => {
                     let bias = splat(self.rows_a[row]);
-                    out.zip(x).for_each(|(o, x)| (x + bias).at_least(F32x4::zero()).store(o));
+                    out.zip(x)
+                        .for_each(|(o, x)| (x + bias).at_least(F32x4::zero()).store(o));
                 }
                 2 => out.zip(x).for_each(|(o, x)| {
                     let gate = x * splat(1.0 / 6.0) + splat(0.5);

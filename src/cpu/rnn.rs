@@ -95,7 +95,7 @@ pub struct RnnParams {
     pub hidden: usize,
     pub directions: Vec<Direction>,
     pub layout: Layout,
-    /// Bounds of what goes into the activations.
+    /// Bounds of what goes into the activations of the gates.
     pub clip: Option<f32>,
 }
 

@@ -3,6 +3,7 @@
 
 mod binary;
 mod cast;
+mod channel_norm;
 mod context;
 mod control;
 mod conv;
@@ -16,8 +17,11 @@ mod join;
 mod layout;
 mod lower;
 mod matmul;
+mod normalization;
 mod pad;
 mod pointwise;
+mod pool;
+mod recurrent;
 mod reduce;
 pub mod registry;
 mod scatter;

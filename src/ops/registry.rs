@@ -1,8 +1,8 @@
 //! The one table of operators.
 
 use super::{
-    Operator, binary, cast, control, conv, fill, gather, gemm, join, layout, matmul, pad, pointwise, reduce, scatter,
-    search, select, shape, slice, softmax, transpose, unary,
+    Operator, binary, cast, channel_norm, control, conv, fill, gather, gemm, join, layout, matmul, normalization, pad,
+    pointwise, pool, recurrent, reduce, scatter, search, select, shape, slice, softmax, transpose, unary,
 };
 use crate::{
     error::{Error, ErrorCode, Result},
@@ -60,6 +60,26 @@ pub static OPERATORS: &[Entry] = &[
     onnx("Gemm", gemm::Gemm::make),
     // Convolution.
     onnx("Conv", conv::Conv::make),
+    // Normalisation.
+    onnx("BatchNormalization", channel_norm::BatchNorm::make),
+    onnx("GroupNormalization", normalization::GroupNorm::group),
+    onnx("InstanceNormalization", normalization::GroupNorm::instance),
+    onnx("LayerNormalization", normalization::RowNorm::layer),
+    onnx("LpNormalization", channel_norm::AxesNorm::lp),
+    onnx("LRN", channel_norm::Lrn::make),
+    onnx("MeanVarianceNormalization", channel_norm::AxesNorm::mean_variance),
+    onnx("RMSNormalization", normalization::RowNorm::rms),
+    // Pooling.
+    onnx("AveragePool", pool::Pool::average),
+    onnx("GlobalAveragePool", pool::GlobalPool::average),
+    onnx("GlobalLpPool", pool::GlobalPool::lp),
+    onnx("GlobalMaxPool", pool::GlobalPool::max),
+    onnx("LpPool", pool::Pool::lp),
+    onnx("MaxPool", pool::Pool::max),
+    // Recurrent layers.
+    onnx("GRU", recurrent::Recurrent::gru),
+    onnx("LSTM", recurrent::Recurrent::lstm),
+    onnx("RNN", recurrent::Recurrent::rnn),
     // Element-wise.
     onnx("Abs", unary::make),
     onnx("Acos", unary::make),

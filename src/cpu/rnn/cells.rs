@@ -61,7 +61,8 @@ pub(super) fn lstm(step: LstmStep) {
     }
     activate(output, f, clip);
     h.copy_from_slice(c);
-    activate(h, last, clip);
+    // The clip bounds the gates only, as in ONNX Runtime.
+    activate(h, last, None);
     h.iter_mut().zip(&*output).for_each(|(h, o)| *h *= o);
 }
 

@@ -71,7 +71,8 @@ impl Case {
         let (mut y_h, mut y_c) = (vec![0.0; d * p.batch * hidden], vec![0.0; d * p.batch * hidden]);
         for (index, direction) in p.directions.iter().enumerate() {
             let act = |i: usize, x: f32| {
-                let x = p.clip.map_or(x, |clip| x.clamp(-clip, clip));
+                let clip = p.clip.filter(|_| i < 2);
+                let x = clip.map_or(x, |clip| x.clamp(-clip, clip));
                 let mut value = [x];
                 direction.activations[i].apply(&mut value);
                 value[0]
