@@ -355,7 +355,8 @@ fn direct(
             }
         }
     });
-    let vectors = blocks.min(2);
+    // Sixteen channels share each load of the input where there are as many.
+    let vectors = if blocks >= 4 { 4 } else { blocks.min(2) };
     let quads = n.div_ceil(4);
     let position_threads = quads.next_power_of_two().min(16);
     let channel_threads = blocks.div_ceil(vectors).next_power_of_two().min(64 / position_threads);

@@ -8,6 +8,7 @@ pub mod matmul;
 pub mod movement;
 pub mod pool;
 pub mod reduce;
+pub mod resize;
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-// conv_direct [2, 3, 1] [20, 1, 18, 10, 11, 10, 11, 110, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 70, 110, 1]
+// conv_direct [2, 2, 1] [20, 1, 18, 10, 11, 10, 11, 110, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 70, 110, 1]
 struct Params {
     k: u32,
     groups: u32,
@@ -52,7 +52,7 @@ fn main(
     @builtin(local_invocation_id) local: vec3<u32>,
 ) {
     let column = (workgroup.x * 16u + local.x) * 4u;
-    let block = (workgroup.y * 4u + local.y) * 2u;
+    let block = (workgroup.y * 4u + local.y) * 4u;
     if (column >= params.n || block >= params.blocks) {
         return;
     }
@@ -79,6 +79,14 @@ fn main(
         var sum1_1 = vec4<f32>();
         var sum1_2 = vec4<f32>();
         var sum1_3 = vec4<f32>();
+        var sum2_0 = vec4<f32>();
+        var sum2_1 = vec4<f32>();
+        var sum2_2 = vec4<f32>();
+        var sum2_3 = vec4<f32>();
+        var sum3_0 = vec4<f32>();
+        var sum3_1 = vec4<f32>();
+        var sum3_2 = vec4<f32>();
+        var sum3_3 = vec4<f32>();
         var weight = group * params.kernel_height * params.kernel_width * params.k * params.blocks + block;
         for (var kernel_y = 0u; kernel_y < params.kernel_height; kernel_y += 1u) {
             for (var kernel_x = 0u; kernel_x < params.kernel_width; kernel_x += 1u) {
@@ -116,6 +124,20 @@ fn main(
                         sum1_2 += w.z * value;
                         sum1_3 += w.w * value;
                     }
+                    {
+                        let w = weights[weight + 2u];
+                        sum2_0 += w.x * value;
+                        sum2_1 += w.y * value;
+                        sum2_2 += w.z * value;
+                        sum2_3 += w.w * value;
+                    }
+                    {
+                        let w = weights[weight + 3u];
+                        sum3_0 += w.x * value;
+                        sum3_1 += w.y * value;
+                        sum3_2 += w.z * value;
+                        sum3_3 += w.w * value;
+                    }
                     at0 += params.plane;
                     at1 += params.plane;
                     at2 += params.plane;
@@ -147,6 +169,30 @@ fn main(
         }
         if ((block + 1u) * 4u + 3u < params.m) {
             store(batch, (block + 1u) * 4u + 3u, column, sum1_3);
+        }
+        if ((block + 2u) * 4u + 0u < params.m) {
+            store(batch, (block + 2u) * 4u + 0u, column, sum2_0);
+        }
+        if ((block + 2u) * 4u + 1u < params.m) {
+            store(batch, (block + 2u) * 4u + 1u, column, sum2_1);
+        }
+        if ((block + 2u) * 4u + 2u < params.m) {
+            store(batch, (block + 2u) * 4u + 2u, column, sum2_2);
+        }
+        if ((block + 2u) * 4u + 3u < params.m) {
+            store(batch, (block + 2u) * 4u + 3u, column, sum2_3);
+        }
+        if ((block + 3u) * 4u + 0u < params.m) {
+            store(batch, (block + 3u) * 4u + 0u, column, sum3_0);
+        }
+        if ((block + 3u) * 4u + 1u < params.m) {
+            store(batch, (block + 3u) * 4u + 1u, column, sum3_1);
+        }
+        if ((block + 3u) * 4u + 2u < params.m) {
+            store(batch, (block + 3u) * 4u + 2u, column, sum3_2);
+        }
+        if ((block + 3u) * 4u + 3u < params.m) {
+            store(batch, (block + 3u) * 4u + 3u, column, sum3_3);
         }
     }
 }
