@@ -191,6 +191,15 @@ if [ "$mode" = test ]; then
     find_browser
   fi
   say "browser: $chromium"
+  # How wasm-bindgen's test runner, and so wasm-pack, starts the browser.
+  cat >webdriver.json <<END
+{
+  "goog:chromeOptions": {
+    "binary": "$chromium",
+    "args": ["--headless=new", "--no-sandbox", "--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"]
+  }
+}
+END
   if [ -n "$(find /usr/share/vulkan/icd.d /etc/vulkan/icd.d -name '*.json' 2>/dev/null)" ]; then
     say "Vulkan driver: there"
   else

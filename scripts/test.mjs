@@ -10,7 +10,7 @@ import { join } from "node:path";
 import { gzipSync } from "node:zlib";
 import { prepareFixtures } from "../tests/fixtures/make_cases.mjs";
 import { prepareModels } from "../tests/models/prepare.mjs";
-import { command, runAll } from "./lib/steps.mjs";
+import { command, runAll, Skip } from "./lib/steps.mjs";
 import { nativeEnv, root, toolchain, variants, wasmEnv } from "./lib/toolchain.mjs";
 import { lintSteps } from "./lint.mjs";
 
@@ -51,10 +51,17 @@ function skippedTests(output) {
 }
 
 async function nativeTests() {
-  const output = await command("cargo", ["test", "--no-fail-fast", "--", "--show-output"], {
-    env: nativeEnv(),
-    quiet: true,
+  const models = await prepareModels().catch((error) => {
+    if (!(error instanceof Skip)) throw error;
+    console.log(`skipped: the real models: ${error.message}`);
+    return [];
   });
+  const env = {
+    ...nativeEnv(),
+    MODELET_CASES: [...prepareFixtures(), ...models].join(":"),
+    MODELET_MODELS: join(settings.MODELET_CACHE, "models"),
+  };
+  const output = await command("cargo", ["test", "--no-fail-fast", "--", "--show-output"], { env, quiet: true });
   const summaries = [...output.matchAll(/^test result: ok\. (\d+) passed; \d+ failed; (\d+) ignored/gm)];
   const passed = summaries.reduce((sum, match) => sum + Number(match[1]), 0);
   if (passed === 0) throw new Error("no test ran");
@@ -63,26 +70,14 @@ async function nativeTests() {
   return `${passed} tests, ${vulkan}`;
 }
 
-/** The arguments that name the suites that run in a browser: integration tests, and unit tests where a module has some. */
-function browserSuites() {
-  const uses = (file) => fs.readFileSync(file, "utf8").includes("wasm_bindgen_test");
-  const rust = (folder) =>
-    fs.readdirSync(folder, { recursive: true }).filter((name) => name.endsWith(".rs") && uses(join(folder, name)));
-  const suites = rust(join(root, "tests")).filter((name) => !name.includes("/"));
-  const args = suites.flatMap((name) => ["--test", name.slice(0, -".rs".length)]);
-  if (rust(join(root, "src")).length > 0) args.push("--lib");
-  if (args.length === 0) throw new Error("there is no wasm-bindgen-test suite");
-  return args;
-}
+/** The unit tests and the suite of sessions: what runs in a browser. */
+const browserSuites = ["--lib", "--test", "browser"];
 
-/** The environment of wasm-bindgen-test: the capabilities that the browser is started with are in webdriver.json. */
-function browserTestEnv() {
-  const args = ["--headless=new", "--no-sandbox", "--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"];
-  const capabilities = { "goog:chromeOptions": { binary: settings.CHROMIUM, args } };
-  fs.writeFileSync(join(root, "webdriver.json"), `${JSON.stringify(capabilities, null, 2)}\n`);
-  const runner = { WASM_BINDGEN_USE_BROWSER: "1", WASM_BINDGEN_TEST_TIMEOUT: "300" };
+/** The environment of wasm-bindgen-test; webdriver.json, written by the set-up, says how the browser is started. */
+function browserTestEnv(extraFeatures = []) {
+  const runner = { WASM_BINDGEN_USE_BROWSER: "1", WASM_BINDGEN_TEST_TIMEOUT: "600" };
   // Debug information would multiply the size of what wasm-bindgen and the browser have to read.
-  return { ...wasmEnv(), ...runner, CARGO_PROFILE_DEV_DEBUG: "false" };
+  return { ...wasmEnv(extraFeatures), ...runner, CARGO_PROFILE_DEV_DEBUG: "false" };
 }
 
 function countBrowserTests(output) {
@@ -93,14 +88,16 @@ function countBrowserTests(output) {
 }
 
 async function wasmTests() {
-  const args = ["test", "--target", "wasm32-unknown-unknown", ...browserSuites()];
+  const args = ["test", "--target", "wasm32-unknown-unknown", "--no-fail-fast", ...browserSuites];
   return countBrowserTests(await command("cargo", args, { env: browserTestEnv(), keep: true }));
 }
 
+/** The same suites once more, the way wasm-pack runs them, and compiled with relaxed SIMD. */
 async function wasmPackTests() {
   const browser = ["--headless", "--chrome", "--chromedriver", settings.CHROMEDRIVER];
-  const args = ["test", ...browser, "--mode", "no-install", root, "--", ...browserSuites()];
-  return countBrowserTests(await command("wasm-pack", args, { env: browserTestEnv(), keep: true }));
+  const args = ["test", ...browser, "--mode", "no-install", root, "--", "--no-default-features", ...browserSuites];
+  const env = browserTestEnv(["relaxed-simd"]);
+  return countBrowserTests(await command("wasm-pack", args, { env, keep: true }));
 }
 
 /** Runs the tests of a folder, which import the built package, with Node's test runner. */
@@ -126,7 +123,7 @@ const steps = [
   { name: "size", run: sizes },
   { name: "Rust tests", run: nativeTests },
   { name: "wasm tests in Chromium", run: wasmTests },
-  { name: "wasm-pack test", run: wasmPackTests },
+  { name: "wasm-pack test, relaxed SIMD", run: wasmPackTests },
   { name: "TypeScript tests", run: () => nodeTests("tests/ts") },
   { name: "verify, CPU", run: () => verify("--device", "cpu") },
   { name: "verify, WebGPU", run: () => verify("--device", "webgpu") },

@@ -3,6 +3,11 @@
 //! A model is compiled, not interpreted: `import` turns bytes into a [`graph`], `optimize` rewrites it, `plan`
 //! makes a program for concrete input shapes, and `run` replays that program on the CPU or the GPU.
 
+// In a browser, `#[test]` is this crate's.
+#[cfg(all(test, target_arch = "wasm32"))]
+#[macro_use]
+extern crate modelet_test_attribute;
+
 pub mod cpu;
 pub mod error;
 pub mod gpu;

@@ -43,8 +43,8 @@ export function nativeEnv() {
   return { ...process.env, PATH: [process.env.PATH, cargoBin].join(delimiter) };
 }
 
-/** The environment for cargo commands that compile to wasm32. */
-export function wasmEnv() {
+/** The environment for cargo commands that compile to wasm32, dependencies included, with SIMD and extra features. */
+export function wasmEnv(extraFeatures = []) {
   const settings = toolchain();
   const env = nativeEnv();
   const cargoHome = process.env.CARGO_HOME ?? join(homedir(), ".cargo");
@@ -52,7 +52,8 @@ export function wasmEnv() {
     .filter(Boolean)
     .join(delimiter);
   // Panic messages carry source paths: those of the builder's home are no one's business.
-  const flags = ["-Ctarget-feature=+simd128", `--remap-path-prefix=${cargoHome}=cargo`];
+  const features = ["simd128", ...extraFeatures].map((feature) => `+${feature}`).join(",");
+  const flags = [`-Ctarget-feature=${features}`, `--remap-path-prefix=${cargoHome}=cargo`];
   env.CARGO_ENCODED_RUSTFLAGS = flags.join("\x1f");
   delete env.RUSTFLAGS;
   env.CARGO_TARGET_DIR = wasmTargetDir();

@@ -109,7 +109,7 @@ pub fn sigmoid(x: F32x4) -> F32x4 {
     numerator / (one + e)
 }
 
-/// The error function: at most 3 ulp.
+/// The error function: at most 3 ulp, or 4 where there is no fused multiply-add.
 #[inline(always)]
 pub fn erf(x: F32x4) -> F32x4 {
     let magnitude = x.abs();
@@ -270,7 +270,7 @@ mod tests {
         worst(log, f64::ln, 0.0, f32::MAX, 2.0, 0.0);
         worst(tanh, f64::tanh, f32::MIN, f32::MAX, 3.0, 0.0);
         worst(sigmoid, |x| 1.0 / (1.0 + (-x).exp()), -103.0, f32::MAX, 4.0, 0.0);
-        worst(erf, erf64, f32::MIN, f32::MAX, 3.0, 0.0);
+        worst(erf, erf64, f32::MIN, f32::MAX, 4.0, 0.0);
         worst(sin, f64::sin, -8192.0, 8192.0, 2.0, 1e-7);
         worst(cos, f64::cos, -8192.0, 8192.0, 2.0, 1e-7);
         worst(sin, f64::sin, f32::MIN, f32::MAX, 2.0, 1e-7);

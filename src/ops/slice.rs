@@ -290,7 +290,9 @@ impl Operator for Expand {
     }
 
     fn cpu(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
-        if ctx.outputs_known && ctx.input(0)?.shape.iter().product::<usize>() == ctx.output(0)?.shape.iter().product() {
+        if ctx.outputs_known
+            && ctx.input(0)?.shape.iter().product::<usize>() == ctx.output(0)?.shape.iter().product::<usize>()
+        {
             return Ok(CpuKernel::View { input: 0 });
         }
         lower_movement(self, ctx)

@@ -44,7 +44,7 @@ fn shape(rng: &mut Rng) -> Vec<usize> {
             .map(|_| pick(rng, &[0, 1, 1, 2, 3, 4, 7, 17, 63, 64, 65, 130, 700]))
             .collect();
         // Zero-sized now and then, not half of the time.
-        if dims.iter().product::<usize>() <= 9000 && (!dims.contains(&0) || rng.size(0, 9) == 0) {
+        if dims.iter().map(|&dim| dim as u64).product::<u64>() <= 9000 && (!dims.contains(&0) || rng.size(0, 9) == 0) {
             return dims;
         }
     }

@@ -430,6 +430,8 @@ mod tests {
         assert_eq!(error.kind, ParseErrorKind::TooDeep);
     }
 
+    // Where pointers are half as long, the messages stay within what the file's length allows.
+    #[cfg(target_pointer_width = "64")]
     #[test]
     fn a_flood_of_empty_messages_is_an_error() {
         let nodes = [0x0a, 0].repeat(400_000);

@@ -682,9 +682,12 @@ mod tests {
         );
         assert_eq!(code(sparse(&[5, 6], &[2], &[1, 1], &[2, 3])), ErrorCode::InvalidTensor);
         assert_eq!(code(sparse(&[5], &[1], &[0], &[1 << 30, 8])), ErrorCode::LimitExceeded);
-        assert_eq!(
-            code(sparse(&[5], &[1], &[0], &[1 << 40, 1 << 40])),
+        // A dimension beyond the address space is no valid one where that has 32 bits.
+        let beyond = if usize::BITS == 32 {
+            ErrorCode::InvalidTensor
+        } else {
             ErrorCode::LimitExceeded
-        );
+        };
+        assert_eq!(code(sparse(&[5], &[1], &[0], &[1 << 40, 1 << 40])), beyond);
     }
 }

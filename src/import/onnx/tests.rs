@@ -596,7 +596,13 @@ fn shapes_of_2_to_the_40_elements_are_errors() {
             });
             value(graph, 12, "huge");
         }));
-        assert_eq!(error.code(), ErrorCode::InvalidTensor, "{error}");
+        // The shape alone is beyond what a 32-bit address space holds.
+        let expected = if usize::BITS == 32 {
+            ErrorCode::LimitExceeded
+        } else {
+            ErrorCode::InvalidTensor
+        };
+        assert_eq!(error.code(), expected, "{error}");
         assert_eq!(error.place().input.as_deref(), Some("huge"));
     }
     let sparse = error_of(model(|graph| {
@@ -606,7 +612,13 @@ fn shapes_of_2_to_the_40_elements_are_errors() {
             sparse.varint_field(3, 1 << 40);
         });
     }));
-    assert_eq!(sparse.code(), ErrorCode::LimitExceeded);
+    // A dimension beyond the address space is no valid one.
+    let expected = if usize::BITS == 32 {
+        ErrorCode::InvalidTensor
+    } else {
+        ErrorCode::LimitExceeded
+    };
+    assert_eq!(sparse.code(), expected);
 }
 
 #[test]
