@@ -12,7 +12,7 @@ use std::ops::Range;
 use crate::cpu::epilogue::{Bias, Epilogue};
 use crate::cpu::gemm::{GemmShape, Lhs, MatrixRef, PackedA, Rhs, gemm, gemm_scratch_len};
 use depthwise::Depthwise;
-use im2col::Im2col;
+use im2col::Im2colPlan;
 
 /// Spatial axes as (depth, height, width); missing leading axes are 1 (sizes, strides, dilations) or 0 (pads).
 pub type Spatial = [usize; 3];
@@ -93,7 +93,7 @@ enum Method {
     /// 1×1, stride 1, no pads: the image is the right operand.
     Pointwise,
     /// Any other: the right operand is gathered while it is packed.
-    Im2col,
+    Im2col(Im2colPlan),
     /// One input channel per group, two-dimensional at most.
     Depthwise(Depthwise),
 }
@@ -140,7 +140,7 @@ impl ConvPlan {
         } else if plain {
             Method::Pointwise
         } else {
-            Method::Im2col
+            Method::Im2col(Im2colPlan::new(&params))
         };
         Self {
             output: params.output(),
@@ -172,7 +172,7 @@ impl ConvPlan {
         let weights = &weights[..self.params.weights_len()];
         PackedFilter(match self.method {
             Method::Depthwise(_) => Packed::Plain(weights.into()),
-            Method::Pointwise | Method::Im2col => {
+            Method::Pointwise | Method::Im2col(_) => {
                 let GemmShape { m, k, .. } = self.shape();
                 let group = |g: usize| PackedA::new(MatrixRef::row_major(&weights[g * m * k..], k), m, k);
                 Packed::Groups((0..self.params.groups).map(group).collect())
@@ -184,7 +184,7 @@ impl ConvPlan {
     pub fn accepts(&self, filter: &PackedFilter) -> bool {
         match (&self.method, &filter.0) {
             (Method::Depthwise(_), Packed::Plain(weights)) => weights.len() == self.params.weights_len(),
-            (Method::Pointwise | Method::Im2col, Packed::Groups(groups)) => {
+            (Method::Pointwise | Method::Im2col(_), Packed::Groups(groups)) => {
                 let GemmShape { m, k, .. } = self.shape();
                 groups.len() == self.params.groups && groups.iter().all(|a| (a.rows(), a.k()) == (m, k))
             }
@@ -196,7 +196,8 @@ impl ConvPlan {
     pub fn scratch_len(&self) -> usize {
         match &self.method {
             Method::Depthwise(depthwise) => depthwise.scratch_len(),
-            Method::Pointwise | Method::Im2col => gemm_scratch_len(self.shape(), false, false),
+            Method::Pointwise => gemm_scratch_len(self.shape(), false, false),
+            Method::Im2col(plan) => plan.image_len() + gemm_scratch_len(self.shape(), false, false),
         }
     }
 
@@ -238,12 +239,17 @@ impl ConvPlan {
                     }
                     Filter::Packed(_) => panic!("the weights were packed for another kind of convolution"),
                 };
-                let gather = Im2col::new(params, self.output, input);
-                let rhs = match self.method {
-                    Method::Pointwise => Rhs::Matrix(MatrixRef::row_major(input, positions)),
-                    _ => Rhs::Virtual(&gather),
-                };
-                gemm(shape, lhs, rhs, output, scratch, &epilogue);
+                match &self.method {
+                    Method::Im2col(plan) => {
+                        let (image, rest) = scratch.split_at_mut(plan.image_len());
+                        let matrix = plan.matrix(input, image);
+                        gemm(shape, lhs, Rhs::Virtual(&matrix), output, rest, &epilogue);
+                    }
+                    _ => {
+                        let rhs = Rhs::Matrix(MatrixRef::row_major(input, positions));
+                        gemm(shape, lhs, rhs, output, scratch, &epilogue);
+                    }
+                }
             }
         }
     }

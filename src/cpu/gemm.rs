@@ -7,7 +7,6 @@ mod pack;
 mod thin;
 mod tile;
 
-pub(in crate::cpu) use pack::scatter_row;
 pub use pack::{PackColumns, PackedA, PackedB};
 
 use std::ops::Range;
@@ -25,8 +24,6 @@ pub const NR: usize = 8;
 const KC: usize = 256;
 /// Columns per block: a packed block of B (KC × NC) lies in L2.
 const NC: usize = 256;
-/// The most columns that [`PackColumns::pack`] is asked for at once.
-pub const MAX_BLOCK_COLUMNS: usize = NC;
 /// Rows per block: a block of A (MC × KC) lies in L2 while the panels of B pass by.
 const MC: usize = 64;
 /// Up to this many rows, packing B costs more than it saves.

@@ -267,6 +267,12 @@ impl F32x4 {
         ]
     }
 
+    /// Lanes 0 and 2 of `a`, then lanes 1 and 3 of `b`.
+    #[inline(always)]
+    pub fn even_odd(a: Self, b: Self) -> Self {
+        Self(imp::even_odd(a.0, b.0))
+    }
+
     /// The sum of the lanes: `(0 + 2) + (1 + 3)`.
     #[inline(always)]
     pub fn sum(self) -> f32 {
@@ -298,6 +304,34 @@ pub fn advance(at: *const f32, count: usize) -> *const f32 {
     return ((at as usize).wrapping_add(count * size_of::<f32>()) & !3) as *const f32;
     #[cfg(not(target_arch = "wasm32"))]
     return at.wrapping_add(count);
+}
+
+/// Copies a few values. In wasm, a copy of unknown length is a call that costs more than moving some dozen values.
+///
+/// # Panics
+/// When the lengths differ.
+#[inline(always)]
+pub fn copy_short(from: &[f32], to: &mut [f32]) {
+    assert_eq!(from.len(), to.len());
+    if from.len() < LANES {
+        for (to, from) in to.iter_mut().zip(from) {
+            *to = *from;
+        }
+        return;
+    }
+    let last = from.len() - LANES;
+    // `advance` keeps LLVM from seeing that this is a copy, which it would make that call again.
+    let (mut at, end) = (from.as_ptr(), from.as_ptr().wrapping_add(last));
+    let mut place = to.as_mut_ptr();
+    // SAFETY: whole vectors below `end` and one that begins there lie in `from`, and so they do in `to`.
+    unsafe {
+        while at < end {
+            F32x4::load_ptr(at).store_ptr(place);
+            at = advance(at, LANES);
+            place = place.add(LANES);
+        }
+    }
+    F32x4::load(&from[last..]).store(&mut to[last..]);
 }
 
 /// The larger of two values, NaN when either is NaN.
@@ -464,6 +498,9 @@ mod tests {
         assert_eq!(scalar::zip_high(rows[0], rows[1]), [2.0, 6.0, 3.0, 7.0]);
         assert_eq!(scalar::low_halves(rows[0], rows[1]), [0.0, 1.0, 4.0, 5.0]);
         assert_eq!(scalar::high_halves(rows[0], rows[1]), [2.0, 3.0, 6.0, 7.0]);
+        let even_odd = F32x4::even_odd(F32x4::from_array(rows[0]), F32x4::from_array(rows[1]));
+        assert_eq!(even_odd.to_array(), [0.0, 2.0, 5.0, 7.0]);
+        assert_eq!(scalar::even_odd(rows[0], rows[1]), [0.0, 2.0, 5.0, 7.0]);
         assert_eq!(F32x4::from_array(rows[1]).splat_lane::<2>().to_array(), [6.0; 4]);
     }
 

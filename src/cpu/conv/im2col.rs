@@ -1,87 +1,218 @@
 //! The im2col matrix of an image, one row per (input channel, kernel position), one column per output position. It is
-//! never stored: the packing step of the matrix product gathers it block by block.
+//! never stored: the packing step of the matrix product gathers it block by block. With padding, the image is copied
+//! once into a zero-padded one, so that every element of the matrix is `image[row offset + column offset]`: row offsets
+//! are a table made at plan time, and four neighbouring columns are mostly one or two vector loads.
 
 use std::ops::Range;
 
-use super::{ConvParams, Spatial, inside};
-use crate::cpu::gemm::{MAX_BLOCK_COLUMNS, NR, PackColumns, scatter_row};
+use super::{ConvParams, Spatial, volume};
+use crate::cpu::gemm::{NR, PackColumns};
+use crate::cpu::simd::{F32x4, I32x4, LANES, copy_short};
 
-pub(super) struct Im2col<'a> {
-    params: &'a ConvParams,
+/// What is known at plan time.
+#[derive(Clone, Debug)]
+pub(super) struct Im2colPlan {
+    /// The image with its padding.
+    padded: Spatial,
+    pads_begin: Spatial,
+    input: Spatial,
     output: Spatial,
-    /// The channels of one group of one image.
-    input: &'a [f32],
+    strides: Spatial,
+    /// Channels of one group.
+    channels: usize,
+    /// Where each row of the matrix begins in the padded image.
+    rows: Box<[usize]>,
 }
 
-impl<'a> Im2col<'a> {
-    pub fn new(params: &'a ConvParams, output: Spatial, input: &'a [f32]) -> Self {
-        Self { params, output, input }
+impl Im2colPlan {
+    pub fn new(params: &ConvParams) -> Self {
+        let padded: Spatial =
+            std::array::from_fn(|axis| params.input[axis] + params.pads_begin[axis] + params.pads_end[axis]);
+        let channels = params.in_channels / params.groups;
+        let [kernel_d, kernel_h, kernel_w] = params.kernel;
+        let mut rows = Vec::with_capacity(channels * volume(params.kernel));
+        for channel in 0..channels {
+            for z in 0..kernel_d {
+                for y in 0..kernel_h {
+                    let [dz, dy, dx] = params.dilations;
+                    let line = ((channel * padded[0] + z * dz) * padded[1] + y * dy) * padded[2];
+                    rows.extend((0..kernel_w).map(|x| line + x * dx));
+                }
+            }
+        }
+        Self {
+            padded,
+            pads_begin: params.pads_begin,
+            input: params.input,
+            output: params.output(),
+            strides: params.strides,
+            channels,
+            rows: rows.into(),
+        }
+    }
+
+    /// The length of the padded image of one group; 0 when the input itself serves.
+    pub fn image_len(&self) -> usize {
+        if self.padded == self.input {
+            0
+        } else {
+            self.channels * volume(self.padded)
+        }
+    }
+
+    /// The matrix of one group of one image. `image` holds [`Im2colPlan::image_len`] values.
+    pub fn matrix<'a>(&'a self, input: &'a [f32], image: &'a mut [f32]) -> Im2col<'a> {
+        if image.is_empty() {
+            return Im2col {
+                plan: self,
+                image: input,
+            };
+        }
+        let [in_d, in_h, in_w] = self.input;
+        let [padded_d, padded_h, padded_w] = self.padded;
+        let [pad_d, pad_h, pad_w] = self.pads_begin;
+        image.fill(0.0);
+        if in_w > 0 {
+            for (line, from) in input.chunks_exact(in_w).enumerate() {
+                let (plane, y) = (line / in_h, line % in_h);
+                let (channel, z) = (plane / in_d, plane % in_d);
+                let to = ((channel * padded_d + z + pad_d) * padded_h + y + pad_h) * padded_w + pad_w;
+                copy_short(from, &mut image[to..to + in_w]);
+            }
+        }
+        Im2col { plan: self, image }
+    }
+}
+
+/// The im2col matrix of one group of one image.
+pub(super) struct Im2col<'a> {
+    plan: &'a Im2colPlan,
+    image: &'a [f32],
+}
+
+/// How four neighbouring columns are read, given the place of their row.
+enum Columns {
+    /// One run from this column offset.
+    Run(usize),
+    /// Two runs: the lanes of the mask from the first offset on, the others such that the last lane is at the second.
+    TwoRuns(usize, usize, I32x4),
+    /// Every second value from this offset.
+    EverySecond(usize),
+    Anywhere([usize; LANES]),
+}
+
+impl Columns {
+    fn new(offsets: [usize; LANES]) -> Self {
+        let [first, .., last] = offsets;
+        let follow = |stride: usize| (0..LANES).all(|i| offsets[i] == first + i * stride);
+        let in_first = |i: usize| offsets[i] == first + i;
+        let in_last = |i: usize| offsets[i] + (LANES - 1 - i) == last;
+        if follow(1) {
+            Self::Run(first)
+        } else if follow(2) {
+            Self::EverySecond(first)
+        } else if last >= first + (LANES - 1) && (0..LANES).all(|i| in_first(i) || in_last(i)) {
+            let mask = std::array::from_fn(|i| if in_first(i) { u32::MAX } else { 0 });
+            Self::TwoRuns(
+                first,
+                last - (LANES - 1),
+                F32x4::from_array(mask.map(f32::from_bits)).to_bits(),
+            )
+        } else {
+            Self::Anywhere(offsets)
+        }
+    }
+
+    /// The furthest place that is read.
+    fn reach(&self) -> usize {
+        match self {
+            Self::Run(first) => first + LANES - 1,
+            Self::TwoRuns(first, last, _) => first.max(last) + LANES - 1,
+            Self::EverySecond(first) => first + 2 * (LANES - 1),
+            Self::Anywhere(offsets) => offsets.iter().copied().max().unwrap_or(0),
+        }
+    }
+
+    /// Writes the columns of all `rows` to `out`, at every `NR`th place from `lane` on.
+    fn gather(&self, image: &[f32], rows: &[usize], out: &mut [f32]) {
+        let furthest = rows.iter().copied().max().unwrap_or(0) + self.reach();
+        assert!(
+            furthest < image.len(),
+            "the image holds {} values, {furthest} is read",
+            image.len()
+        );
+        let places = out.chunks_mut(NR).zip(rows);
+        // SAFETY: no row reads beyond `furthest`, which lies in the image.
+        unsafe {
+            let image = image.as_ptr();
+            match *self {
+                Self::Run(first) => {
+                    for (place, row) in places {
+                        F32x4::load_ptr(image.add(row + first)).store(place);
+                    }
+                }
+                Self::TwoRuns(first, last, mask) => {
+                    for (place, row) in places {
+                        let (first, last) = (image.add(row + first), image.add(row + last));
+                        mask.select(F32x4::load_ptr(first), F32x4::load_ptr(last)).store(place);
+                    }
+                }
+                Self::EverySecond(first) => {
+                    for (place, row) in places {
+                        // The second vector begins one early, so that it ends with the last value that is wanted.
+                        let (a, b) = (image.add(row + first), image.add(row + first + LANES - 1));
+                        F32x4::even_odd(F32x4::load_ptr(a), F32x4::load_ptr(b)).store(place);
+                    }
+                }
+                Self::Anywhere(offsets) => {
+                    for (place, row) in places {
+                        for (value, offset) in place.iter_mut().zip(offsets) {
+                            *value = *image.add(row + offset);
+                        }
+                    }
+                }
+            }
+        }
     }
 }
 
 impl PackColumns for Im2col<'_> {
     fn pack(&self, depth: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
-        let params = self.params;
-        let [_, out_h, out_w] = self.output;
-        let [in_d, in_h, in_w] = params.input;
-        let [_, kernel_h, kernel_w] = params.kernel;
+        let plan = self.plan;
+        let [_, out_h, out_w] = plan.output;
+        let [_, padded_h, padded_w] = plan.padded;
         let panel_len = depth.len() * NR;
-        let mut buffer = [0.0; MAX_BLOCK_COLUMNS];
-        let row = &mut buffer[..cols.len()];
-        for (i, k) in depth.enumerate() {
-            let (rest, kx) = (k / kernel_w, k % kernel_w);
-            let (rest, ky) = (rest / kernel_h, rest % kernel_h);
-            let (channel, kz) = (rest / params.kernel[0], rest % params.kernel[0]);
-            let offset = [kz, ky, kx];
-            let offset: Spatial = std::array::from_fn(|axis| offset[axis] * params.dilations[axis]);
-            let valid: [Range<usize>; 3] = std::array::from_fn(|axis| {
-                inside(
-                    params.input[axis],
-                    params.strides[axis],
-                    offset[axis],
-                    params.pads_begin[axis],
-                    self.output[axis],
-                )
-            });
-            let source = |axis: usize, o: usize| o * params.strides[axis] + offset[axis] - params.pads_begin[axis];
-            let mut x = cols.start % out_w;
-            let mut y = cols.start / out_w % out_h;
-            let mut z = cols.start / out_w / out_h;
-            let mut place = 0;
-            while place < row.len() {
-                let len = (out_w - x).min(row.len() - place);
-                let target = &mut row[place..place + len];
-                let first = valid[2].start.clamp(x, x + len);
-                let end = valid[2].end.clamp(first, x + len);
-                if valid[0].contains(&z) && valid[1].contains(&y) && first < end {
-                    let line = ((channel * in_d + source(0, z)) * in_h + source(1, y)) * in_w;
-                    let start = line + source(2, first);
-                    target[..first - x].fill(0.0);
-                    target[end - x..].fill(0.0);
-                    gather(&self.input[start..], params.strides[2], &mut target[first - x..end - x]);
-                } else {
-                    target.fill(0.0);
+        let rows = &plan.rows[depth];
+        if panel_len == 0 || cols.is_empty() {
+            return;
+        }
+        let (mut x, mut y, mut z) = (
+            cols.start % out_w,
+            cols.start / out_w % out_h,
+            cols.start / out_w / out_h,
+        );
+        let mut left = cols.len();
+        let mut next = || {
+            let at = |axis: usize, o: usize| o * plan.strides[axis];
+            let offset = (at(0, z) * padded_h + at(1, y)) * padded_w + at(2, x);
+            // Columns past the end repeat the last one: their results are dropped.
+            if left > 1 {
+                left -= 1;
+                x += 1;
+                if x == out_w {
+                    (x, y) = (0, y + 1);
                 }
-                place += len;
-                x = 0;
-                y += 1;
                 if y == out_h {
-                    y = 0;
-                    z += 1;
+                    (y, z) = (0, z + 1);
                 }
             }
-            scatter_row(row, &mut out[i * NR..], panel_len);
-        }
-    }
-}
-
-#[inline(always)]
-fn gather(source: &[f32], stride: usize, target: &mut [f32]) {
-    if stride == 1 {
-        target.copy_from_slice(&source[..target.len()]);
-    } else {
-        for (value, &from) in target.iter_mut().zip(source.iter().step_by(stride)) {
-            *value = from;
+            offset
+        };
+        for panel in out.chunks_exact_mut(panel_len) {
+            for lane in (0..NR).step_by(LANES) {
+                let offsets = std::array::from_fn(|_| next());
+                Columns::new(offsets).gather(self.image, rows, &mut panel[lane..]);
+            }
         }
     }
 }

@@ -7,6 +7,9 @@ use std::ops::Range;
 use super::{KC, MR, MatrixRef, NR};
 use crate::cpu::simd::{F32x4, LANES};
 
+/// Panels that are packed side by side.
+const PANELS_TOGETHER: usize = 4;
+
 /// A right operand that can write any block of itself as panels.
 pub trait PackColumns: Sync {
     /// Writes rows `depth` and columns `cols` as panels: element (k, j) of the block at
@@ -177,33 +180,42 @@ impl PackColumns for MatrixRef<'_> {
     }
 }
 
-/// B's rows have neighbouring columns: eight of them are copied at once.
+/// B's rows have neighbouring columns. Four panels are written side by side: more would begin at places that fall into
+/// the same few sets of the cache, fewer would read the same cache lines again.
 fn pack_contiguous_rows(data: &[f32], row_stride: usize, depth: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
     let panel_len = depth.len() * NR;
-    if cols.is_empty() {
+    if panel_len == 0 {
         return;
     }
-    for (i, k) in depth.enumerate() {
-        let row = &data[k * row_stride + cols.start..][..cols.len()];
-        scatter_row(row, &mut out[i * NR..], panel_len);
+    let groups = cols
+        .clone()
+        .step_by(PANELS_TOGETHER * NR)
+        .zip(out.chunks_mut(PANELS_TOGETHER * panel_len));
+    for (first, out) in groups {
+        let count = (PANELS_TOGETHER * NR).min(cols.end - first);
+        for (i, k) in depth.clone().enumerate() {
+            scatter_row(&data[k * row_stride + first..][..count], &mut out[i * NR..], panel_len);
+        }
     }
 }
 
 /// Writes one row of a block into its panels, which are `panel_len` apart; missing columns are zero.
-pub(in crate::cpu) fn scatter_row(row: &[f32], out: &mut [f32], panel_len: usize) {
+fn scatter_row(row: &[f32], out: &mut [f32], panel_len: usize) {
     let mut chunks = row.chunks_exact(NR);
     let mut start = 0;
     for chunk in &mut chunks {
         let place = &mut out[start..start + NR];
         F32x4::load(chunk).store(place);
-        F32x4::load(&chunk[4..]).store(&mut place[4..]);
+        F32x4::load(&chunk[LANES..]).store(&mut place[LANES..]);
         start += panel_len;
     }
     let tail = chunks.remainder();
     if !tail.is_empty() {
         let place = &mut out[start..start + NR];
-        place[..tail.len()].copy_from_slice(tail);
-        place[tail.len()..].fill(0.0);
+        place.fill(0.0);
+        for (place, value) in place.iter_mut().zip(tail) {
+            *place = *value;
+        }
     }
 }
 

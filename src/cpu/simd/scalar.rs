@@ -109,6 +109,11 @@ pub fn high_halves(a: F, b: F) -> F {
 }
 
 #[inline(always)]
+pub fn even_odd(a: F, b: F) -> F {
+    [a[0], a[2], b[1], b[3]]
+}
+
+#[inline(always)]
 pub fn sqrt(a: F) -> F {
     a.map(f32::sqrt)
 }

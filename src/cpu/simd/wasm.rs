@@ -114,6 +114,11 @@ pub fn high_halves(a: F, b: F) -> F {
 }
 
 #[inline(always)]
+pub fn even_odd(a: F, b: F) -> F {
+    i32x4_shuffle::<0, 2, 5, 7>(a, b)
+}
+
+#[inline(always)]
 pub fn sqrt(a: F) -> F {
     f32x4_sqrt(a)
 }

@@ -146,6 +146,12 @@ pub fn high_halves(a: F, b: F) -> F {
 }
 
 #[inline(always)]
+pub fn even_odd(a: F, b: F) -> F {
+    // SAFETY: SSE2 is part of x86-64.
+    unsafe { _mm_shuffle_ps::<0b11_01_10_00>(a, b) }
+}
+
+#[inline(always)]
 pub fn sqrt(a: F) -> F {
     // SAFETY: SSE2 is part of x86-64.
     unsafe { _mm_sqrt_ps(a) }
