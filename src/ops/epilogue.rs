@@ -1,8 +1,8 @@
 //! Epilogues of matrix kernels: how a node's pointwise expression becomes what the kernels take. The steps that most
 //! models use (scale, bias, residual, clamp) go into the kernels' own fields; what remains runs as a pointwise program
-//! over the freshly computed values.
+//! over the freshly computed values. On the GPU the whole expression is printed into the kernel.
 
-use super::{CpuLowering, TensorDesc};
+use super::{CpuLowering, GpuLowering, TensorDesc};
 use crate::{
     cpu::{
         epilogue::{Bias, Clamp, Epilogue, RowProgram},
@@ -10,6 +10,11 @@ use crate::{
         pointwise::{InputSlice, PointwisePlan},
     },
     error::{Error, Result},
+    gpu::{
+        self,
+        kernel::Binding,
+        kernels::{Constant, Operand},
+    },
     pointwise::{BinaryOp, Expr, Node, Reg, Storage, UnaryOp, access::broadcast_strides},
     tensor::DType,
 };
@@ -295,6 +300,50 @@ const NO_CLAMP: Clamp = Clamp {
     min: f32::NEG_INFINITY,
     max: f32::INFINITY,
 };
+
+/// A node's epilogue as WGSL.
+pub fn gpu_epilogue(ctx: &GpuLowering<'_>) -> Result<GpuEpilogue> {
+    let Some(epilogue) = ctx.epilogue() else {
+        return Ok(GpuEpilogue::Takes(None));
+    };
+    let expr = &*epilogue.expr;
+    let inputs = (1..expr.inputs().len())
+        .map(|input| ctx.input(epilogue.first_input + input - 1))
+        .collect::<Result<Vec<_>>>()?;
+    check_expression(expr, &inputs)?;
+    let operands: Vec<gpu::pointwise::Operand<'_>> = inputs
+        .iter()
+        .enumerate()
+        .map(|(index, input)| gpu::pointwise::Operand {
+            binding: Binding::Input(epilogue.first_input + index),
+            shape: &input.shape,
+        })
+        .collect();
+    let printed = gpu::pointwise::epilogue(expr, &ctx.output(0)?.shape, &operands);
+    Ok(printed.map_or(GpuEpilogue::Refuses, |printed| GpuEpilogue::Takes(Some(printed))))
+}
+
+/// What the GPU makes of a node's epilogue.
+pub enum GpuEpilogue {
+    /// The WGSL, or nothing when the node has no epilogue.
+    Takes(Option<gpu::epilogue::Epilogue>),
+    /// The node must run on the CPU.
+    Refuses,
+}
+
+/// An f32 operand of a GPU kernel: the node's input `index`, which may be constant.
+pub fn gpu_operand(desc: &TensorDesc, index: usize) -> Operand<'_> {
+    match &desc.constant {
+        Some(tensor) => {
+            let constant = Constant {
+                source: desc.constant_id,
+                tensor,
+            };
+            Operand::constant(&desc.shape, index, constant)
+        }
+        None => Operand::input(&desc.shape, index),
+    }
+}
 
 /// What holds of every epilogue: one f32 output, input 0 the f32 result of the node, further inputs f32 or bool.
 fn check_expression(expr: &Expr, inputs: &[&TensorDesc]) -> Result<()> {

@@ -2,9 +2,9 @@
 //! takes transposed operands and a factor.
 
 use super::{
-    CpuLowering, InferContext, Operator,
+    CpuLowering, GpuLowering, InferContext, Operator,
     context::{broadcast_dims, equal_dims, rank_error},
-    epilogue::{CpuEpilogue, OwnSteps, OwnValues, Rows},
+    epilogue::{CpuEpilogue, GpuEpilogue, OwnSteps, OwnValues, Rows, gpu_epilogue, gpu_operand},
     widen::widened,
 };
 use crate::{
@@ -14,6 +14,10 @@ use crate::{
         matmul::{MatMulPlan, Order},
     },
     error::{Error, ErrorCode, Result},
+    gpu::{
+        kernel::GpuKernel,
+        kernels::matmul::{GemmAttributes, fused_matmul},
+    },
     graph::Node,
     tensor::{DType, Dim, Element, display_shape},
 };
@@ -228,6 +232,24 @@ impl Operator for MatMul {
         }
     }
 
+    fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        let (a, b) = (ctx.input(0)?, ctx.input(1)?);
+        if a.dtype != DType::F32 || b.dtype != DType::F32 {
+            return Ok(None);
+        }
+        let GpuEpilogue::Takes(epilogue) = gpu_epilogue(ctx)? else {
+            return Ok(None);
+        };
+        let attributes = GemmAttributes {
+            alpha: self.alpha,
+            beta: 0.0,
+            transpose_a: self.a_order == Order::Transposed,
+            transpose_b: self.b_order == Order::Transposed,
+        };
+        let (a, b) = (gpu_operand(a, 0), gpu_operand(b, 1));
+        Ok(fused_matmul(&a, &b, &attributes, epilogue.as_ref(), ctx.caps))
+    }
+
     fn takes_epilogue(&self) -> bool {
         true
     }
@@ -311,8 +333,10 @@ mod tests {
                 .input(a.clone());
             // [3, 2] · [2, 2]: rows (1, 4), (2, 5), (3, 6) by columns (1, 2), (3, 4).
             let expected = f32s(&[3, 2], &[4.5, 9.5, 6.0, 13.0, 7.5, 16.5]);
-            assert_eq!(node.clone().input(b.clone()).run1().unwrap(), expected);
-            assert_eq!(node.clone().constant(b.clone()).run1().unwrap(), expected);
+            for node in [node.clone().input(b.clone()), node.constant(b.clone())] {
+                assert_eq!(node.run1().unwrap(), expected);
+                node.assert_gpu_agrees(1e-6);
+            }
             let wide = |t: &Tensor| {
                 let values: Vec<f64> = t.to_f32s().unwrap().iter().map(|&v| v.into()).collect();
                 tensor(t.shape(), &values)
@@ -396,8 +420,9 @@ mod tests {
                     };
                     let node = TestNode::new("MatMul", 13).input(a.clone());
                     for node in [node.clone().input(b.clone()), node.constant(b.clone())] {
-                        let result = node.epilogue(expr.clone(), &further).run1().unwrap();
-                        assert_tensor_close(&result, &f32s(product.shape(), expected), 1e-5);
+                        let node = node.epilogue(expr.clone(), &further);
+                        assert_tensor_close(&node.run1().unwrap(), &f32s(product.shape(), expected), 1e-5);
+                        node.assert_gpu_agrees(1e-5);
                     }
                 }
             }

@@ -7,7 +7,7 @@ use super::{CpuLowering, GpuLowering, InferContext, Operator, Prepared, TensorDe
 use crate::{
     cpu::kernel::{CpuKernel, InputBytes, KernelInputs, KernelIo, KernelOutputs, OutputBytes},
     error::Result,
-    gpu::kernel::{GpuCaps, GpuKernel},
+    gpu::kernel::{AdapterKind, GpuCaps, GpuKernel},
     graph::{Attribute, Epilogue, Node, OperatorId, ValueId},
     pointwise::Expr,
     tensor::{AlignedBytes, DType, Dim, Element, Symbols, Tensor},
@@ -301,6 +301,62 @@ impl TestNode {
             outputs: &outputs,
             caps,
         })
+    }
+
+    /// Runs the node on the GPU in every variant, and fails the test where the result differs from the CPU's or where
+    /// there is no GPU kernel. Without the `gpu` feature or an adapter only the kernel's making is tested.
+    #[track_caller]
+    pub fn assert_gpu_agrees(&self, tolerance: f32) {
+        let expected = self.run().unwrap();
+        for kind in [AdapterKind::Hardware, AdapterKind::Software] {
+            let caps = GpuCaps::webgpu_default(kind);
+            let kernel = self.gpu(&caps).unwrap().expect("the operator has a GPU kernel");
+            let Some(results) = self.run_on_gpu(kernel, &expected) else {
+                return;
+            };
+            for (result, expected) in results.iter().zip(&expected) {
+                assert_tensor_close(result, expected, tolerance);
+            }
+        }
+    }
+
+    #[cfg(not(all(feature = "gpu", not(target_arch = "wasm32"))))]
+    fn run_on_gpu(&self, _: GpuKernel, _: &[Tensor]) -> Option<Vec<Tensor>> {
+        None
+    }
+
+    #[cfg(all(feature = "gpu", not(target_arch = "wasm32")))]
+    fn run_on_gpu(&self, kernel: GpuKernel, expected: &[Tensor]) -> Option<Vec<Tensor>> {
+        use crate::gpu::{
+            kernel::GpuType,
+            testing::{Data, device, run, validate},
+        };
+        kernel.dispatches.iter().for_each(validate);
+        let device = device()?;
+        let data = |tensor: &Tensor| match tensor.dtype() {
+            DType::F32 => Data::F32(tensor.to_f32s().unwrap().into_owned()),
+            DType::Bool => Data::Bool(tensor.to_i64s().unwrap().iter().map(|&value| value != 0).collect()),
+            DType::I32 => Data::I32(tensor.to_i64s().unwrap().iter().map(|&value| value as i32).collect()),
+            // Never bound.
+            _ => Data::F32(vec![0.0]),
+        };
+        let further = self.epilogue.iter().flat_map(|(_, tensors)| tensors.iter().map(Some));
+        let fed = self.inputs.iter().map(|input| input.tensor.as_ref()).chain(further);
+        let inputs: Vec<Data> = fed.map(|tensor| tensor.map_or(Data::F32(vec![0.0]), data)).collect();
+        let outputs: Vec<(GpuType, usize)> = expected
+            .iter()
+            .map(|tensor| (GpuType::from_dtype(tensor.dtype()).unwrap(), tensor.len()))
+            .collect();
+        let results = run(&device, kernel, &inputs, &outputs).unwrap();
+        let tensors = results.into_iter().zip(expected).map(|(data, expected)| match data {
+            Data::F32(values) => tensor(expected.shape(), &values),
+            Data::I32(values) => tensor(expected.shape(), &values),
+            Data::Bool(values) => {
+                let values: Vec<crate::tensor::Bool8> = values.into_iter().map(Into::into).collect();
+                tensor(expected.shape(), &values)
+            }
+        });
+        Some(tensors.collect())
     }
 
     /// Infers, lowers to the CPU and runs; gives the wanted outputs in order. Fails the test where what was inferred

@@ -50,18 +50,38 @@ pub(super) struct Product<'a> {
 /// MatMul (opset 1 and later) with NumPy's rules: batch dimensions broadcast, vectors lose the dimension they were
 /// given. The epilogue sees the dense output. `None` when the shapes do not fit or exceed the GPU.
 pub fn matmul(a: &Operand, b: &Operand, epilogue: Option<&Epilogue>, caps: &GpuCaps) -> Option<GpuKernel> {
+    let plain = GemmAttributes {
+        alpha: 1.0,
+        beta: 0.0,
+        transpose_a: false,
+        transpose_b: false,
+    };
+    fused_matmul(a, b, &plain, epilogue, caps)
+}
+
+/// The same with a factor `alpha`, and operands whose last two dimensions may be stored the other way round.
+pub fn fused_matmul(
+    a: &Operand,
+    b: &Operand,
+    attributes: &GemmAttributes,
+    epilogue: Option<&Epilogue>,
+    caps: &GpuCaps,
+) -> Option<GpuKernel> {
     elements(a.shape, caps)?;
     elements(b.shape, caps)?;
-    let (a_batch, m, k) = match a.shape {
-        [] => return None,
-        [k] => (&[][..], 1, *k),
-        [batch @ .., m, k] => (batch, *m, *k),
+    let (a_batch, m, k) = match (a.shape, attributes.transpose_a) {
+        ([], _) => return None,
+        ([k], _) => (&[][..], 1, *k),
+        ([batch @ .., m, k], false) | ([batch @ .., k, m], true) => (batch, *m, *k),
     };
-    let (b_batch, b_k, n) = match b.shape {
-        [] => return None,
-        [k] => (&[][..], *k, 1),
-        [batch @ .., k, n] => (batch, *k, *n),
+    let (b_batch, b_k, n) = match (b.shape, attributes.transpose_b) {
+        ([], _) => return None,
+        ([k], _) => (&[][..], *k, 1),
+        ([batch @ .., k, n], false) | ([batch @ .., n, k], true) => (batch, *k, *n),
     };
+    // A vector is stored the same either way.
+    let transpose_a = attributes.transpose_a && a.shape.len() > 1;
+    let transpose_b = attributes.transpose_b && b.shape.len() > 1;
     if k != b_k {
         return None;
     }
@@ -85,17 +105,17 @@ pub fn matmul(a: &Operand, b: &Operand, epilogue: Option<&Epilogue>, caps: &GpuC
     };
     let a_matrix = Matrix {
         binding: a.binding.clone(),
-        row: k,
-        column: 1,
+        row: if transpose_a { 1 } else { k },
+        column: if transpose_a { m } else { 1 },
         batch: strides(a_batch, m * k)?,
     };
-    let b_matrix = constant_b(b, k, n, false, b_batch.iter().product()).map_or_else(
+    let b_matrix = constant_b(b, k, n, transpose_b, b_batch.iter().product()).map_or_else(
         || {
             let batch = strides(b_batch, k * n)?;
             Some(Matrix {
                 binding: b.binding.clone(),
-                row: n,
-                column: 1,
+                row: if transpose_b { 1 } else { n },
+                column: if transpose_b { k } else { 1 },
                 batch,
             })
         },
@@ -115,7 +135,7 @@ pub fn matmul(a: &Operand, b: &Operand, epilogue: Option<&Epilogue>, caps: &GpuC
         batch_dims,
         a: a_matrix,
         b: b_matrix,
-        alpha: 1.0,
+        alpha: attributes.alpha,
         addend: None,
         epilogue,
     };
