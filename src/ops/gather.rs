@@ -1,7 +1,7 @@
 //! Elements and slices picked by index: Gather, GatherElements, GatherND.
 
 use super::{
-    CpuLowering, InferContext, Operator,
+    CpuLowering, GpuLowering, InferContext, Operator,
     lower::{Concrete, Movement, infer_moved_elements, lower_movement, mismatch},
 };
 use crate::{
@@ -10,6 +10,7 @@ use crate::{
         movement::{Indices, MoveFn, resolve_index},
     },
     error::Result,
+    gpu::{kernel::GpuKernel, kernels::movement},
     graph::Node,
     tensor::{Dim, display_shape, resolve_axis, strides_of},
 };
@@ -47,6 +48,18 @@ impl Operator for Gather {
 
     fn cpu(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
         lower_movement(self, ctx)
+    }
+
+    fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        let data = ctx.input(0)?;
+        if !ctx.moves_gpu_type() {
+            return Ok(None);
+        }
+        let axis = resolve_axis(self.axis, data.shape.len())?;
+        let picks = ctx.input(1)?.shape.iter().product();
+        // Indices made in the run could be out of bounds, which only the CPU tells.
+        let indices = ctx.index_buffer(1, data.shape[axis]);
+        Ok(indices.and_then(|indices| movement::gather(&data.shape, axis, picks, indices, ctx.caps)))
     }
 }
 

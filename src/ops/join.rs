@@ -1,7 +1,7 @@
 //! Putting tensors together and apart along one dimension: Concat and Split.
 
 use super::{
-    CpuLowering, InferContext, Operator,
+    CpuLowering, GpuLowering, InferContext, Operator,
     lower::{Concrete, Movement, infer_moved_elements, invalid, lower_movement, mismatch},
 };
 use crate::{
@@ -10,6 +10,7 @@ use crate::{
         movement::{MoveFn, StridedCopy, dense_steps},
     },
     error::{Error, Result},
+    gpu::{kernel::GpuKernel, kernels::movement},
     graph::Node,
     tensor::{Dim, display_shape, resolve_axis},
 };
@@ -88,6 +89,19 @@ impl Operator for Concat {
             return Ok(CpuKernel::View { input: 0 });
         }
         lower_movement(self, ctx)
+    }
+
+    fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        if ctx.input_count() == 1 || !ctx.moves_gpu_type() {
+            return Ok(None);
+        }
+        let shapes: Option<Vec<&[usize]>> = ctx
+            .inputs
+            .iter()
+            .map(|desc| desc.as_ref().map(|desc| desc.shape.as_slice()))
+            .collect();
+        let axis = resolve_axis(self.axis, ctx.output(0)?.shape.len())?;
+        Ok(shapes.and_then(|shapes| movement::concat(&shapes, axis, ctx.caps)))
     }
 }
 
@@ -242,6 +256,21 @@ impl Operator for Split {
 
     fn cpu(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
         lower_movement(self, ctx)
+    }
+
+    fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        let shape = &ctx.input(0)?.shape;
+        let axis = resolve_axis(self.axis, shape.len())?;
+        // A part that nobody wants has no buffer to go to; the CPU skips it.
+        let lengths: Option<Vec<usize>> = ctx
+            .outputs
+            .iter()
+            .map(|desc| Some(desc.as_ref()?.shape.get(axis).copied()?))
+            .collect();
+        if !ctx.moves_gpu_type() {
+            return Ok(None);
+        }
+        Ok(lengths.and_then(|lengths| movement::split(shape, axis, &lengths, ctx.caps)))
     }
 }
 

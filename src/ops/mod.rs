@@ -18,6 +18,7 @@ mod layout;
 mod lower;
 mod matmul;
 mod normalization;
+mod on_gpu;
 mod pad;
 mod pointwise;
 mod pool;
@@ -59,8 +60,9 @@ pub trait Operator: Debug + Send + Sync {
     fn cpu(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel>;
 
     /// The GPU kernel for concrete shapes, or `None` when this operator runs on the CPU for these types and shapes.
-    fn gpu(&self, _ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
-        Ok(None)
+    /// Element-wise operators have one by their expression.
+    fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        Ok(on_gpu::pointwise_kernel(self, ctx))
     }
 
     /// The expression that this operator applies to each element of its broadcast inputs, when it does just that and

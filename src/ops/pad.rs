@@ -1,7 +1,7 @@
 //! Padding at the borders.
 
 use super::{
-    CpuLowering, InferContext, Operator,
+    CpuLowering, GpuLowering, InferContext, Operator,
     lower::{Concrete, Movement, infer_moved_elements, invalid, lower_movement, mismatch},
 };
 use crate::{
@@ -10,8 +10,12 @@ use crate::{
         movement::{Indices, MoveFn, StridedCopy, TableCopy, dense_steps, fill},
     },
     error::{Error, ErrorCode, Result},
+    gpu::{
+        kernel::GpuKernel,
+        kernels::movement::{self, PadMode},
+    },
     graph::Node,
-    tensor::{Dim, display_shape, resolve_axis},
+    tensor::{DType, Dim, display_shape, resolve_axis},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,6 +122,41 @@ impl Operator for Pad {
 
     fn cpu(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
         lower_movement(self, ctx)
+    }
+
+    fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        let input = ctx.input(0)?;
+        let has_axes = self.has_inputs && ctx.optional_input(3).is_some();
+        let axes = if has_axes { ctx.ints(3) } else { None };
+        let pads = self.pads.clone().or_else(|| ctx.ints(1));
+        let (Some(pads), true) = (pads, ctx.moves_gpu_type() && has_axes == axes.is_some()) else {
+            return Ok(None);
+        };
+        let mode = match self.mode {
+            Mode::Edge => PadMode::Edge,
+            Mode::Reflect => PadMode::Reflect,
+            Mode::Wrap => PadMode::Wrap,
+            Mode::Constant => match ctx
+                .optional_input(2)
+                .filter(|desc| self.has_inputs && !desc.shape.contains(&0))
+            {
+                None if input.dtype == DType::F32 || self.value == 0.0 => PadMode::Constant(self.value.to_bits()),
+                None => return Ok(None),
+                Some(desc) => match desc.constant.as_ref().map(|tensor| (tensor.dtype(), tensor.bytes())) {
+                    Some((DType::Bool, [byte])) => PadMode::Constant(u32::from(*byte != 0)),
+                    Some((_, &[a, b, c, d])) => PadMode::Constant(u32::from_le_bytes([a, b, c, d])),
+                    _ => return Ok(None),
+                },
+            },
+        };
+        let pads = per_dimension(input.shape.len(), &pads, axes.as_deref(), 0)?;
+        let before: Vec<isize> = pads.iter().map(|pad| pad.0 as isize).collect();
+        let after: Vec<isize> = pads.iter().map(|pad| pad.1 as isize).collect();
+        // With the other modes than constant, taking away comes first, which the shader does not do.
+        if self.mode != Mode::Constant && pads.iter().any(|pad| pad.0 < 0 || pad.1 < 0) {
+            return Ok(None);
+        }
+        Ok(movement::pad(&input.shape, &before, &after, mode, ctx.caps))
     }
 }
 

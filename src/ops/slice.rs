@@ -1,7 +1,7 @@
 //! Parts and repetitions of one tensor: Slice, Expand, Tile.
 
 use super::{
-    CpuLowering, InferContext, Operator,
+    CpuLowering, GpuLowering, InferContext, Operator,
     context::broadcast_dims,
     lower::{Concrete, Movement, infer_moved_elements, invalid, lower_movement, mismatch},
 };
@@ -11,6 +11,7 @@ use crate::{
         movement::{Indices, MoveFn, StridedCopy, dense_steps},
     },
     error::{Error, ErrorCode, Result},
+    gpu::{kernel::GpuKernel, kernels::movement},
     graph::Node,
     pointwise::access::broadcast_strides,
     tensor::{Dim, resolve_axis},
@@ -186,6 +187,38 @@ impl Operator for Slice {
         }
         lower_movement(self, ctx)
     }
+
+    fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        let shape = &ctx.input(0)?.shape;
+        let lists = match &self.fixed {
+            Some(lists) => [lists[0].clone(), lists[1].clone(), lists[2].clone(), None],
+            None => [ctx.ints(1), ctx.ints(2), ctx.ints(3), ctx.ints(4)],
+        };
+        let is_known = (1..=4).all(|index| ctx.optional_input(index).is_none() || ctx.constant(index).is_some());
+        if !is_known || !ctx.moves_gpu_type() {
+            return Ok(None);
+        }
+        let [starts, ends, axes, steps] = lists;
+        let bounds = Bounds::new(
+            shape.len(),
+            starts.unwrap_or_default(),
+            ends.unwrap_or_default(),
+            axes,
+            steps,
+        )?;
+        let (mut first, mut step) = (vec![0; shape.len()], vec![1; shape.len()]);
+        for (index, &axis) in bounds.axes.iter().enumerate() {
+            let (start, count) = clamp(
+                shape[axis],
+                bounds.starts[index],
+                bounds.ends[index],
+                bounds.steps[index],
+            )?;
+            first[axis] = start;
+            step[axis] = if count > 1 { bounds.steps[index] as isize } else { 1 };
+        }
+        Ok(movement::slice(shape, &first, &step, &ctx.output(0)?.shape, ctx.caps))
+    }
 }
 
 impl Slice {
@@ -296,6 +329,15 @@ impl Operator for Expand {
             return Ok(CpuKernel::View { input: 0 });
         }
         lower_movement(self, ctx)
+    }
+
+    fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        let (from, to) = (&ctx.input(0)?.shape, &ctx.output(0)?.shape);
+        let is_view = from.iter().product::<usize>() == to.iter().product::<usize>();
+        if is_view || !ctx.moves_gpu_type() {
+            return Ok(None);
+        }
+        Ok(movement::expand(from, to, ctx.caps))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Permuted dimensions.
 
 use super::{
-    CpuLowering, InferContext, Operator,
+    CpuLowering, GpuLowering, InferContext, Operator,
     lower::{Concrete, Movement, infer_moved_elements, lower_movement, mismatch},
 };
 use crate::{
@@ -10,6 +10,7 @@ use crate::{
         movement::{MoveFn, StridedCopy, dense_steps},
     },
     error::Result,
+    gpu::{kernel::GpuKernel, kernels::movement},
     graph::Node,
     tensor::resolve_axis,
 };
@@ -75,6 +76,16 @@ impl Operator for Transpose {
             return Ok(CpuKernel::View { input: 0 });
         }
         lower_movement(self, ctx)
+    }
+
+    fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        let shape = &ctx.input(0)?.shape;
+        let axes = self.permutation(shape.len())?;
+        let is_view = axes.iter().filter(|&&axis| shape[axis] != 1).is_sorted();
+        if is_view || !ctx.moves_gpu_type() {
+            return Ok(None);
+        }
+        Ok(movement::transpose(shape, &axes, ctx.caps))
     }
 }
 
