@@ -97,6 +97,8 @@ pub(super) enum Two {
     AddMul,
     /// `(a - b) * c`.
     SubMul,
+    /// `(a - b) / c`.
+    SubDiv,
 }
 
 #[derive(Clone, Debug)]
@@ -238,6 +240,7 @@ impl Finder<'_> {
                 .gated(a, b)
                 .or_else(|| self.gated(b, a))
                 .or_else(|| self.two(a, b, BinaryOp::Mul)),
+            Node::Binary(BinaryOp::Div, a, b) => self.two(a, b, BinaryOp::Div),
             Node::Binary(BinaryOp::Min, a, high) if self.is_plain(a) => {
                 let (value, low) = match self.nodes[a.index()] {
                     Node::Binary(BinaryOp::Max, value, low) => (value, self.number(low)?),
@@ -288,13 +291,14 @@ impl Finder<'_> {
                     (BinaryOp::Mul, BinaryOp::Add) => Two::MulAdd,
                     (BinaryOp::Add, BinaryOp::Mul) => Two::AddMul,
                     (BinaryOp::Sub, BinaryOp::Mul) => Two::SubMul,
+                (BinaryOp::Sub, BinaryOp::Div) if inner == a => Two::SubDiv,
                     _ => return None,
                 };
                 let varies = |reg: Reg| self.levels[reg.index()] == Level::Tile;
                 // The loop streams the first operand; what commutes can be turned round for that.
                 let (x, y) = match two {
                     _ if varies(x) => (x, y),
-                    Two::SubMul => return None,
+                    Two::SubMul | Two::SubDiv => return None,
                     Two::MulAdd | Two::AddMul => (y, x),
                 };
                 Some(Fused {

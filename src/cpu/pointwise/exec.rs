@@ -78,6 +78,7 @@ pub(super) unsafe fn run(op: Op, src: &[Source], dst: *mut f32, n: usize) {
             (Op::Two(Two::MulAdd), &[a, b, c]) => two(a, b, c, dst, n, |x, y| x * y, |x, y| x + y),
             (Op::Two(Two::AddMul), &[a, b, c]) => two(a, b, c, dst, n, |x, y| x + y, |x, y| x * y),
             (Op::Two(Two::SubMul), &[a, b, c]) => two(a, b, c, dst, n, |x, y| x - y, |x, y| x * y),
+            (Op::Two(Two::SubDiv), &[a, b, c]) => two(a, b, c, dst, n, |x, y| x - y, |x, y| x / y),
             (Op::Select, &[c, a, b]) => select(c, a, b, dst, n),
             _ => debug_assert!(false, "{op:?} with {} operands", src.len()),
         }
