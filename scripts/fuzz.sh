@@ -24,7 +24,8 @@ for model in $(git ls-files 'tests/fixtures/*.onnx' 'tests/*/*.onnx' | sort -u);
   cp "$model" "$corpus/seed-$(printf '%s' "$model" | tr '/' '-')"
 done
 # The operator tests of the onnx Python package make far better seeds; they are used where it is installed.
-python=${PYTHON:-python3}
+if [ -e .cache/toolchain.env ]; then . ./.cache/toolchain.env; fi
+python=${MODELET_PYTHON:-python3}
 if "$python" -c 'import onnx' >/dev/null 2>&1; then "$python" fuzz/make_seeds.py "$corpus"; fi
 # A model may ask for no more memory than its length justifies: 2 GB for inputs of at most 1 MB is generous, and 10 s
 # for one input is far more than the importer may take.

@@ -44,8 +44,11 @@ impl ConvParams {
     /// The output's spatial sizes; 0 along an axis where the kernel does not fit once.
     pub fn output(&self) -> Spatial {
         std::array::from_fn(|axis| {
-            let padded = self.input[axis] + self.pads_begin[axis] + self.pads_end[axis];
-            let extent = self.dilations[axis] * (self.kernel[axis].max(1) - 1) + 1;
+            let pads = self.pads_begin[axis].saturating_add(self.pads_end[axis]);
+            let padded = self.input[axis].saturating_add(pads);
+            let extent = self.dilations[axis]
+                .saturating_mul(self.kernel[axis].max(1) - 1)
+                .saturating_add(1);
             if padded < extent {
                 0
             } else {
@@ -62,6 +65,22 @@ impl ConvParams {
     /// The number of values of the output, `[batch, out_channels, ..output]`.
     pub fn output_len(&self) -> usize {
         self.batch * self.out_channels * volume(self.output())
+    }
+
+    /// Whether every size that a kernel computes fits into memory's address range.
+    fn fits(&self) -> bool {
+        let padded = (0..3).map(|axis| {
+            let padded = self.input[axis] as u128 + self.pads_begin[axis] as u128 + self.pads_end[axis] as u128;
+            padded.max(self.kernel[axis] as u128 * self.dilations[axis] as u128) + self.strides[axis] as u128
+        });
+        let lens = [
+            padded.collect(),
+            self.output().map(|size| size as u128).to_vec(),
+            self.kernel.map(|size| size as u128 * self.in_channels as u128).to_vec(),
+        ];
+        let channels = self.batch.max(1) as u128 * self.in_channels.max(self.out_channels).max(1) as u128;
+        lens.iter()
+            .all(|sizes: &Vec<u128>| fits(sizes.iter().copied().chain([channels])))
     }
 
     /// The number of values of the weights, `[out_channels, in_channels / groups, ..kernel]`.
@@ -85,6 +104,12 @@ pub(in crate::cpu) fn inside(size: usize, stride: usize, offset: usize, pad: usi
     };
     let end = end.min(positions);
     first.min(end)..end
+}
+
+/// Whether so many f32, and some more for rounding up, can be addressed.
+fn fits(sizes: impl IntoIterator<Item = u128>) -> bool {
+    let len = sizes.into_iter().try_fold(64u128, u128::checked_mul);
+    len.is_some_and(|len| len <= isize::MAX as u128)
 }
 
 /// How a convolution is computed.
@@ -130,7 +155,11 @@ pub enum Filter<'a> {
 
 impl ConvPlan {
     /// Chooses the method. Strides, dilations and groups are at least 1, and groups divide both channel counts.
-    pub fn new(params: ConvParams) -> Self {
+    /// `None` when the sizes are beyond what can be addressed.
+    pub fn new(params: ConvParams) -> Option<Self> {
+        if !params.fits() {
+            return None;
+        }
         let plain = params.kernel == [1; 3]
             && params.strides == [1; 3]
             && params.pads_begin == [0; 3]
@@ -142,11 +171,11 @@ impl ConvPlan {
         } else {
             Method::Im2col(Im2colPlan::new(&params))
         };
-        Self {
+        Some(Self {
             output: params.output(),
             params,
             method,
-        }
+        })
     }
 
     /// The sizes that this plan was made for.
@@ -342,7 +371,7 @@ mod tests {
             let channel = row % params.out_channels;
             positioned(&epilogue, row, channel, positions).apply(0, 0, positions, values);
         }
-        let plan = ConvPlan::new(params.clone());
+        let plan = ConvPlan::new(params.clone()).unwrap();
         let packed = plan.pack(&weights);
         assert!(plan.accepts(&packed));
         for filter in [Filter::Packed(&packed), Filter::Raw(&weights)] {
@@ -419,6 +448,21 @@ mod tests {
         ] {
             check(&mut rng, params);
         }
+    }
+
+    #[test]
+    fn sizes_beyond_memory_are_refused() {
+        let huge = usize::MAX / 16;
+        let pads = ConvParams {
+            pads_begin: [0, huge, huge],
+            strides: [1, huge, huge],
+            ..image((3, 4), 1, 8, 3, 1, 1)
+        };
+        let channels = ConvParams {
+            in_channels: huge,
+            ..image((3, 4), 1, 8, 1, 1, 0)
+        };
+        assert!(ConvPlan::new(pads).is_none() && ConvPlan::new(channels).is_none());
     }
 
     #[test]

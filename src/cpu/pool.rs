@@ -38,8 +38,8 @@ pub fn pooled_len(
     pads: (usize, usize),
     rounding: Rounding,
 ) -> usize {
-    let padded = input + pads.0 + pads.1;
-    let extent = dilation * (kernel.max(1) - 1) + 1;
+    let padded = input.saturating_add(pads.0).saturating_add(pads.1);
+    let extent = dilation.saturating_mul(kernel.max(1) - 1).saturating_add(1);
     if padded < extent || stride == 0 {
         return 0;
     }
@@ -96,22 +96,26 @@ impl PoolParams {
     }
 
     /// The kernel positions along `axis` that output `output` finds within the input.
-    fn taps(&self, axis: usize, output: usize) -> impl Iterator<Item = usize> + '_ {
+    fn taps(&self, axis: usize, output: usize) -> Range<usize> {
+        let (pad, dilation) = (self.pads_begin[axis], self.dilations[axis].max(1));
         let place = output * self.strides[axis];
-        let range = self.pads_begin[axis]..self.pads_begin[axis] + self.input[axis];
-        (0..self.kernel[axis]).filter(move |tap| range.contains(&(place + tap * self.dilations[axis])))
+        let end = (pad + self.input[axis])
+            .saturating_sub(place)
+            .div_ceil(dilation)
+            .min(self.kernel[axis]);
+        pad.saturating_sub(place).div_ceil(dilation).min(end)..end
     }
 
     /// How many positions of the window of output `output` count along `axis`.
     fn count(&self, axis: usize, output: usize, count: AverageCount) -> usize {
         match count {
-            AverageCount::Inside => self.taps(axis, output).count(),
+            AverageCount::Inside => self.taps(axis, output).len(),
             AverageCount::WithPadding => {
                 let end = self.pads_begin[axis] + self.input[axis] + self.pads_end[axis];
                 let place = output * self.strides[axis];
-                (0..self.kernel[axis])
-                    .filter(|tap| place + tap * self.dilations[axis] < end)
-                    .count()
+                end.saturating_sub(place)
+                    .div_ceil(self.dilations[axis].max(1))
+                    .min(self.kernel[axis])
             }
         }
     }
@@ -126,7 +130,7 @@ impl PoolParams {
                 for kz in self.taps(0, z) {
                     for ky in self.taps(1, y) {
                         let line = (self.input_place(0, z, kz) * in_h + self.input_place(1, y, ky)) * in_w;
-                        for kx in 0..self.kernel[2] {
+                        for kx in 0..self.taps(2, 0).end {
                             let outputs = self.inside(2, kx);
                             if !outputs.is_empty() {
                                 let first = line + self.input_place(2, outputs.start, kx);

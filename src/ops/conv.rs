@@ -59,7 +59,12 @@ impl Conv {
 
     fn cpu_f32(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
         let params = self.params(ctx)?;
-        let plan = ConvPlan::new(params.clone());
+        let plan = ConvPlan::new(params.clone()).ok_or_else(|| {
+            Error::new(
+                ErrorCode::LimitExceeded,
+                "the convolution's sizes exceed the address range",
+            )
+        })?;
         let output = ctx.output(0)?;
         let rows = Rows {
             shape: &output.shape,

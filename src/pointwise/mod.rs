@@ -3,7 +3,7 @@
 //! An [`Expr`] says how one element of each output follows from one element of each input; shapes and broadcasting
 //! live beside it, in [`access`]. Element-wise operators are small expressions, fusion substitutes one into another
 //! ([`Builder::inline`], [`Expr::compose`]), and the heavy kernels (Gemm, Conv, reductions) take one as their epilogue.
-//! The back ends are `cpu::pointwise` (tiles) and `gpu::pointwise` (WGSL); [`reference`] defines the meaning.
+//! The back ends are `cpu::pointwise` (tiles) and `gpu::pointwise` (WGSL); [`mod@reference`] defines the meaning.
 
 pub mod access;
 mod activations;

@@ -84,7 +84,7 @@ pub fn conv_bench(
     let bias = values(out_channels);
     let mut output = vec![0.0; params.output_len()];
     let flops = 2.0 * (params.output_len() * in_channels / groups * kernel * kernel) as f64;
-    let plan = ConvPlan::new(params.clone());
+    let plan = ConvPlan::new(params.clone()).expect("sizes of a real layer");
     let filter = plan.pack(&values(params.weights_len()));
     let mut scratch = vec![0.0; plan.scratch_len()];
     let run = move || {

@@ -1,7 +1,7 @@
 //! f32 transposed convolution (ONNX ConvTranspose) over one to three spatial axes: a matrix product of the transposed
 //! weights and the image gives every contribution, which are then added at their places in the output.
 
-use super::{Spatial, inside, volume};
+use super::{Spatial, fits, inside, volume};
 use crate::cpu::epilogue::Epilogue;
 use crate::cpu::gemm::{GemmShape, Lhs, MatrixRef, PackedA, Rhs, gemm, gemm_scratch_len};
 
@@ -46,10 +46,20 @@ pub enum TransposeFilter<'a> {
 }
 
 impl ConvTransposePlan {
-    pub fn new(params: ConvTransposeParams) -> Self {
+    /// `None` when the sizes are beyond what can be addressed.
+    pub fn new(params: ConvTransposeParams) -> Option<Self> {
+        let channels = params.batch.max(1) as u128 * params.in_channels.max(params.out_channels).max(1) as u128;
+        let sizes = |spatial: Spatial| spatial.map(|size| size.max(1) as u128);
+        let columns = sizes(params.kernel)
+            .into_iter()
+            .chain(sizes(params.input))
+            .chain([channels]);
+        if !fits(columns) || !fits(sizes(params.output).into_iter().chain([channels])) {
+            return None;
+        }
         let per_channel = volume(params.kernel) * volume(params.input);
         let channels_block = (COLUMNS_BLOCK / per_channel.max(1)).max(1);
-        Self { params, channels_block }
+        Some(Self { params, channels_block })
     }
 
     /// The sizes that this plan was made for.
@@ -264,7 +274,7 @@ mod tests {
             let weights = rng.vec(params.in_channels * params.out_channels / groups * volume(kernel));
             let bias = rng.vec(params.out_channels);
             let expected = reference(&params, &data, &weights, &bias);
-            let mut plan = ConvTransposePlan::new(params.clone());
+            let mut plan = ConvTransposePlan::new(params.clone()).unwrap();
             plan.channels_block = rng.size(1, 3);
             let epilogue = Epilogue {
                 bias: Bias::PerRow(&bias),

@@ -69,12 +69,36 @@ pub(super) enum Op {
     Select,
     ToBool,
     ToF32,
-    /// `a * b + c`, rounded twice.
-    MulAdd,
-    /// `min(max(a, low), high)` with bounds that are numbers.
-    Clamp(f32, f32),
+    /// The first operand varies within the tile.
+    Two(Two),
     /// `relu(a + b)`.
     AddRelu,
+    /// `min(max(a, low), high)` with bounds that are numbers.
+    Clamp {
+        low: f32,
+        high: f32,
+    },
+    /// `min(max(a * scale + shift, low), high)`, and that times `a` where gated: ONNX `HardSigmoid` and `HardSwish`.
+    AffineClamp {
+        scale: f32,
+        shift: f32,
+        low: f32,
+        high: f32,
+        gated: bool,
+    },
+}
+
+/// Two operations on three operands, each rounded.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Two {
+    /// `a * b + c`.
+    MulAdd,
+    /// `(a + b) * c`.
+    AddMul,
+    /// `(a - b) * c`.
+    SubMul,
+    /// `(a - b) / c`.
+    SubDiv,
 }
 
 #[derive(Clone, Debug)]
@@ -130,13 +154,13 @@ pub(super) fn compile(expr: &Expr, space: &Collapsed) -> Compiled {
         (true, false) => Walk::Gather(inner.max(1)),
     };
     let levels = levels(expr, space, walk);
-    let pairs = pairs(expr, &levels);
+    let fused = fused(expr, &levels);
     let compiler = Compiler {
         expr,
         space,
         walk,
         levels,
-        pairs,
+        fused,
         places: Vec::new(),
         constants: HashMap::new(),
         out: Compiled {
@@ -173,55 +197,178 @@ fn levels(expr: &Expr, space: &Collapsed, walk: Walk) -> Vec<Level> {
     levels
 }
 
-/// What to run as one step: for a node that takes an operand's work over, that operand and the joint operation.
-#[derive(Clone, Copy)]
-struct Pair {
-    inner: Reg,
+/// Several nodes run as one step, in the place of the last of them.
+#[derive(Clone)]
+struct Fused {
     op: Op,
+    args: Vec<Reg>,
+    /// The other nodes, which nobody else reads.
+    takes: Vec<Reg>,
 }
 
-fn pairs(expr: &Expr, levels: &[Level]) -> Vec<Option<Pair>> {
+fn fused(expr: &Expr, levels: &[Level]) -> Vec<Option<Fused>> {
     let nodes = expr.nodes();
     let uses = count_uses(expr);
-    let mut pairs: Vec<Option<Pair>> = vec![None; nodes.len()];
-    let number = |reg: Reg| match nodes[reg.index()] {
-        Node::Const(bits) => Some(f32::from_bits(bits)).filter(|c| !c.is_nan()),
-        _ => None,
-    };
+    let mut fused: Vec<Option<Fused>> = vec![None; nodes.len()];
     for (index, node) in nodes.iter().enumerate() {
-        if levels[index] != Level::Tile {
-            continue;
+        if levels[index] == Level::Tile {
+            let found = Finder {
+                nodes,
+                levels,
+                uses: &uses,
+                fused: &fused,
+            }
+            .find(node);
+            fused[index] = found;
         }
-        // An operand that took one over itself stays a step of its own.
-        let free = |reg: &Reg| {
-            let i = reg.index();
-            uses[i] == 1 && levels[i] == Level::Tile && pairs[i].is_none()
-        };
-        let pair = match *node {
-            Node::Binary(BinaryOp::Add, a, b) => [b, a]
-                .into_iter()
-                .find(|r| free(r) && matches!(nodes[r.index()], Node::Binary(BinaryOp::Mul, ..)))
-                .map(|inner| Pair { inner, op: Op::MulAdd }),
-            Node::Binary(BinaryOp::Min, inner, high) if free(&inner) => {
-                let low = match nodes[inner.index()] {
-                    Node::Binary(BinaryOp::Max, _, low) => number(low),
-                    Node::Unary(UnaryOp::Relu, _) => Some(0.0),
-                    _ => None,
+    }
+    fused
+}
+
+struct Finder<'a> {
+    nodes: &'a [Node],
+    levels: &'a [Level],
+    uses: &'a [usize],
+    fused: &'a [Option<Fused>],
+}
+
+impl Finder<'_> {
+    fn find(&self, node: &Node) -> Option<Fused> {
+        match *node {
+            Node::Binary(BinaryOp::Add, a, b) => self.two(a, b, BinaryOp::Add),
+            Node::Binary(BinaryOp::Mul, a, b) => self
+                .gated(a, b)
+                .or_else(|| self.gated(b, a))
+                .or_else(|| self.two(a, b, BinaryOp::Mul)),
+            Node::Binary(BinaryOp::Div, a, b) => self.two(a, b, BinaryOp::Div),
+            Node::Binary(BinaryOp::Min, a, high) if self.is_plain(a) => {
+                let (value, low) = match self.nodes[a.index()] {
+                    Node::Binary(BinaryOp::Max, value, low) => (value, self.number(low)?),
+                    Node::Unary(UnaryOp::Relu, value) => (value, 0.0),
+                    _ => return None,
                 };
-                low.zip(number(high)).map(|(low, high)| Pair {
-                    inner,
-                    op: Op::Clamp(low, high),
+                Some(self.clamp(a, value, low, self.number(high)?))
+            }
+            Node::Unary(UnaryOp::Relu, a) if self.is_plain(a) => match self.nodes[a.index()] {
+                Node::Binary(BinaryOp::Add, x, y) => Some(Fused {
+                    op: Op::AddRelu,
+                    args: vec![x, y],
+                    takes: vec![a],
+                }),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// Whether the node only serves the one that reads it.
+    fn is_free(&self, reg: Reg) -> bool {
+        self.uses[reg.index()] == 1 && self.levels[reg.index()] == Level::Tile
+    }
+
+    /// The same, for a node that took no other.
+    fn is_plain(&self, reg: Reg) -> bool {
+        self.is_free(reg) && self.fused[reg.index()].is_none()
+    }
+
+    fn number(&self, reg: Reg) -> Option<f32> {
+        match self.nodes[reg.index()] {
+            Node::Const(bits) => Some(f32::from_bits(bits)).filter(|c| !c.is_nan()),
+            _ => None,
+        }
+    }
+
+    /// `inner second other`, where one operand is an operation that fits.
+    fn two(&self, a: Reg, b: Reg, second: BinaryOp) -> Option<Fused> {
+        [(b, a), (a, b)]
+            .into_iter()
+            .filter(|&(inner, _)| self.is_plain(inner))
+            .find_map(|(inner, other)| {
+                let Node::Binary(first, x, y) = self.nodes[inner.index()] else {
+                    return None;
+                };
+                let two = match (first, second) {
+                    (BinaryOp::Mul, BinaryOp::Add) => Two::MulAdd,
+                    (BinaryOp::Add, BinaryOp::Mul) => Two::AddMul,
+                    (BinaryOp::Sub, BinaryOp::Mul) => Two::SubMul,
+                (BinaryOp::Sub, BinaryOp::Div) if inner == a => Two::SubDiv,
+                    _ => return None,
+                };
+                let varies = |reg: Reg| self.levels[reg.index()] == Level::Tile;
+                // The loop streams the first operand; what commutes can be turned round for that.
+                let (x, y) = match two {
+                    _ if varies(x) => (x, y),
+                    Two::SubMul | Two::SubDiv => return None,
+                    Two::MulAdd | Two::AddMul => (y, x),
+                };
+                Some(Fused {
+                    op: Op::Two(two),
+                    args: vec![x, y, other],
+                    takes: vec![inner],
+                })
+            })
+    }
+
+    /// `min(max(value, low), high)`, `inner` being the max.
+    fn clamp(&self, inner: Reg, value: Reg, low: f32, high: f32) -> Fused {
+        if self.is_free(value)
+            && let Some(Fused {
+                op: Op::Two(Two::MulAdd),
+                args,
+                takes,
+            }) = &self.fused[value.index()]
+            && let [x, scale, shift] = args[..]
+            && let (Some(scale), Some(shift)) = (self.number(scale), self.number(shift))
+        {
+            let op = Op::AffineClamp {
+                scale,
+                shift,
+                low,
+                high,
+                gated: false,
+            };
+            let takes = takes.iter().copied().chain([inner, value]).collect();
+            return Fused {
+                op,
+                args: vec![x],
+                takes,
+            };
+        }
+        Fused {
+            op: Op::Clamp { low, high },
+            args: vec![value],
+            takes: vec![inner],
+        }
+    }
+
+    /// `x * gate`, where the gate is an affine clamp of `x`.
+    fn gated(&self, x: Reg, gate: Reg) -> Option<Fused> {
+        let found = self.fused[gate.index()].as_ref().filter(|_| self.is_free(gate))?;
+        match found.op {
+            Op::AffineClamp {
+                scale,
+                shift,
+                low,
+                high,
+                gated: false,
+            } if found.args == [x] => {
+                let op = Op::AffineClamp {
+                    scale,
+                    shift,
+                    low,
+                    high,
+                    gated: true,
+                };
+                let takes = found.takes.iter().copied().chain([gate]).collect();
+                Some(Fused {
+                    op,
+                    args: vec![x],
+                    takes,
                 })
             }
-            Node::Unary(UnaryOp::Relu, inner) if free(&inner) => {
-                let is_add = matches!(nodes[inner.index()], Node::Binary(BinaryOp::Add, ..));
-                is_add.then_some(Pair { inner, op: Op::AddRelu })
-            }
             _ => None,
-        };
-        pairs[index] = pair;
+        }
     }
-    pairs
 }
 
 fn count_uses(expr: &Expr) -> Vec<usize> {
@@ -238,7 +385,7 @@ struct Compiler<'a> {
     space: &'a Collapsed,
     walk: Walk,
     levels: Vec<Level>,
-    pairs: Vec<Option<Pair>>,
+    fused: Vec<Option<Fused>>,
     /// Where each node's value is. Until [`Compiler::allocate`], a slot is the number of the step that fills it.
     places: Vec<Operand>,
     /// The places of constants by their bits.
@@ -248,16 +395,20 @@ struct Compiler<'a> {
 
 impl Compiler<'_> {
     fn run(mut self) -> Compiled {
-        let mut taken = vec![false; self.pairs.len()];
-        self.pairs
+        let mut taken = vec![false; self.fused.len()];
+        self.fused
             .iter()
             .flatten()
-            .for_each(|pair| taken[pair.inner.index()] = true);
+            .flat_map(|f| &f.takes)
+            .for_each(|reg| taken[reg.index()] = true);
         for (index, node) in self.expr.nodes().iter().enumerate() {
-            let place = match (taken[index], self.pairs[index]) {
+            let place = match (taken[index], self.fused[index].take()) {
                 // Its only reader does the work, and looks at its operands instead of here.
                 (true, _) => Operand::Slot(usize::MAX),
-                (false, Some(pair)) => self.pair(node, pair),
+                (false, Some(Fused { op, args, .. })) => {
+                    let args: Vec<Operand> = args.iter().map(|r| self.places[r.index()]).collect();
+                    self.emit(op, &args, Level::Tile)
+                }
                 (false, None) => self.node(node, self.levels[index]),
             };
             self.places.push(place);
@@ -266,17 +417,6 @@ impl Compiler<'_> {
         self.allocate();
         self.size();
         self.out
-    }
-
-    fn pair(&mut self, node: &Node, Pair { inner, op }: Pair) -> Operand {
-        let place = |reg: Reg| self.places[reg.index()];
-        let mut args: Vec<Operand> = self.expr.nodes()[inner.index()].operands().map(place).collect();
-        match op {
-            Op::MulAdd => args.extend(node.operands().filter(|&r| r != inner).map(place)),
-            Op::Clamp(..) => args.truncate(1),
-            _ => {}
-        }
-        self.emit(op, &args, Level::Tile)
     }
 
     /// Emits the step of one node, if it needs one; returns where its value is.

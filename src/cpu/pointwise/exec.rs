@@ -2,8 +2,11 @@
 //!
 //! All functions here work on raw pointers, because a step's result may lie in the memory of its operands. That is
 //! sound as every element is loaded before the same element is stored, and no loop looks at other positions.
+//!
+//! Each loop is a function of its own (`inline(never)`): V8 allocates registers badly in one function of a hundred
+//! loops, which costs up to a factor of two.
 
-use super::compile::Op;
+use super::compile::{Op, Two};
 use crate::cpu::math;
 use crate::cpu::simd::{F32x4, I32x4, LANES};
 use crate::pointwise::{BinaryOp, CompareOp, LogicOp, TestOp, UnaryOp, reference};
@@ -43,9 +46,26 @@ pub(super) unsafe fn run(op: Op, src: &[Source], dst: *mut f32, n: usize) {
                 mask(is_zero ^ I32x4::splat(-1))
             }),
             (Op::ToF32, &[a]) => map(a.pointer(), dst, n, |x| mask(x.to_bits() & F32x4::splat(1.0).to_bits())),
-            (Op::Clamp(low, high), &[a]) => {
+            (Op::Clamp { low, high }, &[a]) => {
                 let (low, high) = (F32x4::splat(low), F32x4::splat(high));
                 map(a.pointer(), dst, n, |x| x.at_least(low).at_most(high));
+            }
+            (
+                Op::AffineClamp {
+                    scale,
+                    shift,
+                    low,
+                    high,
+                    gated,
+                },
+                &[a],
+            ) => {
+                let [scale, shift, low, high] = [scale, shift, low, high].map(F32x4::splat);
+                let gate = |x: F32x4| (x * scale + shift).at_least(low).at_most(high);
+                match gated {
+                    true => map(a.pointer(), dst, n, |x| x * gate(x)),
+                    false => map(a.pointer(), dst, n, gate),
+                }
             }
             (Op::Binary(op), &[a, b]) => binary(op, a, b, dst, n),
             (Op::AddRelu, &[a, b]) => zip(a, b, dst, n, |x, y| (x + y).at_least(F32x4::zero())),
@@ -55,7 +75,10 @@ pub(super) unsafe fn run(op: Op, src: &[Source], dst: *mut f32, n: usize) {
                 LogicOp::Or => zip(a, b, dst, n, |x, y| mask(x.to_bits() | y.to_bits())),
                 LogicOp::Xor => zip(a, b, dst, n, |x, y| mask(x.to_bits() ^ y.to_bits())),
             },
-            (Op::MulAdd, &[a, b, c]) => mul_add(a, b, c, dst, n),
+            (Op::Two(Two::MulAdd), &[a, b, c]) => two(a, b, c, dst, n, |x, y| x * y, |x, y| x + y),
+            (Op::Two(Two::AddMul), &[a, b, c]) => two(a, b, c, dst, n, |x, y| x + y, |x, y| x * y),
+            (Op::Two(Two::SubMul), &[a, b, c]) => two(a, b, c, dst, n, |x, y| x - y, |x, y| x * y),
+            (Op::Two(Two::SubDiv), &[a, b, c]) => two(a, b, c, dst, n, |x, y| x - y, |x, y| x / y),
             (Op::Select, &[c, a, b]) => select(c, a, b, dst, n),
             _ => debug_assert!(false, "{op:?} with {} operands", src.len()),
         }
@@ -122,29 +145,78 @@ impl Lanes for Splat {
     }
 }
 
-/// `dst[i] = value(i)`, `UNROLL` vectors at a time: 4 keeps cheap operations from being bound by the loop itself.
+/// A function of other lanes. `Lanes` and not a closure over positions, because LLVM must inline it at every use.
+#[derive(Clone, Copy)]
+struct Map<A, F>(A, F);
+
+impl<A: Lanes, F: Fn(F32x4) -> F32x4 + Copy> Lanes for Map<A, F> {
+    #[inline(always)]
+    unsafe fn at(self, i: usize) -> F32x4 {
+        // SAFETY: the caller's.
+        (self.1)(unsafe { self.0.at(i) })
+    }
+
+    #[inline(always)]
+    unsafe fn tail(self, i: usize, rest: usize) -> F32x4 {
+        // SAFETY: the caller's.
+        (self.1)(unsafe { self.0.tail(i, rest) })
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Zip<A, B, F>(A, B, F);
+
+impl<A: Lanes, B: Lanes, F: Fn(F32x4, F32x4) -> F32x4 + Copy> Lanes for Zip<A, B, F> {
+    #[inline(always)]
+    unsafe fn at(self, i: usize) -> F32x4 {
+        // SAFETY: the caller's.
+        unsafe { (self.2)(self.0.at(i), self.1.at(i)) }
+    }
+
+    #[inline(always)]
+    unsafe fn tail(self, i: usize, rest: usize) -> F32x4 {
+        // SAFETY: the caller's.
+        unsafe { (self.2)(self.0.tail(i, rest), self.1.tail(i, rest)) }
+    }
+}
+
+/// Stores `lanes`, four vectors at a time so that cheap operations are not bound by the loop itself.
 ///
 /// # Safety
-/// `dst` is writable for `n` f32; `value` is asked for four elements (`None`) or so many, all below `n`.
+/// `dst` is writable for `n` f32, and `lanes` has as many.
 #[inline(always)]
-unsafe fn fill<const UNROLL: usize>(dst: *mut f32, n: usize, value: impl Fn(usize, Option<usize>) -> F32x4) {
+unsafe fn fill(dst: *mut f32, n: usize, lanes: impl Lanes) {
     let mut i = 0;
-    // SAFETY: all positions written are below `n`.
+    // SAFETY: all positions are below `n`.
     unsafe {
-        while i + UNROLL * LANES <= n {
-            let vectors: [F32x4; UNROLL] = std::array::from_fn(|k| value(i + k * LANES, None));
-            for (k, v) in vectors.into_iter().enumerate() {
-                v.store_ptr(dst.add(i + k * LANES));
-            }
-            i += UNROLL * LANES;
+        while i + 4 * LANES <= n {
+            let (a, b) = (lanes.at(i), lanes.at(i + LANES));
+            let (c, d) = (lanes.at(i + 2 * LANES), lanes.at(i + 3 * LANES));
+            a.store_ptr(dst.add(i));
+            b.store_ptr(dst.add(i + LANES));
+            c.store_ptr(dst.add(i + 2 * LANES));
+            d.store_ptr(dst.add(i + 3 * LANES));
+            i += 4 * LANES;
         }
+        fill_from(dst, i, n, lanes);
+    }
+}
+
+/// [`fill`] from `i` on, one vector at a time.
+///
+/// # Safety
+/// As for [`fill`].
+#[inline(always)]
+unsafe fn fill_from(dst: *mut f32, mut i: usize, n: usize, lanes: impl Lanes) {
+    // SAFETY: all positions are below `n`.
+    unsafe {
         while i + LANES <= n {
-            value(i, None).store_ptr(dst.add(i));
+            lanes.at(i).store_ptr(dst.add(i));
             i += LANES;
         }
         if i < n {
-            let lanes = value(i, Some(n - i)).to_array();
-            for (k, lane) in lanes.into_iter().enumerate().take(n - i) {
+            let last = lanes.tail(i, n - i).to_array();
+            for (k, lane) in last.into_iter().enumerate().take(n - i) {
                 *dst.add(i + k) = lane;
             }
         }
@@ -153,40 +225,27 @@ unsafe fn fill<const UNROLL: usize>(dst: *mut f32, n: usize, value: impl Fn(usiz
 
 /// # Safety
 /// As for [`run`].
-#[inline(always)]
-unsafe fn fetch(lanes: impl Lanes, i: usize, rest: Option<usize>) -> F32x4 {
-    // SAFETY: the caller's.
-    unsafe {
-        match rest {
-            None => lanes.at(i),
-            Some(rest) => lanes.tail(i, rest),
-        }
-    }
-}
-
-/// # Safety
-/// As for [`run`].
-#[inline(always)]
-unsafe fn map(a: *const f32, dst: *mut f32, n: usize, f: impl Fn(F32x4) -> F32x4) {
+#[inline(never)]
+unsafe fn map(a: *const f32, dst: *mut f32, n: usize, f: impl Fn(F32x4) -> F32x4 + Copy) {
     // SAFETY: `a` and `dst` hold `n` elements.
-    unsafe { fill::<4>(dst, n, |i, rest| f(fetch(Stream(a), i, rest))) }
+    unsafe { fill(dst, n, Map(Stream(a), f)) }
 }
 
 /// [`map`] for functions that are long themselves.
 ///
 /// # Safety
 /// As for [`run`].
-#[inline(always)]
-unsafe fn map_long(a: *const f32, dst: *mut f32, n: usize, f: impl Fn(F32x4) -> F32x4) {
+#[inline(never)]
+unsafe fn map_long(a: *const f32, dst: *mut f32, n: usize, f: impl Fn(F32x4) -> F32x4 + Copy) {
     // SAFETY: `a` and `dst` hold `n` elements.
-    unsafe { fill::<1>(dst, n, |i, rest| f(fetch(Stream(a), i, rest))) }
+    unsafe { fill_from(dst, 0, n, Map(Stream(a), f)) }
 }
 
 /// One element after the other, for what has no SIMD form and for what LLVM vectorises well alone.
 ///
 /// # Safety
 /// As for [`run`].
-#[inline(always)]
+#[inline(never)]
 unsafe fn map_scalar(a: *const f32, dst: *mut f32, n: usize, f: impl Fn(f32) -> f32) {
     for i in 0..n {
         // SAFETY: `a` and `dst` hold `n` elements.
@@ -197,7 +256,7 @@ unsafe fn map_scalar(a: *const f32, dst: *mut f32, n: usize, f: impl Fn(f32) -> 
 /// # Safety
 /// As for [`run`].
 #[inline(always)]
-unsafe fn zip(a: Source, b: Source, dst: *mut f32, n: usize, f: impl Fn(F32x4, F32x4) -> F32x4) {
+unsafe fn zip(a: Source, b: Source, dst: *mut f32, n: usize, f: impl Fn(F32x4, F32x4) -> F32x4 + Copy) {
     // SAFETY: sources and `dst` hold `n` elements, or one where they are splat; two splats come with `n = 1`, so that
     // the first is a stream of one.
     unsafe {
@@ -213,10 +272,10 @@ unsafe fn zip(a: Source, b: Source, dst: *mut f32, n: usize, f: impl Fn(F32x4, F
 
 /// # Safety
 /// As for [`run`].
-#[inline(always)]
-unsafe fn zip_lanes(a: impl Lanes, b: impl Lanes, dst: *mut f32, n: usize, f: impl Fn(F32x4, F32x4) -> F32x4) {
+#[inline(never)]
+unsafe fn zip_lanes(a: impl Lanes, b: impl Lanes, dst: *mut f32, n: usize, f: impl Fn(F32x4, F32x4) -> F32x4 + Copy) {
     // SAFETY: the caller's.
-    unsafe { fill::<4>(dst, n, |i, rest| f(fetch(a, i, rest), fetch(b, i, rest))) }
+    unsafe { fill(dst, n, Zip(a, b, f)) }
 }
 
 /// # Safety
@@ -332,35 +391,37 @@ unsafe fn compare(op: CompareOp, a: Source, b: Source, dst: *mut f32, n: usize) 
     }
 }
 
+/// `second(first(a, b), c)`, where `a` is a stream.
+///
 /// # Safety
 /// As for [`run`].
-unsafe fn mul_add(a: Source, b: Source, c: Source, dst: *mut f32, n: usize) {
-    // The stream first, as the product commutes; two splats would have been multiplied before.
-    let (a, b) = match (a, b) {
-        (Source::Splat(_), Source::Elements(_)) => (b, a),
-        _ => (a, b),
-    };
+#[inline(always)]
+unsafe fn two(
+    a: Source,
+    b: Source,
+    c: Source,
+    dst: *mut f32,
+    n: usize,
+    first: impl Fn(F32x4, F32x4) -> F32x4 + Copy,
+    second: impl Fn(F32x4, F32x4) -> F32x4 + Copy,
+) {
     // SAFETY: the caller's.
     unsafe {
         let a = Stream(a.pointer());
         match (b, c) {
-            (Source::Elements(b), Source::Elements(c)) => mul_add_lanes(a, Stream(b), Stream(c), dst, n),
-            (Source::Elements(b), Source::Splat(c)) => mul_add_lanes(a, Stream(b), Splat::load(c), dst, n),
-            (Source::Splat(b), Source::Elements(c)) => mul_add_lanes(a, Splat::load(b), Stream(c), dst, n),
-            (Source::Splat(b), Source::Splat(c)) => mul_add_lanes(a, Splat::load(b), Splat::load(c), dst, n),
+            (Source::Elements(b), Source::Elements(c)) => {
+                zip_lanes(Zip(a, Stream(b), first), Stream(c), dst, n, second)
+            }
+            (Source::Elements(b), Source::Splat(c)) => {
+                zip_lanes(Zip(a, Stream(b), first), Splat::load(c), dst, n, second)
+            }
+            (Source::Splat(b), Source::Elements(c)) => {
+                zip_lanes(Zip(a, Splat::load(b), first), Stream(c), dst, n, second)
+            }
+            (Source::Splat(b), Source::Splat(c)) => {
+                zip_lanes(Zip(a, Splat::load(b), first), Splat::load(c), dst, n, second)
+            }
         }
-    }
-}
-
-/// # Safety
-/// As for [`run`].
-#[inline(always)]
-unsafe fn mul_add_lanes(a: impl Lanes, b: impl Lanes, c: impl Lanes, dst: *mut f32, n: usize) {
-    // SAFETY: the caller's.
-    unsafe {
-        fill::<4>(dst, n, |i, rest| {
-            fetch(a, i, rest) * fetch(b, i, rest) + fetch(c, i, rest)
-        })
     }
 }
 
@@ -374,7 +435,7 @@ unsafe fn select(c: Source, a: Source, b: Source, dst: *mut f32, n: usize) {
             Source::Splat(c) => {
                 let chosen = if (*c).to_bits() != 0 { a } else { b };
                 return match chosen {
-                    Source::Elements(a) => fill::<4>(dst, n, |i, rest| fetch(Stream(a), i, rest)),
+                    Source::Elements(a) => fill(dst, n, Stream(a)),
                     Source::Splat(a) => splat(*a, dst, n),
                 };
             }
@@ -390,15 +451,32 @@ unsafe fn select(c: Source, a: Source, b: Source, dst: *mut f32, n: usize) {
 
 /// # Safety
 /// As for [`run`].
-#[inline(always)]
+#[inline(never)]
 unsafe fn select_lanes(c: *const f32, a: impl Lanes, b: impl Lanes, dst: *mut f32, n: usize) {
-    // SAFETY: the caller's.
-    unsafe {
-        fill::<4>(dst, n, |i, rest| {
-            let condition = fetch(Stream(c), i, rest).to_bits();
-            condition.select(fetch(a, i, rest), fetch(b, i, rest))
-        })
+    #[derive(Clone, Copy)]
+    struct Choice<A, B>(Stream, A, B);
+
+    impl<A: Lanes, B: Lanes> Lanes for Choice<A, B> {
+        #[inline(always)]
+        unsafe fn at(self, i: usize) -> F32x4 {
+            // SAFETY: the caller's.
+            unsafe { self.0.at(i).to_bits().select(self.1.at(i), self.2.at(i)) }
+        }
+
+        #[inline(always)]
+        unsafe fn tail(self, i: usize, rest: usize) -> F32x4 {
+            // SAFETY: the caller's.
+            unsafe {
+                self.0
+                    .tail(i, rest)
+                    .to_bits()
+                    .select(self.1.tail(i, rest), self.2.tail(i, rest))
+            }
+        }
     }
+
+    // SAFETY: the caller's.
+    unsafe { fill(dst, n, Choice(Stream(c), a, b)) }
 }
 
 /// Sets `n` elements to `value`.
@@ -408,7 +486,7 @@ unsafe fn select_lanes(c: *const f32, a: impl Lanes, b: impl Lanes, dst: *mut f3
 pub(super) unsafe fn splat(value: f32, dst: *mut f32, n: usize) {
     let value = F32x4::splat(value);
     // SAFETY: the caller's.
-    unsafe { fill::<4>(dst, n, |_, _| value) }
+    unsafe { fill(dst, n, Splat(value)) }
 }
 
 /// Copies `n` elements that lie `stride` apart.
@@ -421,7 +499,7 @@ pub(super) unsafe fn load_f32(src: *const f32, stride: usize, dst: *mut f32, n: 
     unsafe {
         match stride {
             0 => splat(*src, dst, n),
-            1 => fill::<4>(dst, n, |i, rest| fetch(Stream(src), i, rest)),
+            1 => fill(dst, n, Stream(src)),
             _ => (0..n).for_each(|i| *dst.add(i) = *src.add(i * stride)),
         }
     }

@@ -344,7 +344,7 @@ fn common_chains_take_few_steps() {
     });
     assert_eq!(steps(&bias_relu.unwrap(), &[&[4, 100], &[100]]), (1, 0));
     let hard_swish = Expr::of_one(|b, x| b.hard_swish(x)).unwrap();
-    assert_eq!(steps(&hard_swish, &[&[4, 100]]), (3, 1));
+    assert_eq!(steps(&hard_swish, &[&[4, 100]]), (1, 0));
     // The reciprocal root of each row's variance is taken once per row.
     let mut b = Builder::new();
     let [x, mean, variance] = [0; 3].map(|_| b.input(Storage::F32));
@@ -353,5 +353,5 @@ fn common_chains_take_few_steps() {
     let root = b.unary(UnaryOp::Sqrt, shifted);
     let y = b.div(centred, root);
     b.output(y, Storage::F32);
-    assert_eq!(steps(&b.finish().unwrap(), &[&[4, 100], &[4, 1], &[4, 1]]), (2, 1));
+    assert_eq!(steps(&b.finish().unwrap(), &[&[4, 100], &[4, 1], &[4, 1]]), (1, 0));
 }

@@ -127,9 +127,15 @@ impl<'a> Frame<'a> {
     /// As for [`Frame::tile`].
     #[inline(always)]
     unsafe fn compute(&self, op: Op, step: &Step) {
-        let sources = step.args.map(|arg| self.source(arg));
-        // SAFETY: the caller's; places beyond `arg_count` are computed but not read.
-        unsafe { exec::run(op, &sources[..step.arg_count], self.dest(step.dest), self.n) }
+        let dst = self.dest(step.dest);
+        // SAFETY: the caller's.
+        unsafe {
+            match *step.args() {
+                [a] => exec::run(op, &[self.source(a)], dst, self.n),
+                [a, b] => exec::run(op, &[self.source(a), self.source(b)], dst, self.n),
+                _ => exec::run(op, &step.args.map(|arg| self.source(arg)), dst, self.n),
+            }
+        }
     }
 
     /// # Safety
