@@ -188,7 +188,7 @@ fn pw_pow(a: PwF, b: PwF, nan: f32, inf: f32) -> PwF {
     let magnitude = pow(abs(a), b);
     let negative = a < PwF(0.0f);
     var result = select(magnitude, -magnitude, negative & odd);
-    result = select(result, PwF(nan), negative & !whole & (a >= PwF(-3.4028235e38f)));
+    result = select(result, PwF(nan), negative & !whole & (a >= PwF(-3.4028234e38f)));
     let at_zero = select(PwF(0.0f), PwF(inf), b < PwF(0.0f));
     result = select(result, select(at_zero, pw_copysign(at_zero, a), odd), a == PwF(0.0f));
     result = select(result, a + b, pw_is_nan(a) | pw_is_nan(b));
@@ -202,6 +202,6 @@ fn pw_fmod(a: PwF, b: PwF) -> PwF {
     // Where the quotient was rounded to the next whole number, the rest is off by one divisor.
     let over = select(rest, rest - pw_copysign(b, a), abs(rest) >= abs(b));
     let back = select(over, over + pw_copysign(b, a), (over != PwF(0.0f)) & ((over < PwF(0.0f)) != (a < PwF(0.0f))));
-    return select(back, a, (abs(b) > PwF(3.4028235e38f)) & (abs(a) <= PwF(3.4028235e38f)));
+    return select(back, a, (abs(b) > PwF(3.4028234e38f)) & (abs(a) <= PwF(3.4028234e38f)));
 }
 //: end

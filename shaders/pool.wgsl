@@ -17,7 +17,7 @@ fn main(
     let first_y = i32(out_y * params.stride_y) - params.pad_top;
     let first_x = i32(out_x * params.stride_x) - params.pad_left;
     //: if MAX
-    var value = -3.40282347e+38;
+    var value = -3.4028234e+38;
     //: else
     var value = 0.0;
     var counted = 0u;

@@ -73,14 +73,11 @@ impl ConvParams {
             let padded = self.input[axis] as u128 + self.pads_begin[axis] as u128 + self.pads_end[axis] as u128;
             padded.max(self.kernel[axis] as u128 * self.dilations[axis] as u128) + self.strides[axis] as u128
         });
-        let lens = [
-            padded.collect(),
-            self.output().map(|size| size as u128).to_vec(),
-            self.kernel.map(|size| size as u128 * self.in_channels as u128).to_vec(),
-        ];
         let channels = self.batch.max(1) as u128 * self.in_channels.max(self.out_channels).max(1) as u128;
-        lens.iter()
-            .all(|sizes: &Vec<u128>| fits(sizes.iter().copied().chain([channels])))
+        let weights = [self.in_channels as u128, self.out_channels as u128];
+        fits(padded.chain([channels]))
+            && fits(self.output().map(|size| size as u128).into_iter().chain([channels]))
+            && fits(self.kernel.map(|size| size as u128).into_iter().chain(weights))
     }
 
     /// The number of values of the weights, `[out_channels, in_channels / groups, ..kernel]`.
@@ -108,7 +105,8 @@ pub(in crate::cpu) fn inside(size: usize, stride: usize, offset: usize, pad: usi
 
 /// Whether so many f32, and some more for rounding up, can be addressed.
 fn fits(sizes: impl IntoIterator<Item = u128>) -> bool {
-    let len = sizes.into_iter().try_fold(64u128, u128::checked_mul);
+    // Four bytes each, and as much again for rounding up.
+    let len = sizes.into_iter().try_fold(8u128, u128::checked_mul);
     len.is_some_and(|len| len <= isize::MAX as u128)
 }
 
@@ -380,6 +378,14 @@ mod tests {
             plan.run(&input, filter, &mut output, &mut scratch, &epilogue);
             assert_close(&output, &expected, 1e-4, &format!("{params:?} by {:?}", plan.method));
         }
+    }
+
+    #[test]
+    fn ordinary_sizes_are_addressable_with_32_bits_and_huge_ones_are_not() {
+        let layer = [3u128, 3, 1, 2048, 512];
+        assert!(layer.iter().product::<u128>() * 8 <= i32::MAX as u128);
+        assert!(fits(layer));
+        assert!(!fits([1 << 40, 1 << 40]));
     }
 
     #[test]

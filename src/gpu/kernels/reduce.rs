@@ -78,8 +78,8 @@ pub fn reduce(op: ReduceOp, ty: GpuType, shape: &[usize], axes: &[usize], caps: 
     }
     let shared = is_shared(length, caps);
     let initial = match (op, ty) {
-        (Max, GpuType::F32) => "-3.40282347e+38",
-        (Min, GpuType::F32) => "3.40282347e+38",
+        (Max, GpuType::F32) => "-3.4028234e+38",
+        (Min, GpuType::F32) => "3.4028234e+38",
         (Max, GpuType::I32) => "-2147483648",
         (Min, GpuType::I32) => "2147483647",
         (Min, _) => "4294967295",

@@ -37,7 +37,7 @@ fn main(
     let plane = rest / params.out_height * params.plane;
     let first_y = i32(out_y * params.stride_y) - params.pad_top;
     let first_x = i32(out_x * params.stride_x) - params.pad_left;
-    var value = -3.40282347e+38;
+    var value = -3.4028234e+38;
     for (var kernel_y = 0u; kernel_y < params.kernel_height; kernel_y += 1u) {
         let y = first_y + i32(kernel_y * params.dilation_y);
         for (var kernel_x = 0u; kernel_x < params.kernel_width; kernel_x += 1u) {
