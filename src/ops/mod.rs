@@ -25,6 +25,7 @@ mod pool;
 mod recurrent;
 mod reduce;
 pub mod registry;
+mod resize;
 mod scatter;
 mod search;
 mod select;

@@ -2,7 +2,7 @@
 
 use super::{
     Operator, binary, cast, channel_norm, control, conv, fill, gather, gemm, join, layout, matmul, normalization, pad,
-    pointwise, pool, recurrent, reduce, scatter, search, select, shape, slice, softmax, transpose, unary,
+    pointwise, pool, recurrent, reduce, resize, scatter, search, select, shape, slice, softmax, transpose, unary,
 };
 use crate::{
     error::{Error, ErrorCode, Result},
@@ -178,6 +178,13 @@ pub static OPERATORS: &[Entry] = &[
     onnx("SpaceToDepth", layout::make_depth_space),
     onnx("Trilu", layout::make_trilu),
     onnx("ReverseSequence", layout::make_reverse_sequence),
+    onnx("Resize", resize::make),
+    Entry {
+        domain: "",
+        name: "Upsample",
+        since: 7,
+        make: resize::make,
+    },
     // Search.
     onnx("OneHot", search::make_one_hot),
     onnx("Compress", search::make_compress),
