@@ -34,6 +34,11 @@ impl Taps {
         self.outside.push(is_outside);
     }
 
+    /// The elements and weights of all positions, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (usize, f32)> + '_ {
+        self.places.iter().copied().zip(self.weights.iter().copied())
+    }
+
     /// Number of positions.
     pub fn len(&self) -> usize {
         self.outside.len()

@@ -2,7 +2,7 @@
 //! ReverseSequence.
 
 use super::{
-    CpuLowering, InferContext, Operator,
+    CpuLowering, GpuLowering, InferContext, Operator,
     lower::{Concrete, Movement, infer_moved_elements, invalid, lower_movement, mismatch},
 };
 use crate::{
@@ -11,6 +11,7 @@ use crate::{
         movement::{Indices, MoveFn, StridedCopy, dense_steps},
     },
     error::{Error, ErrorCode, Result},
+    gpu::{kernel::GpuKernel, kernels::movement as gpu},
     graph::Node,
     tensor::{Dim, display_shape, resolve_axis},
 };
@@ -85,6 +86,21 @@ impl Operator for DepthSpace {
 
     fn cpu(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
         lower_movement(self, ctx)
+    }
+
+    fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        let deep = if self.to_space { ctx.input(0)? } else { ctx.output(0)? };
+        let &[n, channels, h, w] = deep.shape.as_slice() else {
+            return Ok(None);
+        };
+        let block = self.block;
+        let c = channels / (block * block);
+        let (shape, permutation) = match (self.to_space, self.block_first) {
+            (true, true) => ([n, block, block, c, h, w], [0, 3, 4, 1, 5, 2]),
+            (true, false) => ([n, c, block, block, h, w], [0, 1, 4, 2, 5, 3]),
+            (false, _) => ([n, c, h, block, w, block], [0, 3, 5, 1, 2, 4]),
+        };
+        Ok(gpu::transpose(&shape, &permutation, ctx.caps))
     }
 }
 

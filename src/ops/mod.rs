@@ -23,6 +23,7 @@ mod pad;
 mod pointwise;
 mod pool;
 mod recurrent;
+mod quantize;
 mod reduce;
 pub mod registry;
 mod resize;

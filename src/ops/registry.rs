@@ -2,7 +2,8 @@
 
 use super::{
     Operator, binary, cast, channel_norm, control, conv, fill, gather, gemm, join, layout, matmul, normalization, pad,
-    pointwise, pool, recurrent, reduce, resize, scatter, search, select, shape, slice, softmax, transpose, unary,
+    pointwise, pool, quantize, recurrent, reduce, resize, scatter, search, select, shape, slice, softmax, transpose,
+    unary,
 };
 use crate::{
     error::{Error, ErrorCode, Result},
@@ -191,6 +192,11 @@ pub static OPERATORS: &[Entry] = &[
     onnx("NonZero", search::make_non_zero),
     onnx("Unique", search::make_unique),
     onnx("TopK", search::make_top_k),
+    // Quantisation.
+    onnx("QuantizeLinear", quantize::make_linear),
+    onnx("DequantizeLinear", quantize::make_linear),
+    onnx("DynamicQuantizeLinear", quantize::make_dynamic),
+    onnx("MatMulInteger", quantize::make_matmul_integer),
     // Made from attributes and sizes.
     onnx("Constant", fill::make_constant),
     onnx("ConstantOfShape", fill::make_constant_of_shape),

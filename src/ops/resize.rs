@@ -1,7 +1,7 @@
 //! Images and other grids resampled to another size: Resize and its forerunner Upsample.
 
 use super::{
-    CpuLowering, InferContext, Operator,
+    CpuLowering, GpuLowering, InferContext, Operator, TensorDesc,
     lower::{invalid, mismatch},
 };
 use crate::{
@@ -12,6 +12,10 @@ use crate::{
         resample::{self, Taps},
     },
     error::{Error, ErrorCode, Result},
+    gpu::{
+        kernel::GpuKernel,
+        kernels::resize::{self as gpu, ResizedAxis, Tap},
+    },
     graph::Node,
     tensor::{DType, Dim, Tensor, element_count, resolve_axis, strides_of},
 };
@@ -243,20 +247,22 @@ impl Resize {
     }
 
     /// How each dimension is resampled, for concrete shapes.
-    fn plan(&self, ctx: &CpuLowering<'_>) -> Result<Vec<Axis>> {
-        let (shape, output) = (&ctx.input(0)?.shape, &ctx.output(0)?.shape);
+    fn plan(&self, inputs: &[Option<TensorDesc>], output: &[usize]) -> Result<Vec<Axis>> {
+        let input = |index: usize| inputs.get(index).and_then(Option::as_ref);
+        let constant = |index: usize| input(index).and_then(|desc| desc.constant.as_ref());
+        let shape = &input(0).ok_or_else(|| invalid("required input 0 is missing"))?.shape;
         let rank = shape.len();
-        let is_given = |index: usize| ctx.optional_input(index).is_some_and(|input| !input.shape.contains(&0));
+        let is_given = |index: usize| input(index).is_some_and(|desc| !desc.shape.contains(&0));
         let rois = match self.roi {
             Some(index) => {
-                let roi = ctx.constant(index).and_then(floats);
+                let roi = constant(index).and_then(floats);
                 self.rois(rank, &roi.ok_or_else(|| Error::internal("the region is not known"))?)?
             }
             None => vec![(0.0, 1.0); rank],
         };
         let scales = match (&self.fixed_scales, self.uses_sizes(is_given)) {
             (Some(scales), _) => self.spread(rank, scales, 1.0, "scales")?,
-            (None, Some(index)) => match (ctx.ints(index), self.policy) {
+            (None, Some(index)) => match (constant(index).and_then(|tensor| tensor.to_i64s().ok()), self.policy) {
                 (Some(sizes), _) => self.sizes(shape, &sizes)?.1,
                 (None, AspectRatio::Stretch) => {
                     let ratio =
@@ -266,7 +272,7 @@ impl Resize {
                 (None, _) => return Err(Error::internal("the sizes are not known")),
             },
             (None, None) => {
-                let scales = ctx.constant(self.scales).and_then(floats);
+                let scales = constant(self.scales).and_then(floats);
                 let scales = scales.ok_or_else(|| Error::internal("the scales are not known"))?;
                 self.spread(rank, &scales, 1.0, "scales")?
             }
@@ -545,7 +551,7 @@ impl Operator for Resize {
             return Err(Error::internal("the resized shape is not known"));
         }
         let (input, output) = (ctx.input(0)?, ctx.output(0)?);
-        let axes = self.plan(ctx)?;
+        let axes = self.plan(ctx.inputs, &output.shape)?;
         if axes.iter().all(|axis| self.is_identity(axis)) {
             return Ok(CpuKernel::View { input: 0 });
         }
@@ -575,5 +581,47 @@ impl Operator for Resize {
                 _ => plan.run::<f64>(dtype, source, target),
             }
         }))
+    }
+
+    fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        let (input, output) = (ctx.input(0)?, ctx.output(0)?);
+        if input.dtype != DType::F32 || self.coordinates == Coordinates::TfCropAndResize {
+            return Ok(None);
+        }
+        let axes = self.plan(ctx.inputs, &output.shape)?;
+        let mut resized = Vec::new();
+        for (number, axis) in axes.iter().enumerate().filter(|(_, axis)| !self.is_identity(axis)) {
+            let taps: Vec<Tap> = match self.mode {
+                Mode::Nearest(nearest) => (0..axis.resized)
+                    .map(|index| Tap {
+                        index: self.nearest_index(nearest, axis, index) as u32,
+                        weight: 1.0,
+                    })
+                    .collect(),
+                _ => {
+                    let taps = self.taps(axis)?;
+                    let taps = taps.iter().map(|(index, weight)| Tap {
+                        index: index as u32,
+                        weight,
+                    });
+                    taps.collect()
+                }
+            };
+            resized.push((number, taps.len() / axis.resized.max(1), taps));
+        }
+        let resized: Vec<ResizedAxis<'_>> = resized
+            .iter()
+            .map(|(axis, taps_per_position, taps)| ResizedAxis {
+                axis: *axis,
+                taps_per_position: *taps_per_position,
+                taps,
+            })
+            .collect();
+        // Everything that the taps depend on.
+        let key = format!(
+            "{:?} {:?} {} {} {} {axes:?}",
+            self.mode, self.coordinates, self.cubic_a, self.exclude_outside, self.antialias
+        );
+        Ok(gpu::resize(&input.shape, &resized, &key, ctx.caps))
     }
 }
