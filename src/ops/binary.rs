@@ -48,7 +48,8 @@ struct Binary {
 ///
 /// The inputs broadcast by numpy's rule; before opset 7 by the attributes `broadcast` and `axis`. The output has the
 /// first input's type, or bool for comparisons and logic. Integers wrap around; `Div` and `Mod` of integers by zero are
-/// [`ErrorCode::RunFailed`] errors, `Div` rounds towards zero. Shifts by the type's width or more give 0.
+/// [`ErrorCode::RunFailed`] errors, `Div` rounds towards zero. Shifts by
+/// the type's width or more, or by negative numbers, leave the sign alone.
 pub fn make(node: &Node) -> Result<Box<dyn Operator>> {
     let attributes = &node.attributes;
     let function = match &*node.operator.name {
@@ -111,7 +112,6 @@ impl Function {
         let is_bool = storage == Storage::Bool;
         match self {
             Function::Bitwise(_) | Function::BitShift { .. } => return Ok(None),
-            Function::Mod { like_c: false } => return Ok(None),
             Function::Logic(_) | Function::Compare(CompareOp::Equal) => {}
             _ if is_bool => return Ok(None),
             _ => {}
@@ -146,7 +146,18 @@ impl Function {
             Function::Mul => b.mul(x, y),
             Function::Div => b.div(x, y),
             Function::Pow => b.pow(x, y),
-            Function::Mod { .. } => b.binary(BinaryOp::Fmod, x, y),
+            Function::Mod { like_c: true } => b.binary(BinaryOp::Fmod, x, y),
+            Function::Mod { like_c: false } => {
+                // The remainder with the divisor's sign, as Python has it.
+                let rest = b.binary(BinaryOp::Fmod, x, y);
+                let zero = b.constant(0.0);
+                let (below, some) = (b.less(rest, zero), b.compare(CompareOp::NotEqual, rest, zero));
+                let negative = b.less(y, zero);
+                let differs = b.logic(LogicOp::Xor, below, negative);
+                let moves = b.logic(LogicOp::And, differs, some);
+                let moved = b.add(rest, y);
+                b.select(moves, moved, rest)
+            }
             Function::Min => b.min(x, y),
             Function::Max => b.max(x, y),
             Function::PRelu => b.prelu(x, y),
@@ -164,7 +175,15 @@ impl Function {
             Function::Mul => zip(|x, y| x * y),
             Function::Div => zip(|x, y| x / y),
             Function::Pow => zip(f64::powf),
-            Function::Mod { .. } => zip(|x, y| x % y),
+            Function::Mod { like_c: true } => zip(|x, y| x % y),
+            Function::Mod { like_c: false } => zip(|x, y| {
+                let rest = x % y;
+                if rest != 0.0 && (rest < 0.0) != (y < 0.0) {
+                    rest + y
+                } else {
+                    rest
+                }
+            }),
             Function::Min => zip(|x, y| if x.is_nan() || y.is_nan() { f64::NAN } else { x.min(y) }),
             Function::Max => zip(|x, y| if x.is_nan() || y.is_nan() { f64::NAN } else { x.max(y) }),
             Function::PRelu => zip(|x, y| if x < 0.0 { x * y } else { x }),
@@ -223,6 +242,7 @@ impl Function {
                 LogicOp::Xor => zip(|x, y| x ^ y),
             },
             Function::BitShift { left: true } => zip(|x, y| if (0..64).contains(&y) { x << y } else { 0 }),
+            Function::BitShift { left: false } if !is_u64 => zip(|x, y| x >> if (0..64).contains(&y) { y } else { 63 }),
             Function::BitShift { left: false } => zip(|x, y| {
                 if (0..64).contains(&y) {
                     (x as u64 >> y) as i64
@@ -400,9 +420,6 @@ impl Operator for Binary {
         let inputs = self.operands(ctx)?;
         let output = ctx.result(0)?;
         let second = inputs.get(1).map_or(dtype, |input| input.dtype);
-        if matches!(function, Function::Mod { like_c: false }) && dtype.is_float() {
-            return Err(invalid("Mod of floating-point numbers needs attribute fmod = 1"));
-        }
         if function == Function::Mean && !dtype.is_float() {
             return Err(ctx.unsupported_type(0));
         }
@@ -643,6 +660,8 @@ mod tests {
             .input(tensor(&[5], &x))
             .input(tensor(&[5], &y));
         assert_eq!(fmod.run1().unwrap(), tensor(&[5], &[1, -1, 1, -1, 0]));
+        let floats = run("Mod", &[7f32, -7.0, 7.0, -7.0], &[3.0, 3.0, -3.0, -3.0]).unwrap();
+        assert_eq!(floats, f32s(&[4], &[1.0, 2.0, -2.0, -1.0]));
         assert_eq!(
             run("Pow", &[2i64, -1, 3], &[10, -3, -1]).unwrap(),
             i64s(&[3], &[1024, -1, 0])
@@ -682,7 +701,7 @@ mod tests {
     }
 
     #[test]
-    fn shifts_beyond_the_width_give_zero() {
+    fn shifts_beyond_the_width_leave_the_sign() {
         let shift = |direction: &str, x: u8, y: u8| {
             let node = TestNode::new("BitShift", 11).attr("direction", direction);
             node.input(tensor(&[1], &[x])).input(tensor(&[1], &[y])).run1().unwrap()
@@ -690,6 +709,13 @@ mod tests {
         assert_eq!(shift("LEFT", 0x81, 1), tensor(&[1], &[2u8]));
         assert_eq!(shift("LEFT", 1, 200), tensor(&[1], &[0u8]));
         assert_eq!(shift("RIGHT", 0x81, 1), tensor(&[1], &[0x40u8]));
+        let signed = TestNode::new("BitShift", 27)
+            .attr("direction", "RIGHT")
+            .input(tensor(&[2], &[-8i8, -8]));
+        assert_eq!(
+            signed.input(tensor(&[2], &[1i8, 100])).run1().unwrap(),
+            tensor(&[2], &[-4i8, -1])
+        );
     }
 
     #[test]

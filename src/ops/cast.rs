@@ -162,9 +162,6 @@ fn float_to_int(x: f64, to: DType) -> i64 {
         DType::Bool => i64::from(x != 0.0),
         DType::U64 if x >= 0.0 => x as u64 as i64,
         DType::I32 => (x as i32).into(),
-        // Four bits hold so little that ONNX rounds and saturates.
-        DType::I4 => x.round_ties_even().clamp(-8.0, 7.0) as i64,
-        DType::U4 => x.round_ties_even().clamp(0.0, 15.0) as i64,
         _ => x as i64,
     }
 }

@@ -299,8 +299,13 @@ impl Resize {
                 let offset = axis.len as f32 / 2.0 * (1.0 - adjustment);
                 offset + (x + 0.5) / scale - 0.5
             }
-            Coordinates::AlignCorners if axis.resized > 1 => x * last / (axis.resized as f32 - 1.0),
-            Coordinates::AlignCorners => 0.0,
+            Coordinates::AlignCorners => {
+                // The fractional length that the scale asks for, where it is not the output's own.
+                let exact = scale * axis.len as f32;
+                let length = axis.resized as f32;
+                let length = if (exact - length).abs() < 1e-3 { length } else { exact };
+                if length == 1.0 { 0.0 } else { x * last / (length - 1.0) }
+            }
             Coordinates::Asymmetric => x / scale,
             Coordinates::TfHalfPixelForNearest => (x + 0.5) / scale,
             Coordinates::TfCropAndResize => {
@@ -623,5 +628,129 @@ impl Operator for Resize {
             self.mode, self.coordinates, self.cubic_a, self.exclude_outside, self.antialias
         );
         Ok(gpu::resize(&input.shape, &resized, &key, ctx.caps))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{TestNode, assert_tensor_close, f32s, i64s, tensor};
+    use super::*;
+
+    fn image() -> Tensor {
+        f32s(&[1, 1, 2, 2], &[1.0, 2.0, 3.0, 4.0])
+    }
+
+    fn scaled(node: TestNode, scales: &[f32]) -> Result<Tensor> {
+        node.no_input().constant(f32s(&[scales.len()], scales)).run1()
+    }
+
+    #[test]
+    fn nearest_repeats_elements_of_any_type() {
+        let node = || TestNode::new("Resize", 13).attr("mode", "nearest");
+        let result = scaled(node().input(tensor(&[1, 2], &[1u8, 2])), &[2.0, 2.0]).unwrap();
+        assert_eq!(result, tensor(&[2, 4], &[1u8, 1, 2, 2, 1, 1, 2, 2]));
+        let strings = Tensor::from_strings(&[2], vec!["a".into(), "b".into()]).unwrap();
+        let result = scaled(node().input(strings), &[1.5]).unwrap();
+        assert_eq!(result.strings().unwrap(), ["a", "a", "b"]);
+        let old = TestNode::new("Upsample", 7)
+            .attr("scales", [1.0, 2.0])
+            .input(f32s(&[1, 2], &[1.0, 2.0]));
+        assert_eq!(old.run1().unwrap(), f32s(&[1, 4], &[1.0, 1.0, 2.0, 2.0]));
+    }
+
+    #[test]
+    fn rounding_modes_differ_at_halves() {
+        // Positions 0.5 and 2.5 of four elements.
+        for (mode, expected) in [
+            ("round_prefer_floor", [0.0, 2.0]),
+            ("round_prefer_ceil", [1.0, 3.0]),
+            ("floor", [0.0, 2.0]),
+            ("ceil", [1.0, 3.0]),
+        ] {
+            let node = TestNode::new("Resize", 13)
+                .attr("nearest_mode", mode)
+                .input(f32s(&[4], &[0.0, 1.0, 2.0, 3.0]));
+            assert_eq!(scaled(node, &[0.5]).unwrap(), f32s(&[2], &expected), "{mode}");
+        }
+    }
+
+    #[test]
+    fn linear_follows_the_coordinates() {
+        let node = |mode: &str| {
+            let node = TestNode::new("Resize", 13).attr("mode", "linear");
+            node.attr("coordinate_transformation_mode", mode)
+                .input(f32s(&[2], &[0.0, 3.0]))
+        };
+        for (mode, expected) in [
+            ("half_pixel", [0.0, 0.75, 2.25, 3.0]),
+            ("align_corners", [0.0, 1.0, 2.0, 3.0]),
+            ("asymmetric", [0.0, 1.5, 3.0, 3.0]),
+        ] {
+            assert_tensor_close(&scaled(node(mode), &[2.0]).unwrap(), &f32s(&[4], &expected), 1e-6);
+        }
+        let sizes = TestNode::new("Resize", 13)
+            .attr("mode", "linear")
+            .input(image())
+            .no_input()
+            .no_input();
+        let result = sizes.constant(i64s(&[4], &[1, 1, 1, 4])).run1().unwrap();
+        assert_tensor_close(&result, &f32s(&[1, 1, 1, 4], &[2.0, 2.25, 2.75, 3.0]), 1e-6);
+        let bytes = TestNode::new("Resize", 13)
+            .attr("mode", "linear")
+            .input(tensor(&[2], &[0u8, 255]));
+        assert_eq!(scaled(bytes, &[2.0]).unwrap(), tensor(&[4], &[0u8, 63, 191, 255]));
+    }
+
+    #[test]
+    fn cubic_keeps_constants_and_antialias_averages() {
+        let flat = || f32s(&[1, 6], &[2.0; 6]);
+        let cubic = TestNode::new("Resize", 18).attr("mode", "cubic").input(flat());
+        assert_tensor_close(&scaled(cubic, &[1.0, 1.7]).unwrap(), &f32s(&[1, 10], &[2.0; 10]), 1e-5);
+        let ramp = f32s(&[8], &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]);
+        let small = TestNode::new("Resize", 18)
+            .attr("mode", "linear")
+            .attr("antialias", 1)
+            .input(ramp);
+        let result = scaled(small, &[0.25]).unwrap();
+        let values = result.to_f32s().unwrap();
+        assert!((values[0] + values[1] - 7.0).abs() < 1e-4, "{values:?} is symmetric");
+    }
+
+    #[test]
+    fn axes_policies_and_regions_are_kept() {
+        let node = |policy: &str| {
+            let node = TestNode::new("Resize", 18)
+                .attr("keep_aspect_ratio_policy", policy)
+                .attr("axes", [2, 3]);
+            let node = node.input(image()).no_input().no_input().constant(i64s(&[2], &[5, 8]));
+            node.run1().unwrap().shape().to_vec()
+        };
+        assert_eq!(node("stretch"), [1, 1, 5, 8]);
+        assert_eq!(node("not_larger"), [1, 1, 5, 5]);
+        assert_eq!(node("not_smaller"), [1, 1, 8, 8]);
+        let region = TestNode::new("Resize", 13)
+            .attr("mode", "linear")
+            .attr("coordinate_transformation_mode", "tf_crop_and_resize")
+            .attr("extrapolation_value", 9.0f32)
+            .input(f32s(&[3], &[0.0, 1.0, 2.0]))
+            .constant(f32s(&[2], &[0.5, 1.5]))
+            .no_input()
+            .constant(i64s(&[1], &[3]));
+        assert_tensor_close(&region.run1().unwrap(), &f32s(&[3], &[1.0, 2.0, 9.0]), 1e-6);
+    }
+
+    #[test]
+    fn symbolic_sizes_follow_whole_scales() {
+        let node = TestNode::new("Resize", 13)
+            .input(image())
+            .no_input()
+            .constant(f32s(&[4], &[1.0, 1.0, 2.0, 0.5]));
+        let (facts, _) = node.infer_symbolic().unwrap();
+        let shape = facts[0].shape.as_ref().unwrap();
+        assert_eq!(shape[2], Dim::symbol("d0_2") * Dim::from(2));
+        assert_eq!(shape[3], Dim::symbol("d0_3").floor_div(&Dim::from(2)));
+        for scales in [[1.0f32, 1.0, 0.0, 1.0], [1.0, 1.0, f32::NAN, 1.0]] {
+            assert!(scaled(TestNode::new("Resize", 13).input(image()), &scales).is_err());
+        }
     }
 }

@@ -66,7 +66,7 @@ impl Movement for Where {
         "where"
     }
 
-    fn data(&self, _: usize) -> Vec<usize> {
+    fn data(&self, _: &[bool]) -> Vec<usize> {
         vec![1, 2]
     }
 

@@ -7,8 +7,8 @@ use super::{
     lower::{invalid, mismatch, unsupported},
 };
 use crate::{
-    cpu::kernel::CpuKernel,
-    error::{Error, Result},
+    cpu::{elementwise::Wide, kernel::CpuKernel},
+    error::{Error, ErrorCode, Result},
     graph::Node,
     tensor::{Bool8, DType, Dim, display_shape, element_count, resolve_axes, resolve_axis},
 };
@@ -405,27 +405,39 @@ impl Operator for Dropout {
     }
 
     fn cpu(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
-        if self.has_mode_input && ctx.optional_input(2).is_some() && ctx.constant(2).is_none() {
-            return Err(unsupported(
-                "Dropout whose training mode is not constant is not supported",
-            ));
-        }
-        let Some(mask) = ctx.optional_output(1) else {
+        let mode = ctx.optional_input(2).filter(|_| self.has_mode_input);
+        let is_open = mode.is_some_and(|mode| mode.constant.is_none());
+        let mask = ctx.optional_output(1);
+        if mask.is_none() && !is_open {
             return view(ctx);
-        };
-        let (dtype, has_data) = (mask.dtype, ctx.optional_output(0).is_some());
+        }
+        let (mask, has_data) = (mask.map(|mask| mask.dtype), ctx.optional_output(0).is_some());
+        let ratio = ctx.optional_input(1).map(|ratio| ratio.dtype);
         Ok(CpuKernel::compute("dropout", move |io| {
+            if is_open && io.inputs.bytes(2)?.iter().any(|&byte| byte != 0) {
+                let mut value = [0.5f64];
+                if let Some(dtype) = ratio {
+                    f64::load(dtype, io.inputs.bytes(1)?, 0, 0, &mut value)?;
+                }
+                if value[0] != 0.0 {
+                    return Err(Error::new(
+                        ErrorCode::RunFailed,
+                        "Dropout in training mode is not supported",
+                    ));
+                }
+            }
             if has_data {
                 let source = io.inputs.bytes(0)?;
                 let target = io.outputs.take_bytes(0)?;
                 target.copy_from_slice(source);
             }
-            match dtype {
-                DType::Bool => io.outputs.take::<Bool8>(1)?.fill(Bool8(1)),
-                DType::F32 => io.outputs.take::<f32>(1)?.fill(1.0),
-                DType::F64 => io.outputs.take::<f64>(1)?.fill(1.0),
-                DType::F16 => io.outputs.take::<half::f16>(1)?.fill(half::f16::ONE),
-                _ => return Err(Error::internal("a mask of this element type")),
+            match mask {
+                None => {}
+                Some(DType::Bool) => io.outputs.take::<Bool8>(1)?.fill(Bool8(1)),
+                Some(DType::F32) => io.outputs.take::<f32>(1)?.fill(1.0),
+                Some(DType::F64) => io.outputs.take::<f64>(1)?.fill(1.0),
+                Some(DType::F16) => io.outputs.take::<half::f16>(1)?.fill(half::f16::ONE),
+                Some(_) => return Err(Error::internal("a mask of this element type")),
             }
             Ok(())
         }))
