@@ -88,6 +88,9 @@ impl Operator for DepthSpace {
     }
 
     fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        if !ctx.moves_gpu_type() {
+            return Ok(None);
+        }
         let deep = if self.to_space { ctx.input(0)? } else { ctx.output(0)? };
         let &[n, channels, h, w] = deep.shape.as_slice() else {
             return Ok(None);

@@ -1,7 +1,7 @@
 //! What operators of one kind share when they infer and lower: reading attributes and integers, and moving elements
 //! alike in kernels and in the symbolic elements of shapes.
 
-use super::{CpuLowering, GpuLowering, InferContext, PointwiseForm, PointwiseInput, TensorDesc};
+use super::{CpuLowering, InferContext, TensorDesc};
 use crate::{
     cpu::{
         elementwise::Operand,
@@ -9,10 +9,6 @@ use crate::{
         movement::{self, MoveFn},
     },
     error::{Error, ErrorCode, Result},
-    gpu::{
-        kernel::{Binding, GpuKernel},
-        pointwise,
-    },
     tensor::{Bool8, DType, Dim, Tensor},
 };
 
@@ -40,13 +36,6 @@ pub fn operand(index: usize, desc: &TensorDesc) -> Operand {
     }
 }
 
-impl GpuLowering<'_> {
-    /// The integers behind input `index`, when it is constant.
-    pub fn ints(&self, index: usize) -> Option<Vec<i64>> {
-        self.constant(index)?.to_i64s().ok()
-    }
-}
-
 impl CpuLowering<'_> {
     /// The operator's given inputs as operands of element-wise work.
     pub fn operands(&self) -> Vec<Operand> {
@@ -67,41 +56,6 @@ impl CpuLowering<'_> {
     pub fn ints(&self, index: usize) -> Option<Vec<i64>> {
         self.constant(index)?.to_i64s().ok()
     }
-}
-
-/// The GPU kernel of a node's expression, when it has one for its inputs.
-pub fn gpu_pointwise(
-    ctx: &GpuLowering<'_>,
-    form_of: impl FnOnce(&[PointwiseInput<'_>]) -> Option<PointwiseForm>,
-) -> Result<Option<GpuKernel>> {
-    let inputs: Vec<PointwiseInput<'_>> = ctx.inputs[..ctx.input_count().min(ctx.inputs.len())]
-        .iter()
-        .map(|desc| PointwiseInput {
-            dtype: desc.as_ref().map_or(DType::F32, |desc| desc.dtype),
-            constant: desc.as_ref().and_then(|desc| desc.constant.as_ref()),
-            given: desc.is_some(),
-        })
-        .collect();
-    let Some(form) = form_of(&inputs) else { return Ok(None) };
-    let Some(outputs) = ctx.outputs.iter().map(Option::as_ref).collect::<Option<Vec<_>>>() else {
-        return Ok(None);
-    };
-    let Some(first) = outputs.first() else { return Ok(None) };
-    let mut operands = Vec::with_capacity(form.inputs.len());
-    for &index in &form.inputs {
-        operands.push(pointwise::Operand {
-            binding: Binding::Input(index),
-            shape: &ctx.input(index)?.shape,
-        });
-    }
-    let bindings: Vec<Binding> = (0..outputs.len()).map(Binding::Output).collect();
-    Ok(pointwise::kernel(
-        &form.expr,
-        &first.shape,
-        &operands,
-        &bindings,
-        ctx.caps,
-    ))
 }
 
 /// Concrete shapes and known integers of a node, alike in inference and lowering.

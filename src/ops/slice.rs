@@ -414,6 +414,19 @@ impl Operator for Tile {
         }
         lower_movement(self, ctx)
     }
+
+    fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        if !ctx.moves_gpu_type() {
+            return Ok(None);
+        }
+        // Each dimension gets one in front of it that is expanded.
+        let (mut once, mut repeated) = (Vec::new(), Vec::new());
+        for (&dim, &whole) in ctx.input(0)?.shape.iter().zip(&ctx.output(0)?.shape) {
+            once.extend([1, dim]);
+            repeated.extend([if dim == 0 { 0 } else { whole / dim }, dim]);
+        }
+        Ok(movement::expand(&once, &repeated, ctx.caps))
+    }
 }
 
 impl Movement for Tile {

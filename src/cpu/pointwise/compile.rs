@@ -291,7 +291,7 @@ impl Finder<'_> {
                     (BinaryOp::Mul, BinaryOp::Add) => Two::MulAdd,
                     (BinaryOp::Add, BinaryOp::Mul) => Two::AddMul,
                     (BinaryOp::Sub, BinaryOp::Mul) => Two::SubMul,
-                (BinaryOp::Sub, BinaryOp::Div) if inner == a => Two::SubDiv,
+                    (BinaryOp::Sub, BinaryOp::Div) if inner == a => Two::SubDiv,
                     _ => return None,
                 };
                 let varies = |reg: Reg| self.levels[reg.index()] == Level::Tile;
