@@ -76,7 +76,7 @@ impl ConvParams {
         let lens = [
             padded.collect(),
             self.output().map(|size| size as u128).to_vec(),
-            self.kernel.map(|size| size as u128 * self.in_channels as u128).to_vec(),
+            self.kernel.map(|size| size as u128).to_vec(),
         ];
         let channels = self.batch.max(1) as u128 * self.in_channels.max(self.out_channels).max(1) as u128;
         lens.iter()
