@@ -461,3 +461,80 @@ pub fn fill(size: usize, target: &mut [u8], element: &[u8]) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strided_copies_equal_the_naive_loop() {
+        let mut seed = 11u64;
+        let mut random = move |bound: usize| {
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (seed >> 33) as usize % bound
+        };
+        for _ in 0..300 {
+            let rank = random(5);
+            let dims: Vec<usize> = (0..rank).map(|_| [1, 2, 3, 7, 20][random(5)]).collect();
+            // A permuted, partly reversed and broadcast source, and a dense target.
+            let mut order: Vec<usize> = (0..rank).collect();
+            order.sort_by_key(|_| random(100));
+            let (mut steps, mut step, mut start) = (vec![0isize; rank], 1, 0);
+            for &axis in &order {
+                match random(4) {
+                    0 => steps[axis] = 0,
+                    1 => {
+                        steps[axis] = -step;
+                        start += (dims[axis] - 1) * step as usize;
+                        step *= dims[axis] as isize;
+                    }
+                    _ => {
+                        steps[axis] = step;
+                        step *= dims[axis] as isize;
+                    }
+                }
+            }
+            let source: Vec<u32> = (0..step as u32).collect();
+            let count: usize = dims.iter().product();
+            let mut target = vec![0u32; count];
+            let copy = StridedCopy::gather(&dims, &steps, start);
+            copy.run(4, bytemuck::cast_slice(&source), bytemuck::cast_slice_mut(&mut target))
+                .unwrap();
+            for (flat, &value) in target.iter().enumerate() {
+                let (mut rest, mut from) = (flat, start as isize);
+                for (&dim, &step) in dims.iter().zip(&steps).rev() {
+                    from += (rest % dim) as isize * step;
+                    rest /= dim;
+                }
+                assert_eq!(value, source[from as usize], "{dims:?} {steps:?} at {flat}");
+            }
+            let bytes: Vec<u8> = source.iter().map(|&value| value as u8).collect();
+            let mut narrow = vec![0u8; count];
+            copy.run(1, &bytes, &mut narrow).unwrap();
+            assert!(narrow.iter().zip(&target).all(|(&a, &b)| a == b as u8));
+        }
+    }
+
+    #[test]
+    fn a_block_outside_its_tensor_is_an_error() {
+        let copy = StridedCopy::gather(&[3], &[2], 0);
+        assert!(copy.run(1, &[0; 4], &mut [0; 3]).is_err());
+        assert!(copy.run(1, &[0; 5], &mut [0; 2]).is_err());
+        assert!(
+            StridedCopy::gather(&[2], &[-1], 0)
+                .run(1, &[0; 4], &mut [0; 2])
+                .is_err()
+        );
+        assert!(StridedCopy::gather(&[2, 0], &[1, 1], 9).run(1, &[], &mut []).is_ok());
+    }
+
+    #[test]
+    fn indices_count_from_the_end_and_name_their_bound() {
+        assert_eq!(resolve_index(-2, 5).unwrap(), 3);
+        for index in [5, -6, i64::MIN, i64::MAX] {
+            let error = resolve_index(index, 5).unwrap_err();
+            assert_eq!(error.code(), crate::error::ErrorCode::RunFailed);
+            assert!(error.message().contains(&index.to_string()) && error.message().contains('5'));
+        }
+    }
+}

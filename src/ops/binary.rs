@@ -48,7 +48,8 @@ struct Binary {
 ///
 /// The inputs broadcast by numpy's rule; before opset 7 by the attributes `broadcast` and `axis`. The output has the
 /// first input's type, or bool for comparisons and logic. Integers wrap around; `Div` and `Mod` of integers by zero are
-/// [`ErrorCode::RunFailed`] errors, `Div` rounds towards zero. Shifts by the type's width or more give 0.
+/// [`ErrorCode::RunFailed`] errors, `Div` rounds towards zero. Shifts by
+/// the type's width or more, or by negative numbers, leave the sign alone.
 pub fn make(node: &Node) -> Result<Box<dyn Operator>> {
     let attributes = &node.attributes;
     let function = match &*node.operator.name {
@@ -111,7 +112,6 @@ impl Function {
         let is_bool = storage == Storage::Bool;
         match self {
             Function::Bitwise(_) | Function::BitShift { .. } => return Ok(None),
-            Function::Mod { like_c: false } => return Ok(None),
             Function::Logic(_) | Function::Compare(CompareOp::Equal) => {}
             _ if is_bool => return Ok(None),
             _ => {}
@@ -146,7 +146,18 @@ impl Function {
             Function::Mul => b.mul(x, y),
             Function::Div => b.div(x, y),
             Function::Pow => b.pow(x, y),
-            Function::Mod { .. } => b.binary(BinaryOp::Fmod, x, y),
+            Function::Mod { like_c: true } => b.binary(BinaryOp::Fmod, x, y),
+            Function::Mod { like_c: false } => {
+                // The remainder with the divisor's sign, as Python has it.
+                let rest = b.binary(BinaryOp::Fmod, x, y);
+                let zero = b.constant(0.0);
+                let (below, some) = (b.less(rest, zero), b.compare(CompareOp::NotEqual, rest, zero));
+                let negative = b.less(y, zero);
+                let differs = b.logic(LogicOp::Xor, below, negative);
+                let moves = b.logic(LogicOp::And, differs, some);
+                let moved = b.add(rest, y);
+                b.select(moves, moved, rest)
+            }
             Function::Min => b.min(x, y),
             Function::Max => b.max(x, y),
             Function::PRelu => b.prelu(x, y),
@@ -164,7 +175,15 @@ impl Function {
             Function::Mul => zip(|x, y| x * y),
             Function::Div => zip(|x, y| x / y),
             Function::Pow => zip(f64::powf),
-            Function::Mod { .. } => zip(|x, y| x % y),
+            Function::Mod { like_c: true } => zip(|x, y| x % y),
+            Function::Mod { like_c: false } => zip(|x, y| {
+                let rest = x % y;
+                if rest != 0.0 && (rest < 0.0) != (y < 0.0) {
+                    rest + y
+                } else {
+                    rest
+                }
+            }),
             Function::Min => zip(|x, y| if x.is_nan() || y.is_nan() { f64::NAN } else { x.min(y) }),
             Function::Max => zip(|x, y| if x.is_nan() || y.is_nan() { f64::NAN } else { x.max(y) }),
             Function::PRelu => zip(|x, y| if x < 0.0 { x * y } else { x }),
@@ -223,6 +242,7 @@ impl Function {
                 LogicOp::Xor => zip(|x, y| x ^ y),
             },
             Function::BitShift { left: true } => zip(|x, y| if (0..64).contains(&y) { x << y } else { 0 }),
+            Function::BitShift { left: false } if !is_u64 => zip(|x, y| x >> if (0..64).contains(&y) { y } else { 63 }),
             Function::BitShift { left: false } => zip(|x, y| {
                 if (0..64).contains(&y) {
                     (x as u64 >> y) as i64
@@ -400,9 +420,6 @@ impl Operator for Binary {
         let inputs = self.operands(ctx)?;
         let output = ctx.result(0)?;
         let second = inputs.get(1).map_or(dtype, |input| input.dtype);
-        if matches!(function, Function::Mod { like_c: false }) && dtype.is_float() {
-            return Err(invalid("Mod of floating-point numbers needs attribute fmod = 1"));
-        }
         if function == Function::Mean && !dtype.is_float() {
             return Err(ctx.unsupported_type(0));
         }
@@ -608,5 +625,196 @@ fn infer_elements(function: Function, ctx: &mut InferContext<'_>) {
     });
     if let Some(elements) = elements.collect::<Option<Vec<_>>>() {
         ctx.set_elements(0, elements);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{TestNode, assert_tensor_close, f32s, i64s, tensor};
+    use super::*;
+    use crate::tensor::{Bool8, Element};
+    use half::f16;
+
+    fn run<T: Element>(name: &str, x: &[T], y: &[T]) -> Result<Tensor> {
+        let node = TestNode::new(name, 18)
+            .input(tensor(&[x.len()], x))
+            .input(tensor(&[y.len()], y));
+        node.run1()
+    }
+
+    #[test]
+    fn integers_follow_numpy_and_c() {
+        let (x, y) = ([7i32, -7, 7, -7, i32::MIN], [3i32, 3, -3, -3, -1]);
+        let cases: [(&str, [i32; 5]); 5] = [
+            ("Add", [10, -4, 4, -10, i32::MAX]),
+            ("Mul", [21, -21, -21, 21, i32::MIN]),
+            ("Div", [2, -2, -2, 2, i32::MIN]),
+            ("Mod", [1, 2, -2, -1, 0]),
+            ("Max", [7, 3, 7, -3, -1]),
+        ];
+        for (name, expected) in cases {
+            assert_eq!(run(name, &x, &y).unwrap(), tensor(&[5], &expected), "{name}");
+        }
+        let fmod = TestNode::new("Mod", 13)
+            .attr("fmod", 1)
+            .input(tensor(&[5], &x))
+            .input(tensor(&[5], &y));
+        assert_eq!(fmod.run1().unwrap(), tensor(&[5], &[1, -1, 1, -1, 0]));
+        let floats = run("Mod", &[7f32, -7.0, 7.0, -7.0], &[3.0, 3.0, -3.0, -3.0]).unwrap();
+        assert_eq!(floats, f32s(&[4], &[1.0, 2.0, -2.0, -1.0]));
+        assert_eq!(
+            run("Pow", &[2i64, -1, 3], &[10, -3, -1]).unwrap(),
+            i64s(&[3], &[1024, -1, 0])
+        );
+        assert_eq!(run("Add", &[200u8], &[100]).unwrap(), tensor(&[1], &[44u8]));
+        assert_eq!(run("Div", &[u64::MAX], &[2]).unwrap(), tensor(&[1], &[u64::MAX / 2]));
+        assert_eq!(run("Min", &[u64::MAX], &[2]).unwrap(), tensor(&[1], &[2u64]));
+    }
+
+    #[test]
+    fn integer_division_by_zero_is_an_error() {
+        for name in ["Div", "Mod"] {
+            let error = run(name, &[1i64, 2], &[1, 0]).unwrap_err();
+            assert_eq!(error.code(), ErrorCode::RunFailed, "{name}");
+        }
+    }
+
+    #[test]
+    fn comparisons_are_exact_at_the_ends_of_types() {
+        let less = |a: u64, b: u64| run("Less", &[a], &[b]).unwrap();
+        assert_eq!(less(1, u64::MAX), tensor(&[1], &[Bool8(1)]));
+        let big = i64::MAX;
+        assert_eq!(run("Equal", &[big], &[big - 1]).unwrap(), tensor(&[1], &[Bool8(0)]));
+        assert_eq!(
+            run("GreaterOrEqual", &[f64::NAN, 1.0], &[1.0, 1.0]).unwrap(),
+            tensor(&[2], &[Bool8(0), Bool8(1)])
+        );
+        assert_eq!(
+            run("Equal", &[Bool8(1), Bool8(0)], &[Bool8(1), Bool8(1)]).unwrap(),
+            tensor(&[2], &[Bool8(1), Bool8(0)])
+        );
+        let strings = |list: [&str; 2]| Tensor::from_strings(&[2], list.map(String::from).to_vec()).unwrap();
+        let node = TestNode::new("Equal", 19)
+            .input(strings(["a", "b"]))
+            .input(strings(["a", "c"]));
+        assert_eq!(node.run1().unwrap(), tensor(&[2], &[Bool8(1), Bool8(0)]));
+    }
+
+    #[test]
+    fn shifts_beyond_the_width_leave_the_sign() {
+        let shift = |direction: &str, x: u8, y: u8| {
+            let node = TestNode::new("BitShift", 11).attr("direction", direction);
+            node.input(tensor(&[1], &[x])).input(tensor(&[1], &[y])).run1().unwrap()
+        };
+        assert_eq!(shift("LEFT", 0x81, 1), tensor(&[1], &[2u8]));
+        assert_eq!(shift("LEFT", 1, 200), tensor(&[1], &[0u8]));
+        assert_eq!(shift("RIGHT", 0x81, 1), tensor(&[1], &[0x40u8]));
+        let signed = TestNode::new("BitShift", 27)
+            .attr("direction", "RIGHT")
+            .input(tensor(&[2], &[-8i8, -8]));
+        assert_eq!(
+            signed.input(tensor(&[2], &[1i8, 100])).run1().unwrap(),
+            tensor(&[2], &[-4i8, -1])
+        );
+    }
+
+    #[test]
+    fn every_type_broadcasts_as_the_reference_does() {
+        let mut seed = 5u64;
+        let mut random = move |bound: usize| {
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (seed >> 33) as usize % bound
+        };
+        for _ in 0..200 {
+            let rank = random(4);
+            let shape: Vec<usize> = (0..rank).map(|_| [1, 2, 3, 5, 17][random(5)]).collect();
+            let mut part = |shape: &[usize]| -> Vec<usize> {
+                let kept = &shape[random(shape.len() + 1)..];
+                kept.iter().map(|&dim| if random(3) == 0 { 1 } else { dim }).collect()
+            };
+            let (a, b) = (part(&shape), part(&shape));
+            let count = |shape: &[usize]| shape.iter().product::<usize>();
+            let x: Vec<i32> = (0..count(&a)).map(|_| random(100) as i32 - 50).collect();
+            let y: Vec<i32> = (0..count(&b)).map(|_| random(100) as i32 + 1).collect();
+            let out = crate::tensor::broadcast_shapes(&[&a, &b]).unwrap();
+            let at = |shape: &[usize], flat: usize| {
+                let strides = broadcast_strides(&out, shape).unwrap();
+                let (mut rest, mut offset) = (flat, 0);
+                for (&dim, &stride) in out.iter().zip(&strides).rev() {
+                    offset += rest % dim * stride;
+                    rest /= dim;
+                }
+                offset
+            };
+            let expected: Vec<i32> = (0..count(&out)).map(|i| x[at(&a, i)] - y[at(&b, i)]).collect();
+            let to = |list: &[i32]| list.iter().map(|&v| v as f32).collect::<Vec<_>>();
+            let node = |x: Tensor, y: Tensor| TestNode::new("Sub", 14).input(x).input(y).run1().unwrap();
+            assert_eq!(
+                node(tensor(&a, &x), tensor(&b, &y)),
+                tensor(&out, &expected),
+                "{a:?} {b:?}"
+            );
+            assert_eq!(node(f32s(&a, &to(&x)), f32s(&b, &to(&y))), f32s(&out, &to(&expected)));
+            let half = |list: &[i32]| list.iter().map(|&v| f16::from_f32(v as f32)).collect::<Vec<_>>();
+            assert_eq!(
+                node(tensor(&a, &half(&x)), tensor(&b, &half(&y))),
+                tensor(&out, &half(&expected))
+            );
+        }
+    }
+
+    #[test]
+    fn variadic_operators_fold_all_inputs() {
+        let node = |name: &str| {
+            let node = TestNode::new(name, 13).input(f32s(&[3], &[1.0, 2.0, 9.0]));
+            node.input(f32s(&[1], &[4.0]))
+                .input(f32s(&[3], &[7.0, 0.0, 2.0]))
+                .run1()
+                .unwrap()
+        };
+        assert_tensor_close(&node("Sum"), &f32s(&[3], &[12.0, 6.0, 15.0]), 0.0);
+        assert_tensor_close(&node("Mean"), &f32s(&[3], &[4.0, 2.0, 5.0]), 1e-6);
+        assert_tensor_close(&node("Max"), &f32s(&[3], &[7.0, 4.0, 9.0]), 0.0);
+        assert_eq!(
+            TestNode::new("Max", 13).input(f32s(&[1], &[3.0])).run1().unwrap(),
+            f32s(&[1], &[3.0])
+        );
+    }
+
+    #[test]
+    fn powers_mix_types() {
+        let base = || TestNode::new("Pow", 15).input(f32s(&[3], &[1.0, -2.0, 3.0]));
+        let expected = f32s(&[3], &[1.0, 4.0, 9.0]);
+        assert_eq!(base().constant(i64s(&[], &[2])).run1().unwrap(), expected);
+        assert_eq!(base().input(i64s(&[], &[2])).run1().unwrap(), expected);
+        assert_eq!(base().input(f32s(&[], &[2.0])).run1().unwrap(), expected);
+        let ints = TestNode::new("Pow", 15)
+            .input(i64s(&[2], &[4, 9]))
+            .input(f32s(&[1], &[0.5]));
+        assert_eq!(ints.run1().unwrap(), i64s(&[2], &[2, 3]));
+    }
+
+    #[test]
+    fn attribute_axis_aligns_before_opset_7() {
+        let x = f32s(&[1, 2, 2], &[0.0, 0.0, 0.0, 0.0]);
+        let node = TestNode::new("Add", 6).attr("broadcast", 1).attr("axis", 1);
+        let result = node.input(x).input(f32s(&[2], &[1.0, 2.0])).run1().unwrap();
+        assert_eq!(result, f32s(&[1, 2, 2], &[1.0, 1.0, 2.0, 2.0]));
+    }
+
+    #[test]
+    fn symbolic_elements_are_computed_where_signs_are_sure() {
+        let n = Dim::symbol("n");
+        let of = |f: Function, x: Dim, y: Dim| f.of_dims(&x, &y);
+        assert_eq!(
+            of(Function::Div, n.clone() * Dim::from(4), Dim::from(2)),
+            Some(n.clone() * Dim::from(2))
+        );
+        assert_eq!(of(Function::Div, n.clone() - Dim::from(4), Dim::from(2)), None);
+        assert_eq!(of(Function::Div, Dim::from(-7), Dim::from(2)), Some(Dim::from(-3)));
+        let equal = Function::Compare(CompareOp::Equal);
+        assert_eq!(of(equal, n.clone(), Dim::from(-1)), Some(Dim::from(0)));
+        assert_eq!(of(equal, n.clone(), Dim::from(1)), None);
+        assert_eq!(of(equal, n.clone(), n), Some(Dim::from(1)));
     }
 }

@@ -162,9 +162,6 @@ fn float_to_int(x: f64, to: DType) -> i64 {
         DType::Bool => i64::from(x != 0.0),
         DType::U64 if x >= 0.0 => x as u64 as i64,
         DType::I32 => (x as i32).into(),
-        // Four bits hold so little that ONNX rounds and saturates.
-        DType::I4 => x.round_ties_even().clamp(-8.0, 7.0) as i64,
-        DType::U4 => x.round_ties_even().clamp(0.0, 15.0) as i64,
         _ => x as i64,
     }
 }
@@ -307,4 +304,102 @@ fn parse_float(text: &str) -> Option<f64> {
 
 fn parse_float32(text: &str) -> Option<f32> {
     text.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{TestNode, f32s, i64s, tensor};
+    use super::*;
+    use half::{bf16, f16};
+
+    fn cast(from: Tensor, to: DType) -> Tensor {
+        TestNode::new("Cast", 21)
+            .attr("to", to.to_onnx())
+            .input(from)
+            .run1()
+            .unwrap()
+    }
+
+    fn strings(list: &[&str]) -> Tensor {
+        Tensor::from_strings(&[list.len()], list.iter().map(|text| text.to_string()).collect()).unwrap()
+    }
+
+    #[test]
+    fn every_pair_of_numeric_types_keeps_small_integers() {
+        let numeric = DType::ALL.into_iter().filter(|&dtype| dtype != DType::String);
+        for from in numeric.clone() {
+            let start = cast(i64s(&[3], &[0, 1, 1]), from);
+            assert_eq!(start.dtype(), from);
+            for to in numeric.clone() {
+                let back = cast(cast(start.clone(), to), DType::I64);
+                assert_eq!(back, i64s(&[3], &[0, 1, 1]), "{from} to {to}");
+            }
+        }
+    }
+
+    #[test]
+    fn floats_are_cut_off_and_everything_but_zero_is_true() {
+        let values = f32s(&[6], &[-1.9, -0.5, 0.0, 0.5, 1.9, f32::NAN]);
+        assert_eq!(cast(values.clone(), DType::I32), tensor(&[6], &[-1i32, 0, 0, 0, 1, 0]));
+        assert_eq!(
+            cast(values, DType::Bool),
+            tensor(&[6], &[1u8, 1, 0, 1, 1, 1].map(Bool8))
+        );
+        assert_eq!(cast(f32s(&[2], &[300.0, -1.0]), DType::U8), tensor(&[2], &[44u8, 255]));
+        assert_eq!(
+            cast(tensor(&[1], &[1e19f64]), DType::U64),
+            tensor(&[1], &[10_000_000_000_000_000_000u64])
+        );
+        assert_eq!(cast(i64s(&[2], &[257, -1]), DType::U8), tensor(&[2], &[1u8, 255]));
+    }
+
+    #[test]
+    fn wide_values_are_rounded_once() {
+        // Between two neighbours of f32, a little above the middle: by way of f64 it would be a tie.
+        let value = (1i64 << 61) + (1i64 << 37) + 1;
+        assert_eq!(cast(i64s(&[1], &[value]), DType::F32), f32s(&[1], &[value as f32]));
+        assert_eq!(
+            cast(tensor(&[1], &[u64::MAX]), DType::F32),
+            f32s(&[1], &[u64::MAX as f32])
+        );
+        let tie = 1.0 + f64::powi(2.0, -11) + f64::powi(2.0, -40);
+        assert_eq!(
+            cast(tensor(&[1], &[tie]), DType::F16),
+            tensor(&[1], &[f16::from_f64(tie)])
+        );
+        assert_eq!(
+            cast(f32s(&[1], &[1.00390625]), DType::BF16),
+            tensor(&[1], &[bf16::from_f32(1.0)])
+        );
+    }
+
+    #[test]
+    fn numbers_are_written_and_read() {
+        let texts = cast(
+            f32s(&[5], &[0.5, 1e-7, 3e20, f32::NEG_INFINITY, f32::NAN]),
+            DType::String,
+        );
+        assert_eq!(texts.strings().unwrap(), ["0.5", "1e-07", "3e+20", "-INF", "NaN"]);
+        let values = cast(strings(&["0.5", "1e-3", "INF", "-inf", " 7 "]), DType::F32);
+        assert_eq!(values, f32s(&[5], &[0.5, 1e-3, f32::INFINITY, f32::NEG_INFINITY, 7.0]));
+        assert_eq!(cast(strings(&["-3", "4.7"]), DType::I8), tensor(&[2], &[-3i8, 4]));
+        let error = TestNode::new("Cast", 13)
+            .attr("to", 1)
+            .input(strings(&["seven"]))
+            .run()
+            .unwrap_err();
+        assert_eq!(error.code(), ErrorCode::RunFailed);
+    }
+
+    #[test]
+    fn early_opsets_name_the_type_and_unknown_types_are_refused() {
+        let named = TestNode::new("Cast", 5).attr("to", "INT32").input(f32s(&[1], &[2.5]));
+        assert_eq!(named.run1().unwrap(), tensor(&[1], &[2i32]));
+        let float8 = TestNode::new("Cast", 19).attr("to", 17).input(f32s(&[1], &[2.5]));
+        assert_eq!(float8.run().unwrap_err().code(), ErrorCode::UnsupportedOperator);
+        let like = TestNode::new("CastLike", 15)
+            .input(f32s(&[1], &[2.5]))
+            .input(i64s(&[0], &[]));
+        assert_eq!(like.run1().unwrap(), i64s(&[1], &[2]));
+    }
 }

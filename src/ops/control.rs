@@ -405,3 +405,98 @@ impl Operator for Scan {
         Some(Control::Scan)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::infer::infer_graph;
+    use super::*;
+    use crate::{
+        graph::{Attribute, GraphBuilder, OperatorId, Subgraph, ValueId},
+        tensor::Tensor,
+    };
+
+    fn symbols(names: &[&str]) -> Vec<Dim> {
+        names.iter().map(|name| Dim::symbol(*name)).collect()
+    }
+
+    /// A graph that captures one f32 value of unknown shape and gives what `build` makes of it.
+    fn branch(captured: ValueId, build: impl FnOnce(&mut GraphBuilder, ValueId) -> ValueId) -> Attribute {
+        let mut b = GraphBuilder::new(17);
+        let x = b.input("captured", DType::F32, vec![]);
+        let y = build(&mut b, x);
+        let mut graph = b.output("out", y).finish().unwrap();
+        graph.captures = std::mem::take(&mut graph.inputs);
+        Attribute::Graph(Box::new(Subgraph {
+            graph,
+            captures: vec![captured],
+        }))
+    }
+
+    fn infer_if(condition: Option<bool>) -> Vec<Dim> {
+        let mut b = GraphBuilder::new(17);
+        let x = b.input("x", DType::F32, symbols(&["n", "m"]));
+        let condition = match condition {
+            Some(value) => b.constant("c", Tensor::scalar(crate::tensor::Bool8::from(value))),
+            None => b.input("c", DType::Bool, vec![]),
+        };
+        let same = branch(x, |b, x| b.node("Relu", &[x]));
+        let turned = branch(x, |b, x| b.node("Transpose", &[x]));
+        let y = b.node_with("If", &[condition], &[("then_branch", same), ("else_branch", turned)]);
+        let graph = b.output("y", y).finish().unwrap();
+        let facts = infer_graph(&BoundGraph::new(graph).unwrap(), &[], &mut 0).unwrap();
+        facts[y.index()].shape.clone().unwrap()
+    }
+
+    #[test]
+    fn a_known_condition_chooses_the_branch_and_an_unknown_one_leaves_dimensions_open() {
+        assert_eq!(infer_if(Some(true)), symbols(&["n", "m"]));
+        assert_eq!(infer_if(Some(false)), symbols(&["m", "n"]));
+        let open = infer_if(None);
+        assert_eq!(open.len(), 2);
+        assert!(
+            open.iter()
+                .all(|dim| dim.as_symbol().is_some_and(|name| name.starts_with('?')))
+        );
+    }
+
+    #[test]
+    fn a_loop_that_grows_a_value_leaves_that_dimension_open() {
+        let mut body = GraphBuilder::new(17);
+        body.input("i", DType::I64, vec![]);
+        let condition = body.input("cond", DType::Bool, vec![]);
+        let state = body.input("state", DType::F32, symbols(&["declared", "other"]));
+        let grown = body.node_with("Concat", &[state, state], &[("axis", Attribute::Int(0))]);
+        let row = body.node("Relu", &[state]);
+        body.output("cond_out", condition);
+        body.output("state_out", grown);
+        let body = body.output("rows", row).finish().unwrap();
+        let mut b = GraphBuilder::new(17);
+        let trips = b.input("trips", DType::I64, vec![]);
+        let start = b.input("start", DType::F32, symbols(&["n", "m"]));
+        let body = Attribute::Graph(Box::new(Subgraph {
+            graph: body,
+            captures: Vec::new(),
+        }));
+        let inputs = [Some(trips), None, Some(start)];
+        let outputs = b.node_of(OperatorId::new("", "Loop", 17), &inputs, &[("body", body)], 2);
+        b.output("final", outputs[0]);
+        let graph = b.output("stack", outputs[1]).finish().unwrap();
+        let facts = infer_graph(&BoundGraph::new(graph).unwrap(), &[], &mut 0).unwrap();
+        let last = facts[outputs[0].index()].shape.clone().unwrap();
+        assert_eq!(last.len(), 2);
+        assert_ne!(last[0], Dim::symbol("n"));
+        assert_eq!(last[1], Dim::symbol("m"));
+        let stacked = facts[outputs[1].index()].shape.clone().unwrap();
+        assert_eq!((stacked.len(), &stacked[2]), (3, &Dim::symbol("m")));
+    }
+
+    #[test]
+    fn a_body_that_does_not_fit_is_refused() {
+        let mut b = GraphBuilder::new(17);
+        let x = b.input("x", DType::F32, vec![]);
+        let body = branch(x, |b, x| b.node("Relu", &[x]));
+        let y = b.node_with("Loop", &[x, x, x], &[("body", body)]);
+        let graph = b.output("y", y).finish().unwrap();
+        assert!(BoundGraph::new(graph).is_err());
+    }
+}

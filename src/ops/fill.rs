@@ -369,3 +369,88 @@ impl Operator for EyeLike {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{TestNode, f32s, i64s, tensor};
+    use super::*;
+
+    #[test]
+    fn constants_come_from_any_attribute() {
+        assert_eq!(
+            TestNode::new("Constant", 13).attr("value_ints", [1, 2]).run1().unwrap(),
+            i64s(&[2], &[1, 2])
+        );
+        assert_eq!(
+            TestNode::new("Constant", 13)
+                .attr("value_float", 1.5f32)
+                .run1()
+                .unwrap(),
+            f32s(&[], &[1.5])
+        );
+        let strings = TestNode::new("Constant", 13)
+            .attr("value_strings", ["a", "b"])
+            .run1()
+            .unwrap();
+        assert_eq!(strings.strings().unwrap(), ["a", "b"]);
+        assert!(TestNode::new("Constant", 13).run().is_err());
+        assert!(
+            TestNode::new("Constant", 13)
+                .attr("value_int", 1)
+                .attr("value_float", 1.0f32)
+                .run()
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn shapes_are_filled() {
+        let node = || TestNode::new("ConstantOfShape", 9).constant(i64s(&[2], &[2, 1]));
+        assert_eq!(node().run1().unwrap(), f32s(&[2, 1], &[0.0, 0.0]));
+        assert_eq!(
+            node().attr("value", i64s(&[1], &[7])).run1().unwrap(),
+            i64s(&[2, 1], &[7, 7])
+        );
+        assert!(node().attr("value", i64s(&[2], &[7, 8])).run().is_err());
+        let negative = TestNode::new("ConstantOfShape", 9).constant(i64s(&[1], &[-1]));
+        assert!(negative.run().is_err());
+        let scalar = TestNode::new("ConstantOfShape", 9).constant(i64s(&[0], &[]));
+        assert_eq!(scalar.run1().unwrap(), f32s(&[], &[0.0]));
+    }
+
+    #[test]
+    fn ranges_go_up_and_down() {
+        let ints = |start: i64, limit: i64, delta: i64| {
+            let node = TestNode::new("Range", 11)
+                .constant(i64s(&[], &[start]))
+                .constant(i64s(&[], &[limit]));
+            node.constant(i64s(&[], &[delta])).run1()
+        };
+        assert_eq!(ints(1, 8, 3).unwrap(), i64s(&[3], &[1, 4, 7]));
+        assert_eq!(ints(5, -1, -2).unwrap(), i64s(&[3], &[5, 3, 1]));
+        assert_eq!(ints(5, 1, 1).unwrap(), i64s(&[0], &[]));
+        assert!(ints(1, 2, 0).is_err());
+        let floats = TestNode::new("Range", 11)
+            .input(f32s(&[], &[1.0]))
+            .input(f32s(&[], &[2.0]))
+            .input(f32s(&[], &[0.25]));
+        assert_eq!(floats.run1().unwrap(), f32s(&[4], &[1.0, 1.25, 1.5, 1.75]));
+        assert_eq!(int_count(i64::MIN, i64::MAX, i64::MAX).unwrap(), 3);
+        assert!(int_count(i64::MIN, i64::MAX, 1).is_err());
+        assert!(float_count(0.0, 1.0, 0.0).is_err() && float_count(0.0, f64::INFINITY, 1.0).is_err());
+    }
+
+    #[test]
+    fn a_diagonal_is_filled_with_ones() {
+        let x = || tensor(&[2, 3], &[0i32; 6]);
+        let below = TestNode::new("EyeLike", 9)
+            .attr("k", -1)
+            .attr("dtype", 1)
+            .input(x())
+            .run1()
+            .unwrap();
+        assert_eq!(below, f32s(&[2, 3], &[0.0, 0.0, 0.0, 1.0, 0.0, 0.0]));
+        let own = TestNode::new("EyeLike", 9).attr("k", 1).input(x()).run1().unwrap();
+        assert_eq!(own, tensor(&[2, 3], &[0i32, 1, 0, 0, 0, 1]));
+    }
+}

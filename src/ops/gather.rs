@@ -68,10 +68,6 @@ impl Movement for Gather {
         "gather"
     }
 
-    fn data(&self, _: usize) -> Vec<usize> {
-        vec![0]
-    }
-
     fn movement(&self, node: &Concrete) -> Result<Box<MoveFn>> {
         let data = node.input(0)?;
         let axis = resolve_axis(self.axis, data.len())?;
@@ -140,10 +136,6 @@ impl Operator for GatherElements {
 impl Movement for GatherElements {
     fn kernel_name(&self) -> &'static str {
         "gather_elements"
-    }
-
-    fn data(&self, _: usize) -> Vec<usize> {
-        vec![0]
     }
 
     fn movement(&self, node: &Concrete) -> Result<Box<MoveFn>> {
@@ -232,10 +224,6 @@ impl Movement for GatherNd {
         "gather_nd"
     }
 
-    fn data(&self, _: usize) -> Vec<usize> {
-        vec![0]
-    }
-
     fn movement(&self, node: &Concrete) -> Result<Box<MoveFn>> {
         let (data, shape) = (node.input(0)?.to_vec(), node.input(1)?.to_vec());
         let depth = self.depth(&data, &shape, shape.last().copied())?.unwrap_or(0);
@@ -266,5 +254,64 @@ impl Movement for GatherNd {
             }
             Ok(())
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{TestNode, f32s, i64s, tensor};
+    use crate::error::ErrorCode;
+
+    #[test]
+    fn slices_are_gathered_along_any_axis() {
+        let x = || f32s(&[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        let rows = TestNode::new("Gather", 13).input(x()).input(i64s(&[1, 2], &[1, -2]));
+        assert_eq!(rows.run1().unwrap(), f32s(&[1, 2, 3], &[4.0, 5.0, 6.0, 1.0, 2.0, 3.0]));
+        let columns = TestNode::new("Gather", 13)
+            .attr("axis", -1)
+            .input(x())
+            .input(tensor(&[], &[2i32]));
+        assert_eq!(columns.run1().unwrap(), f32s(&[2], &[3.0, 6.0]));
+        let none = TestNode::new("Gather", 13).input(x()).input(i64s(&[0], &[]));
+        assert_eq!(none.run1().unwrap(), f32s(&[0, 3], &[]));
+    }
+
+    #[test]
+    fn an_index_out_of_range_is_an_error_of_the_run() {
+        let x = || f32s(&[2, 2], &[1.0, 2.0, 3.0, 4.0]);
+        for (name, indices) in [
+            ("Gather", i64s(&[1], &[2])),
+            ("GatherElements", i64s(&[1, 1], &[-3])),
+            ("GatherND", i64s(&[1, 1], &[2])),
+        ] {
+            let error = TestNode::new(name, 13).input(x()).input(indices).run().unwrap_err();
+            assert_eq!(error.code(), ErrorCode::RunFailed, "{name}");
+        }
+    }
+
+    #[test]
+    fn elements_and_tuples_are_gathered() {
+        let x = || f32s(&[2, 2], &[1.0, 2.0, 3.0, 4.0]);
+        let elements = TestNode::new("GatherElements", 13)
+            .attr("axis", 1)
+            .input(x())
+            .input(i64s(&[2, 1], &[1, -2]));
+        assert_eq!(elements.run1().unwrap(), f32s(&[2, 1], &[2.0, 3.0]));
+        let tuples = TestNode::new("GatherND", 12)
+            .input(x())
+            .input(i64s(&[2, 2], &[0, 0, 1, -1]));
+        assert_eq!(tuples.run1().unwrap(), f32s(&[2], &[1.0, 4.0]));
+        let batched = TestNode::new("GatherND", 12)
+            .attr("batch_dims", 1)
+            .input(x())
+            .input(i64s(&[2, 1], &[1, 0]));
+        assert_eq!(batched.run1().unwrap(), f32s(&[2], &[2.0, 3.0]));
+        assert!(
+            TestNode::new("GatherND", 12)
+                .input(x())
+                .input(i64s(&[1, 3], &[0, 0, 0]))
+                .run()
+                .is_err()
+        );
     }
 }

@@ -110,8 +110,8 @@ impl Movement for Concat {
         "concat"
     }
 
-    fn data(&self, input_count: usize) -> Vec<usize> {
-        (0..input_count).collect()
+    fn data(&self, given: &[bool]) -> Vec<usize> {
+        (0..given.len()).collect()
     }
 
     fn movement(&self, node: &Concrete) -> Result<Box<MoveFn>> {
@@ -279,10 +279,6 @@ impl Movement for Split {
         "split"
     }
 
-    fn data(&self, _: usize) -> Vec<usize> {
-        vec![0]
-    }
-
     fn movement(&self, node: &Concrete) -> Result<Box<MoveFn>> {
         let input = node.input(0)?;
         let axis = resolve_axis(self.axis, input.len())?;
@@ -321,5 +317,68 @@ impl Movement for Split {
             }
             Ok(())
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{TestNode, f32s, i64s};
+    use crate::tensor::{DType, Tensor};
+
+    #[test]
+    fn concat_joins_along_any_axis() {
+        let (a, b) = (|| f32s(&[2, 1], &[1.0, 2.0]), || f32s(&[2, 2], &[3.0, 4.0, 5.0, 6.0]));
+        let node = |axis: i64| TestNode::new("Concat", 13).attr("axis", axis);
+        let joined = node(-1).input(a()).input(b()).run1().unwrap();
+        assert_eq!(joined, f32s(&[2, 3], &[1.0, 3.0, 4.0, 2.0, 5.0, 6.0]));
+        assert!(node(0).input(a()).input(b()).run().is_err());
+        let empty = f32s(&[0, 1], &[]);
+        assert_eq!(
+            node(0).input(a()).input(empty).input(a()).run1().unwrap(),
+            f32s(&[4, 1], &[1.0, 2.0, 1.0, 2.0])
+        );
+        assert_eq!(node(0).input(a()).run1().unwrap(), a());
+        assert!(
+            TestNode::new("Concat", 13).input(a()).run().is_err(),
+            "the axis is required"
+        );
+    }
+
+    #[test]
+    fn packed_elements_join_across_bytes() {
+        let packed = |count: usize, bytes: Vec<u8>| Tensor::from_bytes(DType::I4, &[count], bytes).unwrap();
+        let node = TestNode::new("Concat", 13).attr("axis", 0);
+        let result = node
+            .input(packed(3, vec![0x21, 0x0f]))
+            .input(packed(2, vec![0x98]))
+            .run1()
+            .unwrap();
+        assert_eq!(result.to_i64s().unwrap(), [1, 2, -1, -8, -7]);
+    }
+
+    #[test]
+    fn split_takes_sizes_or_a_number_of_parts() {
+        let x = || f32s(&[5], &[1.0, 2.0, 3.0, 4.0, 5.0]);
+        let sizes = TestNode::new("Split", 13)
+            .outputs(2)
+            .input(x())
+            .constant(i64s(&[2], &[1, 4]));
+        assert_eq!(
+            sizes.run().unwrap(),
+            [f32s(&[1], &[1.0]), f32s(&[4], &[2.0, 3.0, 4.0, 5.0])]
+        );
+        let attribute = TestNode::new("Split", 11)
+            .attr("split", [2, 3])
+            .wanted(&[false, true])
+            .input(x());
+        assert_eq!(attribute.run().unwrap(), [f32s(&[3], &[3.0, 4.0, 5.0])]);
+        let uneven = TestNode::new("Split", 18).attr("num_outputs", 3).outputs(3).input(x());
+        assert_eq!(uneven.run().unwrap()[2], f32s(&[1], &[5.0]));
+        assert!(TestNode::new("Split", 13).outputs(2).input(x()).run().is_err());
+        let wrong = TestNode::new("Split", 13)
+            .outputs(2)
+            .input(x())
+            .constant(i64s(&[2], &[-1, 6]));
+        assert!(wrong.run().is_err());
     }
 }

@@ -2,7 +2,7 @@
 //! ReverseSequence.
 
 use super::{
-    CpuLowering, InferContext, Operator,
+    CpuLowering, GpuLowering, InferContext, Operator,
     lower::{Concrete, Movement, infer_moved_elements, invalid, lower_movement, mismatch},
 };
 use crate::{
@@ -11,6 +11,7 @@ use crate::{
         movement::{Indices, MoveFn, StridedCopy, dense_steps},
     },
     error::{Error, ErrorCode, Result},
+    gpu::{kernel::GpuKernel, kernels::movement as gpu},
     graph::Node,
     tensor::{Dim, display_shape, resolve_axis},
 };
@@ -21,8 +22,7 @@ use crate::{
 struct DepthSpace {
     block: usize,
     to_space: bool,
-    /// Whether a channel's number has the block's position in front (mode `DCR`, and always in `SpaceToDepth`) or behind
-    /// (`CRD`).
+    /// Whether a channel's number has the block's position in front (mode `DCR`) or behind (`CRD`).
     block_first: bool,
 }
 
@@ -37,7 +37,7 @@ pub fn make_depth_space(node: &Node) -> Result<Box<dyn Operator>> {
         .filter(|&block| (1..=1 << 15).contains(&block));
     let block = block_size.ok_or_else(|| invalid("attribute blocksize is not a size").actual(block.to_string()))?;
     let to_space = &*node.operator.name == "DepthToSpace";
-    let block_first = match node.attributes.string("mode")?.filter(|_| to_space).unwrap_or("DCR") {
+    let block_first = match node.attributes.string("mode")?.unwrap_or("DCR") {
         "DCR" => true,
         "CRD" => false,
         other => return Err(invalid("attribute mode is neither \"DCR\" nor \"CRD\"").actual(other)),
@@ -86,6 +86,25 @@ impl Operator for DepthSpace {
     fn cpu(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
         lower_movement(self, ctx)
     }
+
+    fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        if !ctx.moves_gpu_type() {
+            return Ok(None);
+        }
+        let deep = if self.to_space { ctx.input(0)? } else { ctx.output(0)? };
+        let &[n, channels, h, w] = deep.shape.as_slice() else {
+            return Ok(None);
+        };
+        let block = self.block;
+        let c = channels / (block * block);
+        let (shape, permutation) = match (self.to_space, self.block_first) {
+            (true, true) => ([n, block, block, c, h, w], [0, 3, 4, 1, 5, 2]),
+            (true, false) => ([n, c, block, block, h, w], [0, 1, 4, 2, 5, 3]),
+            (false, true) => ([n, c, h, block, w, block], [0, 3, 5, 1, 2, 4]),
+            (false, false) => ([n, c, h, block, w, block], [0, 1, 3, 5, 2, 4]),
+        };
+        Ok(gpu::transpose(&shape, &permutation, ctx.caps))
+    }
 }
 
 impl Movement for DepthSpace {
@@ -95,10 +114,6 @@ impl Movement for DepthSpace {
         } else {
             "space_to_depth"
         }
-    }
-
-    fn data(&self, _: usize) -> Vec<usize> {
-        vec![0]
     }
 
     fn movement(&self, node: &Concrete) -> Result<Box<MoveFn>> {
@@ -168,10 +183,6 @@ impl Operator for Trilu {
 impl Movement for Trilu {
     fn kernel_name(&self) -> &'static str {
         "trilu"
-    }
-
-    fn data(&self, _: usize) -> Vec<usize> {
-        vec![0]
     }
 
     fn movement(&self, node: &Concrete) -> Result<Box<MoveFn>> {
@@ -252,10 +263,6 @@ impl Movement for ReverseSequence {
         "reverse_sequence"
     }
 
-    fn data(&self, _: usize) -> Vec<usize> {
-        vec![0]
-    }
-
     fn movement(&self, node: &Concrete) -> Result<Box<MoveFn>> {
         let shape = node.input(0)?;
         let (batch, time) = self.axes(shape.len())?;
@@ -297,5 +304,80 @@ impl Movement for ReverseSequence {
             }
             Ok(())
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{TestNode, i64s, tensor};
+    use super::*;
+    use crate::tensor::Tensor;
+
+    fn counting(shape: &[usize]) -> Tensor {
+        let count: usize = shape.iter().product();
+        tensor(shape, &(0..count as i32).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn channels_become_pixels_and_back() {
+        let dcr = TestNode::new("DepthToSpace", 13)
+            .attr("blocksize", 2)
+            .input(counting(&[1, 8, 1, 2]))
+            .run1()
+            .unwrap();
+        assert_eq!(
+            dcr,
+            tensor(&[1, 2, 2, 4], &[0, 4, 1, 5, 8, 12, 9, 13, 2, 6, 3, 7, 10, 14, 11, 15])
+        );
+        let crd = TestNode::new("DepthToSpace", 13)
+            .attr("blocksize", 2)
+            .attr("mode", "CRD")
+            .input(counting(&[1, 8, 1, 2]));
+        assert_eq!(
+            crd.run1().unwrap(),
+            tensor(&[1, 2, 2, 4], &[0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15])
+        );
+        for mode in ["DCR", "CRD"] {
+            let node = |name: &str, x: Tensor| TestNode::new(name, 13).attr("blocksize", 3).attr("mode", mode).input(x);
+            let x = counting(&[2, 18, 2, 5]);
+            let there = node("DepthToSpace", x.clone()).run1().unwrap();
+            assert_eq!(node("SpaceToDepth", there).run1().unwrap(), x, "{mode}");
+            assert!(node("SpaceToDepth", counting(&[1, 1, 2, 3])).run().is_err());
+        }
+    }
+
+    #[test]
+    fn triangles_are_kept() {
+        let node = |upper: i64, k: Option<i64>| {
+            let node = TestNode::new("Trilu", 14).attr("upper", upper).input(counting(&[2, 3]));
+            match k {
+                Some(k) => node.input(i64s(&[], &[k])),
+                None => node,
+            }
+        };
+        assert_eq!(node(1, None).run1().unwrap(), tensor(&[2, 3], &[0, 1, 2, 0, 4, 5]));
+        assert_eq!(node(0, None).run1().unwrap(), tensor(&[2, 3], &[0, 0, 0, 3, 4, 0]));
+        assert_eq!(node(1, Some(2)).run1().unwrap(), tensor(&[2, 3], &[0, 0, 2, 0, 0, 0]));
+        assert_eq!(node(0, Some(-5)).run1().unwrap(), tensor(&[2, 3], &[0; 6]));
+        assert_eq!(node(1, Some(i64::MIN)).run1().unwrap(), counting(&[2, 3]));
+    }
+
+    #[test]
+    fn sequences_are_reversed_up_to_their_lengths() {
+        let node = |lengths: &[i64]| {
+            let node = TestNode::new("ReverseSequence", 10)
+                .attr("batch_axis", 0)
+                .attr("time_axis", 1);
+            node.input(counting(&[2, 4]))
+                .input(i64s(&[lengths.len()], lengths))
+                .run1()
+        };
+        assert_eq!(node(&[3, 0]).unwrap(), tensor(&[2, 4], &[2, 1, 0, 3, 4, 5, 6, 7]));
+        let default = TestNode::new("ReverseSequence", 10)
+            .input(counting(&[3, 2]))
+            .input(i64s(&[2], &[3, 2]))
+            .run1();
+        assert_eq!(default.unwrap(), tensor(&[3, 2], &[4, 3, 2, 1, 0, 5]));
+        assert_eq!(node(&[5, 0]).unwrap_err().code(), ErrorCode::RunFailed);
     }
 }

@@ -97,8 +97,10 @@ pub trait Movement {
     /// What the kernel is called in reports.
     fn kernel_name(&self) -> &'static str;
 
-    /// The inputs whose elements are moved.
-    fn data(&self, input_count: usize) -> Vec<usize>;
+    /// The inputs whose elements are moved, all of which must be among the `given`.
+    fn data(&self, _given: &[bool]) -> Vec<usize> {
+        vec![0]
+    }
 
     /// What is done, for concrete shapes.
     fn movement(&self, node: &Concrete) -> Result<Box<MoveFn>>;
@@ -125,7 +127,10 @@ pub fn lower_movement(operator: &dyn Movement, ctx: &CpuLowering<'_>) -> Result<
             })
             .collect(),
     };
-    let data = operator.data(ctx.input_count());
+    let given: Vec<bool> = (0..ctx.input_count())
+        .map(|index| ctx.optional_input(index).is_some())
+        .collect();
+    let data = operator.data(&given);
     let dtype = ctx.input(data.first().copied().unwrap_or(0))?.dtype;
     let run = operator.movement(&node)?;
     movement::kernel(operator.kernel_name(), dtype, data, node.outputs, run)
@@ -142,7 +147,8 @@ pub fn infer_moved_elements(operator: &dyn Movement, ctx: &mut InferContext<'_>)
     if outputs.iter().all(Option::is_none) {
         return Ok(());
     }
-    let data = operator.data(ctx.input_count());
+    let given: Vec<bool> = (0..ctx.input_count()).map(|index| ctx.has_input(index)).collect();
+    let data = operator.data(&given);
     let facts: Vec<_> = (0..ctx.input_count()).map(|index| ctx.input(index)).collect();
     let known_elements = |index: usize| facts.get(index).copied().flatten()?.elements.as_deref();
     let Some(elements) = data

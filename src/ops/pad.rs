@@ -241,8 +241,8 @@ impl Movement for Pad {
         "pad"
     }
 
-    fn data(&self, input_count: usize) -> Vec<usize> {
-        if self.mode == Mode::Constant && self.has_inputs && input_count > 2 {
+    fn data(&self, given: &[bool]) -> Vec<usize> {
+        if self.mode == Mode::Constant && self.has_inputs && given.get(2) == Some(&true) {
             vec![0, 2]
         } else {
             vec![0]
@@ -303,5 +303,57 @@ impl Movement for Pad {
             };
             mover.run(size, source, element, moved.output()?)
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{TestNode, f32s, i64s, tensor};
+    use crate::tensor::Tensor;
+
+    fn pad(mode: &str, x: Tensor, pads: &[i64]) -> TestNode {
+        let node = TestNode::new("Pad", 19).attr("mode", mode);
+        node.input(x).constant(i64s(&[pads.len()], pads))
+    }
+
+    #[test]
+    fn every_mode_pads_and_crops() {
+        let x = || tensor(&[4], &[1i32, 2, 3, 4]);
+        let cases: [(&str, [i64; 2], &[i32]); 7] = [
+            ("constant", [1, 2], &[0, 1, 2, 3, 4, 0, 0]),
+            ("constant", [-1, 1], &[2, 3, 4, 0]),
+            ("edge", [2, 1], &[1, 1, 1, 2, 3, 4, 4]),
+            ("reflect", [2, 3], &[3, 2, 1, 2, 3, 4, 3, 2, 1]),
+            ("reflect", [0, 7], &[1, 2, 3, 4, 3, 2, 1, 2, 3, 4, 3]),
+            ("wrap", [1, 5], &[4, 1, 2, 3, 4, 1, 2, 3, 4, 1]),
+            ("edge", [-2, 1], &[3, 4, 4]),
+        ];
+        for (mode, pads, expected) in cases {
+            let result = pad(mode, x(), &pads).run1().unwrap();
+            assert_eq!(result, tensor(&[expected.len()], expected), "{mode} {pads:?}");
+        }
+        assert!(pad("constant", x(), &[-3, -3]).run().is_err());
+        assert!(pad("constant", x(), &[1]).run().is_err());
+        assert!(pad("mirror", x(), &[1, 1]).run().is_err());
+        assert!(pad("edge", tensor::<i32>(&[0], &[]), &[1, 0]).run().is_err());
+    }
+
+    #[test]
+    fn values_and_axes_come_as_inputs_or_attributes() {
+        let x = || f32s(&[1, 2], &[1.0, 2.0]);
+        let inputs = pad("constant", x(), &[1, 0])
+            .constant(f32s(&[], &[9.0]))
+            .constant(i64s(&[1], &[-1]));
+        assert_eq!(inputs.run1().unwrap(), f32s(&[1, 3], &[9.0, 1.0, 2.0]));
+        let no_value = pad("constant", x(), &[0, 1]).no_input().constant(i64s(&[1], &[0]));
+        assert_eq!(no_value.run1().unwrap(), f32s(&[2, 2], &[1.0, 2.0, 0.0, 0.0]));
+        let attributes = TestNode::new("Pad", 2)
+            .attr("pads", [0, 1, 0, 0])
+            .attr("value", 7.0f32)
+            .input(x());
+        assert_eq!(attributes.run1().unwrap(), f32s(&[1, 3], &[7.0, 1.0, 2.0]));
+        let strings = Tensor::from_strings(&[1], vec!["a".into()]).unwrap();
+        let padded = pad("constant", strings, &[1, 0]).run1().unwrap();
+        assert_eq!(padded.strings().unwrap(), ["", "a"]);
     }
 }

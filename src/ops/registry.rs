@@ -2,7 +2,8 @@
 
 use super::{
     Operator, binary, cast, channel_norm, control, conv, fill, gather, gemm, join, layout, matmul, normalization, pad,
-    pointwise, pool, recurrent, reduce, scatter, search, select, shape, slice, softmax, transpose, unary,
+    pointwise, pool, quantize, recurrent, reduce, resize, scatter, search, select, shape, slice, softmax, transpose,
+    unary,
 };
 use crate::{
     error::{Error, ErrorCode, Result},
@@ -178,12 +179,24 @@ pub static OPERATORS: &[Entry] = &[
     onnx("SpaceToDepth", layout::make_depth_space),
     onnx("Trilu", layout::make_trilu),
     onnx("ReverseSequence", layout::make_reverse_sequence),
+    onnx("Resize", resize::make),
+    Entry {
+        domain: "",
+        name: "Upsample",
+        since: 7,
+        make: resize::make,
+    },
     // Search.
     onnx("OneHot", search::make_one_hot),
     onnx("Compress", search::make_compress),
     onnx("NonZero", search::make_non_zero),
     onnx("Unique", search::make_unique),
     onnx("TopK", search::make_top_k),
+    // Quantisation.
+    onnx("QuantizeLinear", quantize::make_linear),
+    onnx("DequantizeLinear", quantize::make_linear),
+    onnx("DynamicQuantizeLinear", quantize::make_dynamic),
+    onnx("MatMulInteger", quantize::make_matmul_integer),
     // Made from attributes and sizes.
     onnx("Constant", fill::make_constant),
     onnx("ConstantOfShape", fill::make_constant_of_shape),

@@ -228,7 +228,7 @@ impl Movement for ScatterElements {
         "scatter_elements"
     }
 
-    fn data(&self, _: usize) -> Vec<usize> {
+    fn data(&self, _: &[bool]) -> Vec<usize> {
         vec![0, 2]
     }
 
@@ -313,11 +313,57 @@ impl Movement for ScatterNd {
         "scatter_nd"
     }
 
-    fn data(&self, _: usize) -> Vec<usize> {
+    fn data(&self, _: &[bool]) -> Vec<usize> {
         vec![0, 2]
     }
 
     fn movement(&self, node: &Concrete) -> Result<Box<MoveFn>> {
         Ok(scatter_movement(self.places(node)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{TestNode, f32s, i64s, tensor};
+    use crate::error::ErrorCode;
+
+    #[test]
+    fn elements_are_replaced_or_combined() {
+        let x = || f32s(&[1, 4], &[1.0, 2.0, 3.0, 4.0]);
+        let node = |reduction: &str| {
+            let node = TestNode::new("ScatterElements", 18)
+                .attr("axis", 1)
+                .attr("reduction", reduction);
+            let node = node
+                .input(x())
+                .input(i64s(&[1, 3], &[1, -1, 1]))
+                .input(f32s(&[1, 3], &[10.0, 0.5, 20.0]));
+            node.run1().unwrap().to_f32s().unwrap().into_owned()
+        };
+        assert_eq!(node("none"), [1.0, 20.0, 3.0, 0.5]);
+        assert_eq!(node("add"), [1.0, 32.0, 3.0, 4.5]);
+        assert_eq!(node("mul"), [1.0, 400.0, 3.0, 2.0]);
+        assert_eq!(node("min"), [1.0, 2.0, 3.0, 0.5]);
+        assert_eq!(node("max"), [1.0, 20.0, 3.0, 4.0]);
+        let wrong = TestNode::new("ScatterElements", 18)
+            .input(x())
+            .input(i64s(&[1, 1], &[1]))
+            .input(f32s(&[1, 1], &[0.0]));
+        assert_eq!(wrong.run().unwrap_err().code(), ErrorCode::RunFailed);
+    }
+
+    #[test]
+    fn slices_are_replaced_or_combined() {
+        let node = |reduction: &str| {
+            let node = TestNode::new("ScatterND", 18)
+                .attr("reduction", reduction)
+                .input(tensor(&[3, 2], &[1u8, 2, 3, 4, 5, 6]));
+            let node = node
+                .input(i64s(&[2, 1], &[2, 0]))
+                .input(tensor(&[2, 2], &[250u8, 1, 2, 3]));
+            node.run1().unwrap()
+        };
+        assert_eq!(node("none"), tensor(&[3, 2], &[2u8, 3, 3, 4, 250, 1]));
+        assert_eq!(node("add"), tensor(&[3, 2], &[3u8, 5, 3, 4, 255, 7]));
     }
 }

@@ -81,7 +81,7 @@ impl Movement for OneHot {
         "one_hot"
     }
 
-    fn data(&self, _: usize) -> Vec<usize> {
+    fn data(&self, _: &[bool]) -> Vec<usize> {
         vec![2]
     }
 
@@ -603,5 +603,112 @@ impl Rows {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{TestNode, f32s, i64s, tensor};
+    use super::*;
+    use crate::tensor::Bool8;
+
+    #[test]
+    fn one_hot_places_the_on_value() {
+        let node = |axis: i64| {
+            let node = TestNode::new("OneHot", 11)
+                .attr("axis", axis)
+                .input(i64s(&[3], &[1, -1, 7]));
+            node.constant(i64s(&[], &[2]))
+                .input(f32s(&[2], &[0.5, 9.0]))
+                .run1()
+                .unwrap()
+        };
+        assert_eq!(node(-1), f32s(&[3, 2], &[0.5, 9.0, 0.5, 9.0, 0.5, 0.5]));
+        assert_eq!(node(0), f32s(&[2, 3], &[0.5, 0.5, 0.5, 9.0, 9.0, 0.5]));
+    }
+
+    #[test]
+    fn compress_keeps_what_the_condition_says() {
+        let x = || i64s(&[2, 3], &[1, 2, 3, 4, 5, 6]);
+        let condition = |list: &[u8]| tensor(&[list.len()], &list.iter().map(|&v| Bool8(v)).collect::<Vec<_>>());
+        let columns = TestNode::new("Compress", 11)
+            .attr("axis", -1)
+            .input(x())
+            .input(condition(&[1, 0, 1]));
+        assert_eq!(columns.run1().unwrap(), i64s(&[2, 2], &[1, 3, 4, 6]));
+        let flat = TestNode::new("Compress", 11).input(x()).input(condition(&[0, 1, 0, 1]));
+        assert_eq!(flat.run1().unwrap(), i64s(&[2], &[2, 4]));
+        let beyond = TestNode::new("Compress", 11)
+            .attr("axis", 0)
+            .input(x())
+            .input(condition(&[0, 0, 1]));
+        assert_eq!(beyond.run().unwrap_err().code(), ErrorCode::RunFailed);
+    }
+
+    #[test]
+    fn nonzero_elements_are_found_in_every_type() {
+        let node = |x: Tensor| TestNode::new("NonZero", 13).input(x).run1().unwrap();
+        let expected = i64s(&[2, 2], &[0, 1, 1, 0]);
+        assert_eq!(node(f32s(&[2, 2], &[0.0, f32::NAN, -1.0, -0.0])), expected);
+        assert_eq!(node(tensor(&[2, 2], &[0u8, 1, 5, 0].map(Bool8))), expected);
+        assert_eq!(node(i64s(&[], &[3])), i64s(&[1, 1], &[0]));
+        let known = TestNode::new("NonZero", 13)
+            .constant(i64s(&[3], &[1, 0, 1]))
+            .infer()
+            .unwrap();
+        assert_eq!(known[0].concrete_shape(), Some(vec![1, 2]));
+        assert_eq!(known[0].elements.as_deref(), Some(&[Dim::from(0), Dim::from(2)][..]));
+    }
+
+    #[test]
+    fn unique_sorts_or_keeps_the_order() {
+        let x = || f32s(&[5], &[2.0, 1.0, 1.0, 3.0, 2.0]);
+        let sorted = TestNode::new("Unique", 11).outputs(4).input(x()).run().unwrap();
+        assert_eq!(sorted[0], f32s(&[3], &[1.0, 2.0, 3.0]));
+        assert_eq!(sorted[1], i64s(&[3], &[1, 0, 3]));
+        assert_eq!(sorted[2], i64s(&[5], &[1, 0, 0, 2, 1]));
+        assert_eq!(sorted[3], i64s(&[3], &[2, 2, 1]));
+        let kept = TestNode::new("Unique", 11).attr("sorted", 0).input(x()).run1().unwrap();
+        assert_eq!(kept, f32s(&[3], &[2.0, 1.0, 3.0]));
+        let rows = TestNode::new("Unique", 11)
+            .attr("axis", 0)
+            .input(i64s(&[3, 2], &[5, 6, 1, 2, 5, 6]))
+            .run1()
+            .unwrap();
+        assert_eq!(rows, i64s(&[2, 2], &[1, 2, 5, 6]));
+        let strings = Tensor::from_strings(&[3], ["b", "a", "b"].map(String::from).to_vec()).unwrap();
+        let result = TestNode::new("Unique", 11).input(strings).run1().unwrap();
+        assert_eq!(result.strings().unwrap(), ["a", "b"]);
+    }
+
+    #[test]
+    fn top_k_orders_and_prefers_the_first_of_equals() {
+        let x = || f32s(&[2, 4], &[1.0, 4.0, 4.0, 2.0, 8.0, 7.0, 6.0, 5.0]);
+        let node = |k: i64| {
+            TestNode::new("TopK", 11)
+                .outputs(2)
+                .input(x())
+                .constant(i64s(&[1], &[k]))
+        };
+        let results = node(2).run().unwrap();
+        assert_eq!(
+            results,
+            [f32s(&[2, 2], &[4.0, 4.0, 8.0, 7.0]), i64s(&[2, 2], &[1, 2, 0, 1])]
+        );
+        let smallest = node(3).attr("largest", 0).run().unwrap();
+        assert_eq!(smallest[1], i64s(&[2, 3], &[0, 3, 1, 3, 2, 1]));
+        let columns = node(1).attr("axis", 0).wanted(&[false, true]).run().unwrap();
+        assert_eq!(columns, [i64s(&[1, 4], &[1, 1, 1, 1])]);
+        assert!(node(5).run().is_err());
+        let attribute = TestNode::new("TopK", 1)
+            .attr("k", 1)
+            .outputs(2)
+            .input(tensor(&[2], &[f64::NAN, 9.0]));
+        assert_eq!(attribute.run().unwrap()[1], i64s(&[1], &[0]));
+        let unsigned = TestNode::new("TopK", 11)
+            .outputs(2)
+            .input(tensor(&[2], &[1u64, u64::MAX]))
+            .constant(i64s(&[1], &[1]));
+        assert_eq!(unsigned.run().unwrap()[0], tensor(&[1], &[u64::MAX]));
     }
 }

@@ -66,7 +66,7 @@ impl Movement for Where {
         "where"
     }
 
-    fn data(&self, _: usize) -> Vec<usize> {
+    fn data(&self, _: &[bool]) -> Vec<usize> {
         vec![1, 2]
     }
 
@@ -284,5 +284,67 @@ impl Operator for Clip {
         };
         let (expr, inputs) = Clip::expr(bound(self.low, 1), bound(self.high, 2)).ok()?;
         Some(PointwiseForm { expr, inputs })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{TestNode, f32s, i64s, tensor};
+    use super::*;
+    use crate::tensor::Bool8;
+
+    #[test]
+    fn where_broadcasts_all_three_inputs_in_every_type() {
+        let condition = || tensor(&[2, 1], &[Bool8(1), Bool8(0)]);
+        let node = |x: Tensor, y: Tensor| {
+            let node = TestNode::new("Where", 16).input(condition());
+            node.input(x).input(y).run1().unwrap()
+        };
+        let floats = node(f32s(&[3], &[1.0, 2.0, 3.0]), f32s(&[], &[9.0]));
+        assert_eq!(floats, f32s(&[2, 3], &[1.0, 2.0, 3.0, 9.0, 9.0, 9.0]));
+        let shorts = node(tensor(&[3], &[1i16, 2, 3]), tensor(&[1, 1], &[9i16]));
+        assert_eq!(shorts, tensor(&[2, 3], &[1i16, 2, 3, 9, 9, 9]));
+        let strings = |list: &[&str]| {
+            Tensor::from_strings(&[list.len()], list.iter().map(|text| text.to_string()).collect()).unwrap()
+        };
+        let result = node(strings(&["a", "b"]), strings(&["z"]));
+        assert_eq!(result.strings().unwrap(), ["a", "b", "z", "z"]);
+        let mixed = TestNode::new("Where", 16)
+            .input(condition())
+            .input(f32s(&[], &[1.0]))
+            .input(i64s(&[], &[1]));
+        assert!(mixed.run().is_err());
+    }
+
+    #[test]
+    fn clip_takes_bounds_as_attributes_inputs_or_not_at_all() {
+        let x = || f32s(&[4], &[-5.0, 0.5, 5.0, f32::NAN]);
+        let show = |node: TestNode| format!("{:?}", node.run1().unwrap());
+        let attributes = TestNode::new("Clip", 6)
+            .attr("min", -1.0f32)
+            .attr("max", 2.0f32)
+            .input(x());
+        assert_eq!(show(attributes), "float32[4] [-1.0, 0.5, 2.0, NaN]");
+        let high_only = TestNode::new("Clip", 13).input(x()).no_input().input(f32s(&[], &[2.0]));
+        assert_eq!(show(high_only), "float32[4] [-5.0, 0.5, 2.0, NaN]");
+        let constants = TestNode::new("Clip", 13)
+            .input(x())
+            .constant(f32s(&[], &[3.0]))
+            .constant(f32s(&[1], &[1.0]));
+        assert_eq!(show(constants), "float32[4] [1.0, 1.0, 1.0, NaN]");
+        assert_eq!(
+            show(TestNode::new("Clip", 13).input(x())),
+            "float32[4] [-5.0, 0.5, 5.0, NaN]"
+        );
+        let unsigned = TestNode::new("Clip", 13)
+            .input(tensor(&[3], &[1u64, 50, u64::MAX]))
+            .input(tensor(&[], &[10u64]))
+            .input(tensor(&[], &[u64::MAX - 1]));
+        assert_eq!(unsigned.run1().unwrap(), tensor(&[3], &[10u64, 50, u64::MAX - 1]));
+        let double = TestNode::new("Clip", 13)
+            .input(tensor(&[2], &[1f64, 9.0]))
+            .no_input()
+            .input(tensor(&[], &[4f64]));
+        assert_eq!(double.run1().unwrap(), tensor(&[2], &[1f64, 4.0]));
     }
 }

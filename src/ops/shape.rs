@@ -7,8 +7,8 @@ use super::{
     lower::{invalid, mismatch, unsupported},
 };
 use crate::{
-    cpu::kernel::CpuKernel,
-    error::{Error, Result},
+    cpu::{elementwise::Wide, kernel::CpuKernel},
+    error::{Error, ErrorCode, Result},
     graph::Node,
     tensor::{Bool8, DType, Dim, display_shape, element_count, resolve_axes, resolve_axis},
 };
@@ -405,29 +405,194 @@ impl Operator for Dropout {
     }
 
     fn cpu(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
-        if self.has_mode_input && ctx.optional_input(2).is_some() && ctx.constant(2).is_none() {
-            return Err(unsupported(
-                "Dropout whose training mode is not constant is not supported",
-            ));
-        }
-        let Some(mask) = ctx.optional_output(1) else {
+        let mode = ctx.optional_input(2).filter(|_| self.has_mode_input);
+        let is_open = mode.is_some_and(|mode| mode.constant.is_none());
+        let mask = ctx.optional_output(1);
+        if mask.is_none() && !is_open {
             return view(ctx);
-        };
-        let (dtype, has_data) = (mask.dtype, ctx.optional_output(0).is_some());
+        }
+        let (mask, has_data) = (mask.map(|mask| mask.dtype), ctx.optional_output(0).is_some());
+        let ratio = ctx.optional_input(1).map(|ratio| ratio.dtype);
         Ok(CpuKernel::compute("dropout", move |io| {
+            if is_open && io.inputs.bytes(2)?.iter().any(|&byte| byte != 0) {
+                let mut value = [0.5f64];
+                if let Some(dtype) = ratio {
+                    f64::load(dtype, io.inputs.bytes(1)?, 0, 0, &mut value)?;
+                }
+                if value[0] != 0.0 {
+                    return Err(Error::new(
+                        ErrorCode::RunFailed,
+                        "Dropout in training mode is not supported",
+                    ));
+                }
+            }
             if has_data {
                 let source = io.inputs.bytes(0)?;
                 let target = io.outputs.take_bytes(0)?;
                 target.copy_from_slice(source);
             }
-            match dtype {
-                DType::Bool => io.outputs.take::<Bool8>(1)?.fill(Bool8(1)),
-                DType::F32 => io.outputs.take::<f32>(1)?.fill(1.0),
-                DType::F64 => io.outputs.take::<f64>(1)?.fill(1.0),
-                DType::F16 => io.outputs.take::<half::f16>(1)?.fill(half::f16::ONE),
-                _ => return Err(Error::internal("a mask of this element type")),
+            match mask {
+                None => {}
+                Some(DType::Bool) => io.outputs.take::<Bool8>(1)?.fill(Bool8(1)),
+                Some(DType::F32) => io.outputs.take::<f32>(1)?.fill(1.0),
+                Some(DType::F64) => io.outputs.take::<f64>(1)?.fill(1.0),
+                Some(DType::F16) => io.outputs.take::<half::f16>(1)?.fill(half::f16::ONE),
+                Some(_) => return Err(Error::internal("a mask of this element type")),
             }
             Ok(())
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{
+        infer::{BoundGraph, infer_graph},
+        testing::{TestNode, f32s, i64s, tensor},
+    };
+    use super::*;
+    use crate::{
+        graph::{Attribute, GraphBuilder},
+        tensor::Tensor,
+    };
+
+    fn zeros(shape: &[usize]) -> Tensor {
+        Tensor::zeros(DType::F32, shape).unwrap()
+    }
+
+    fn reshape(shape: &[usize], target: &[i64]) -> Result<Vec<usize>> {
+        let node = TestNode::new("Reshape", 14)
+            .input(zeros(shape))
+            .constant(i64s(&[target.len()], target));
+        Ok(node.run1()?.shape().to_vec())
+    }
+
+    #[test]
+    fn reshape_copies_and_infers_dimensions() {
+        assert_eq!(reshape(&[2, 3, 4], &[0, -1]).unwrap(), [2, 12]);
+        assert_eq!(reshape(&[2, 3, 4], &[4, 0, -1]).unwrap(), [4, 3, 2]);
+        assert_eq!(reshape(&[0, 3], &[0, -1]).unwrap(), [0, 3]);
+        assert_eq!(reshape(&[1], &[]).unwrap(), [0usize; 0]);
+        for (shape, target) in [
+            (&[2, 3][..], &[4][..]),
+            (&[2, 3], &[4, -1]),
+            (&[6], &[-1, -1]),
+            (&[6], &[-2, 3]),
+            (&[6], &[6, 0]),
+        ] {
+            assert!(reshape(shape, target).is_err(), "{shape:?} to {target:?}");
+        }
+        let node = TestNode::new("Reshape", 14)
+            .attr("allowzero", 1)
+            .input(zeros(&[0, 3]))
+            .constant(i64s(&[2], &[3, 0]));
+        assert_eq!(node.run1().unwrap().shape(), [3, 0]);
+    }
+
+    #[test]
+    fn views_keep_elements() {
+        let x = || f32s(&[1, 2, 1, 2], &[1.0, 2.0, 3.0, 4.0]);
+        let shape = |node: TestNode| node.run1().unwrap().shape().to_vec();
+        assert_eq!(shape(TestNode::new("Squeeze", 13).input(x())), [2, 2]);
+        assert_eq!(
+            shape(TestNode::new("Squeeze", 11).attr("axes", [-2]).input(x())),
+            [1, 2, 2]
+        );
+        assert_eq!(
+            shape(TestNode::new("Squeeze", 13).input(x()).constant(i64s(&[2], &[0, 2]))),
+            [2, 2]
+        );
+        assert_eq!(
+            shape(TestNode::new("Unsqueeze", 13).input(x()).constant(i64s(&[2], &[-1, 0]))),
+            [1, 1, 2, 1, 2, 1]
+        );
+        assert_eq!(shape(TestNode::new("Flatten", 13).attr("axis", -1).input(x())), [2, 2]);
+        assert_eq!(shape(TestNode::new("Flatten", 13).attr("axis", 0).input(x())), [1, 4]);
+        assert!(TestNode::new("Squeeze", 11).attr("axes", [1]).input(x()).run().is_err());
+        assert!(
+            TestNode::new("Unsqueeze", 11)
+                .attr("axes", [0, 0])
+                .input(x())
+                .run()
+                .is_err()
+        );
+        assert_eq!(TestNode::new("Identity", 16).input(x()).run1().unwrap(), x());
+    }
+
+    #[test]
+    fn shape_takes_part_of_the_dimensions() {
+        let shape = |start: i64, end: Option<i64>| {
+            let node = TestNode::new("Shape", 15).attr("start", start).input(zeros(&[2, 3, 4]));
+            let node = match end {
+                Some(end) => node.attr("end", end),
+                None => node,
+            };
+            node.run1().unwrap().to_i64s().unwrap()
+        };
+        assert_eq!(shape(0, None), [2, 3, 4]);
+        assert_eq!(shape(-2, None), [3, 4]);
+        assert_eq!(shape(1, Some(-1)), [3]);
+        assert_eq!(shape(2, Some(1)), [0i64; 0]);
+        assert_eq!(shape(-9, Some(9)), [2, 3, 4]);
+        assert_eq!(
+            TestNode::new("Size", 13).input(zeros(&[2, 0])).run1().unwrap(),
+            i64s(&[], &[0])
+        );
+    }
+
+    #[test]
+    fn dropout_passes_on_and_refuses_to_train() {
+        let x = || f32s(&[2], &[1.0, 2.0]);
+        let results = TestNode::new("Dropout", 12).outputs(2).input(x()).run().unwrap();
+        assert_eq!(results, [x(), tensor(&[2], &[Bool8(1), Bool8(1)])]);
+        let trains = TestNode::new("Dropout", 12)
+            .input(x())
+            .constant(f32s(&[], &[0.5]))
+            .constant(tensor(&[], &[Bool8(1)]));
+        assert!(trains.run().is_err());
+        let keeps = TestNode::new("Dropout", 12)
+            .input(x())
+            .constant(f32s(&[], &[0.0]))
+            .constant(tensor(&[], &[Bool8(1)]));
+        assert_eq!(keeps.run1().unwrap(), x());
+    }
+
+    #[test]
+    fn chains_of_shape_arithmetic_vanish() {
+        // How exporters split the heads of attention: reshape(x, [batch, seq, 12, hidden / 12]).
+        let mut b = GraphBuilder::new(17);
+        let x = b.input(
+            "x",
+            DType::F32,
+            vec![Dim::symbol("batch"), Dim::symbol("seq"), Dim::from(384)],
+        );
+        let shape = b.node("Shape", &[x]);
+        let pick = |b: &mut GraphBuilder, index: i64| {
+            let index = b.constant("index", Tensor::scalar(index));
+            b.node("Gather", &[shape, index])
+        };
+        let (batch, seq, hidden) = (pick(&mut b, 0), pick(&mut b, 1), pick(&mut b, -1));
+        let twelve = b.constant("twelve", Tensor::scalar(12i64));
+        let head = b.node("Div", &[hidden, twelve]);
+        let axes = b.constant("axes", i64s(&[1], &[0]));
+        let parts: Vec<_> = [batch, seq, twelve, head]
+            .iter()
+            .map(|&part| b.node("Unsqueeze", &[part, axes]))
+            .collect();
+        let target = b.node_with("Concat", &parts, &[("axis", Attribute::Int(0))]);
+        let y = b.node("Reshape", &[x, target]);
+        // And a mask: where(equal(shape, -1), ones, shape) as the shape to expand to.
+        let minus_one = b.constant("minus_one", i64s(&[1], &[-1]));
+        let ones = b.constant("ones", i64s(&[1], &[1]));
+        let is_open = b.node("Equal", &[target, minus_one]);
+        let full = b.node("Where", &[is_open, ones, target]);
+        let scalar = b.constant("scalar", f32s(&[1], &[0.0]));
+        let z = b.node("Expand", &[scalar, full]);
+        b.output("y", y);
+        let graph = b.output("z", z).finish().unwrap();
+        let facts = infer_graph(&BoundGraph::new(graph).unwrap(), &[], &mut 0).unwrap();
+        let expected = vec![Dim::symbol("batch"), Dim::symbol("seq"), Dim::from(12), Dim::from(32)];
+        assert_eq!(facts[y.index()].shape.as_ref(), Some(&expected));
+        assert_eq!(facts[z.index()].shape.as_ref(), Some(&expected));
     }
 }

@@ -262,10 +262,6 @@ impl Movement for Slice {
         "slice"
     }
 
-    fn data(&self, _: usize) -> Vec<usize> {
-        vec![0]
-    }
-
     fn movement(&self, node: &Concrete) -> Result<Box<MoveFn>> {
         let (shape, output) = (node.input(0)?.to_vec(), node.output()?.to_vec());
         let rank = shape.len();
@@ -346,10 +342,6 @@ impl Movement for Expand {
         "expand"
     }
 
-    fn data(&self, _: usize) -> Vec<usize> {
-        vec![0]
-    }
-
     fn movement(&self, node: &Concrete) -> Result<Box<MoveFn>> {
         let (input, output) = (node.input(0)?, node.output()?);
         let strides =
@@ -422,15 +414,24 @@ impl Operator for Tile {
         }
         lower_movement(self, ctx)
     }
+
+    fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        if !ctx.moves_gpu_type() {
+            return Ok(None);
+        }
+        // Each dimension gets one in front of it that is expanded.
+        let (mut once, mut repeated) = (Vec::new(), Vec::new());
+        for (&dim, &whole) in ctx.input(0)?.shape.iter().zip(&ctx.output(0)?.shape) {
+            once.extend([1, dim]);
+            repeated.extend([if dim == 0 { 0 } else { whole / dim }, dim]);
+        }
+        Ok(movement::expand(&once, &repeated, ctx.caps))
+    }
 }
 
 impl Movement for Tile {
     fn kernel_name(&self) -> &'static str {
         "tile"
-    }
-
-    fn data(&self, _: usize) -> Vec<usize> {
-        vec![0]
     }
 
     fn movement(&self, node: &Concrete) -> Result<Box<MoveFn>> {
@@ -447,5 +448,88 @@ impl Movement for Tile {
             let (size, source) = (moved.size, moved.data[0]);
             copy.run(size, source, moved.output()?)
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{TestNode, f32s, i64s, tensor};
+    use super::*;
+    use crate::tensor::Tensor;
+
+    fn slice(x: Tensor, starts: &[i64], ends: &[i64], axes: &[i64], steps: &[i64]) -> Result<Tensor> {
+        let list = |list: &[i64]| i64s(&[list.len()], list);
+        let node = TestNode::new("Slice", 13)
+            .input(x)
+            .constant(list(starts))
+            .constant(list(ends));
+        node.constant(list(axes)).constant(list(steps)).run1()
+    }
+
+    #[test]
+    fn slices_follow_python() {
+        let x = || tensor(&[5], &[0i32, 1, 2, 3, 4]);
+        let cases: [(i64, i64, i64, &[i32]); 9] = [
+            (1, 3, 1, &[1, 2]),
+            (-2, i64::MAX, 1, &[3, 4]),
+            (0, 100, 2, &[0, 2, 4]),
+            (4, i64::MIN, -1, &[4, 3, 2, 1, 0]),
+            (100, 0, -2, &[4, 2]),
+            (-1, -4, -1, &[4, 3, 2]),
+            (3, 3, 1, &[]),
+            (4, 1, 1, &[]),
+            (1, 4, i64::MAX, &[1]),
+        ];
+        for (start, end, step, expected) in cases {
+            let result = slice(x(), &[start], &[end], &[0], &[step]).unwrap();
+            assert_eq!(result, tensor(&[expected.len()], expected), "{start}:{end}:{step}");
+        }
+        assert!(slice(x(), &[0], &[1], &[0], &[0]).is_err());
+        assert!(slice(x(), &[0, 0], &[1, 1], &[0, -1], &[1, 1]).is_err());
+        let attributes = TestNode::new("Slice", 9)
+            .attr("starts", [1])
+            .attr("ends", [-1])
+            .attr("axes", [0])
+            .input(x());
+        assert_eq!(attributes.run1().unwrap(), tensor(&[3], &[1i32, 2, 3]));
+    }
+
+    #[test]
+    fn symbolic_bounds_clamp_to_the_dimension() {
+        let n = Dim::symbol("n");
+        let of = |start: Dim, end: Dim, step: i64| slice_dim(&n, &start, &end, step).unwrap();
+        let known = |value: i64| Dim::from(value);
+        assert_eq!(of(known(0), known(i64::MAX), 1), Some(n.clone()));
+        assert_eq!(of(known(0), n.clone(), 1), Some(n.clone()));
+        assert_eq!(of(known(1), known(i64::MAX), 1), Some(n.clone() - known(1)));
+        assert_eq!(of(known(0), known(-1), 1), Some(n.clone() - known(1)));
+        assert_eq!(of(known(-1), known(i64::MIN), -1), Some(n.clone()));
+        assert_eq!(of(Dim::symbol("a") - Dim::symbol("b"), n.clone(), 1), None);
+    }
+
+    #[test]
+    fn expand_and_tile_repeat() {
+        let expand = |x: Tensor, shape: &[i64]| {
+            TestNode::new("Expand", 13)
+                .input(x)
+                .constant(i64s(&[shape.len()], shape))
+        };
+        let x = || f32s(&[2, 1], &[1.0, 2.0]);
+        assert_eq!(
+            expand(x(), &[3]).run1().unwrap(),
+            f32s(&[2, 3], &[1.0, 1.0, 1.0, 2.0, 2.0, 2.0])
+        );
+        assert_eq!(expand(x(), &[1, 1, 1]).run1().unwrap().shape(), [1, 2, 1]);
+        assert!(expand(x(), &[3, 3]).run().is_err());
+        let tile = |x: Tensor, repeats: &[i64]| {
+            TestNode::new("Tile", 13)
+                .input(x)
+                .constant(i64s(&[repeats.len()], repeats))
+        };
+        let twice = tile(f32s(&[2, 2], &[1.0, 2.0, 3.0, 4.0]), &[2, 2]).run1().unwrap();
+        let rows = [1.0, 2.0, 1.0, 2.0, 3.0, 4.0, 3.0, 4.0];
+        assert_eq!(twice, f32s(&[4, 4], &[rows, rows].concat()));
+        assert_eq!(tile(x(), &[0, 1]).run1().unwrap().shape(), [0, 1]);
+        assert!(tile(x(), &[2]).run().is_err());
     }
 }

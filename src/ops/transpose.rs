@@ -94,10 +94,6 @@ impl Movement for Transpose {
         "transpose"
     }
 
-    fn data(&self, _: usize) -> Vec<usize> {
-        vec![0]
-    }
-
     fn movement(&self, node: &Concrete) -> Result<Box<MoveFn>> {
         let shape = node.input(0)?;
         let steps = dense_steps(shape);
@@ -108,5 +104,48 @@ impl Movement for Transpose {
             let (size, source) = (moved.size, moved.data[0]);
             copy.run(size, source, moved.output()?)
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{TestNode, f32s, tensor};
+    use crate::tensor::{DType, Tensor};
+
+    #[test]
+    fn dimensions_are_permuted_or_reversed() {
+        let x = || f32s(&[2, 3, 1], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        let reversed = TestNode::new("Transpose", 13).input(x()).run1().unwrap();
+        assert_eq!(reversed, f32s(&[1, 3, 2], &[1.0, 4.0, 2.0, 5.0, 3.0, 6.0]));
+        let kept = TestNode::new("Transpose", 13)
+            .attr("perm", [2, 0, 1])
+            .input(x())
+            .run1()
+            .unwrap();
+        assert_eq!(kept, f32s(&[1, 2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]));
+        for perm in [vec![0, 1], vec![0, 1, 1], vec![0, 1, 3]] {
+            assert!(
+                TestNode::new("Transpose", 13)
+                    .attr("perm", &perm[..])
+                    .input(x())
+                    .run()
+                    .is_err()
+            );
+        }
+    }
+
+    #[test]
+    fn packed_elements_and_strings_move_too() {
+        let packed = Tensor::from_bytes(DType::U4, &[2, 3], vec![0x21, 0x43, 0x65]).unwrap();
+        let result = TestNode::new("Transpose", 21).input(packed).run1().unwrap();
+        assert_eq!(result.to_i64s().unwrap(), [1, 4, 2, 5, 3, 6]);
+        let strings = Tensor::from_strings(&[2, 2], ["a", "b", "c", "d"].map(String::from).to_vec()).unwrap();
+        let result = TestNode::new("Transpose", 13).input(strings).run1().unwrap();
+        assert_eq!(result.strings().unwrap(), ["a", "c", "b", "d"]);
+        let bytes = TestNode::new("Transpose", 13)
+            .input(tensor(&[2, 2], &[1u8, 2, 3, 4]))
+            .run1()
+            .unwrap();
+        assert_eq!(bytes, tensor(&[2, 2], &[1u8, 3, 2, 4]));
     }
 }

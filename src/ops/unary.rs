@@ -370,3 +370,151 @@ impl Operator for Unary {
         matches.then(|| PointwiseForm { expr, inputs: vec![0] })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{TestNode, assert_tensor_close, f32s, tensor};
+    use crate::tensor::{Bool8, Tensor};
+    use half::{bf16, f16};
+
+    const NAMES: [&str; 38] = [
+        "Abs",
+        "Acos",
+        "Acosh",
+        "Asin",
+        "Asinh",
+        "Atan",
+        "Atanh",
+        "Ceil",
+        "Celu",
+        "Cos",
+        "Cosh",
+        "Elu",
+        "Erf",
+        "Exp",
+        "Floor",
+        "Gelu",
+        "HardSigmoid",
+        "HardSwish",
+        "LeakyRelu",
+        "Log",
+        "Mish",
+        "Neg",
+        "Reciprocal",
+        "Relu",
+        "Round",
+        "Selu",
+        "Shrink",
+        "Sigmoid",
+        "Sign",
+        "Sin",
+        "Sinh",
+        "Softplus",
+        "Softsign",
+        "Sqrt",
+        "Swish",
+        "Tan",
+        "Tanh",
+        "ThresholdedRelu",
+    ];
+
+    const VALUES: [f32; 17] = [
+        -7.5, -3.0, -2.5, -1.0, -0.75, -0.5, -0.1, -0.0, 0.0, 0.1, 0.5, 0.75, 1.0, 1.5, 2.5, 3.0, 7.5,
+    ];
+
+    #[test]
+    fn every_function_is_the_same_in_f32_and_f64() {
+        for name in NAMES {
+            let single = TestNode::new(name, 22).input(f32s(&[17], &VALUES)).run1().unwrap();
+            let wide: Vec<f64> = VALUES.iter().map(|&v| v.into()).collect();
+            let double = TestNode::new(name, 22).input(tensor(&[17], &wide)).run1().unwrap();
+            let (single, double) = (single.to_f32s().unwrap(), double.view::<f64>().unwrap());
+            for ((a, b), x) in single.iter().zip(double.iter()).zip(VALUES) {
+                let same = (a.is_nan() && b.is_nan())
+                    || f64::from(*a) == *b
+                    || (f64::from(*a) - b).abs() <= 2e-6 * b.abs().max(1.0);
+                assert!(same, "{name}({x}) is {a} in f32 and {b} in f64");
+            }
+        }
+    }
+
+    #[test]
+    fn half_floats_are_widened_and_rounded_once() {
+        for name in ["Exp", "Gelu", "Sigmoid", "Neg"] {
+            // More than one tile, with a short last one.
+            let values: Vec<f32> = (0..700).map(|i| (i as f32 - 350.0) / 100.0).collect();
+            let short: Vec<f16> = values.iter().map(|&v| f16::from_f32(v)).collect();
+            let brain: Vec<bf16> = values.iter().map(|&v| bf16::from_f32(v)).collect();
+            let of = |tensor: Tensor| TestNode::new(name, 22).input(tensor).run1().unwrap();
+            let widened = |list: Vec<f32>| of(f32s(&[7, 100], &list)).to_f32s().unwrap().into_owned();
+            let expected = widened(short.iter().map(|v| v.to_f32()).collect());
+            let expected: Vec<f16> = expected.into_iter().map(f16::from_f32).collect();
+            assert_tensor_close(&of(tensor(&[7, 100], &short)), &tensor(&[7, 100], &expected), 2e-3);
+            let expected = widened(brain.iter().map(|v| v.to_f32()).collect());
+            let expected: Vec<bf16> = expected.into_iter().map(bf16::from_f32).collect();
+            assert_tensor_close(&of(tensor(&[7, 100], &brain)), &tensor(&[7, 100], &expected), 2e-2);
+        }
+    }
+
+    #[test]
+    fn attributes_change_what_is_computed() {
+        let cases: [(TestNode, f32, f32); 9] = [
+            (TestNode::new("LeakyRelu", 16).attr("alpha", 0.5f32), -2.0, -1.0),
+            (
+                TestNode::new("Elu", 6).attr("alpha", 2.0f32),
+                -1.0,
+                2.0 * (-1.0f32).exp_m1(),
+            ),
+            (
+                TestNode::new("Celu", 12).attr("alpha", 2.0f32),
+                -1.0,
+                2.0 * (-0.5f32).exp_m1(),
+            ),
+            (TestNode::new("ThresholdedRelu", 10).attr("alpha", 3.0f32), 2.0, 0.0),
+            (
+                TestNode::new("HardSigmoid", 6)
+                    .attr("alpha", 0.1f32)
+                    .attr("beta", 0.3f32),
+                1.0,
+                0.4,
+            ),
+            (
+                TestNode::new("Shrink", 9).attr("bias", 1.0f32).attr("lambd", 1.5f32),
+                -2.0,
+                -1.0,
+            ),
+            (TestNode::new("Gelu", 20).attr("approximate", "tanh"), 1.0, 0.841192),
+            (
+                TestNode::new("Selu", 6).attr("alpha", 2.0f32).attr("gamma", 3.0f32),
+                -1.0,
+                6.0 * (-1.0f32).exp_m1(),
+            ),
+            (TestNode::new("Swish", 24).attr("alpha", 2.0f32), 1.0, 0.880797),
+        ];
+        for (node, x, y) in cases {
+            let result = node.input(f32s(&[1], &[x])).run1().unwrap();
+            assert_tensor_close(&result, &f32s(&[1], &[y]), 1e-5);
+        }
+        let unknown = TestNode::new("Gelu", 20)
+            .attr("approximate", "fast")
+            .input(f32s(&[1], &[0.0]));
+        assert!(unknown.run().unwrap_err().message().contains("approximate"));
+    }
+
+    #[test]
+    fn integers_wrap_and_tests_give_bool() {
+        let of = |name: &str, tensor: Tensor| TestNode::new(name, 18).input(tensor).run1().unwrap();
+        assert_eq!(of("Abs", tensor(&[2], &[i8::MIN, -3])), tensor(&[2], &[i8::MIN, 3]));
+        assert_eq!(of("Neg", tensor(&[2], &[i32::MIN, 7])), tensor(&[2], &[i32::MIN, -7]));
+        assert_eq!(of("Sign", tensor(&[2], &[u64::MAX, 0])), tensor(&[2], &[1u64, 0]));
+        assert_eq!(of("BitwiseNot", tensor(&[2], &[0u8, 0xf0])), tensor(&[2], &[255u8, 15]));
+        assert_eq!(of("Relu", tensor(&[2], &[-5i16, 5])), tensor(&[2], &[0i16, 5]));
+        let values = f32s(&[4], &[f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1.0]);
+        let bools = |list: [u8; 4]| tensor(&[4], &list.map(Bool8));
+        assert_eq!(of("IsNaN", values.clone()), bools([1, 0, 0, 0]));
+        let node = TestNode::new("IsInf", 10).attr("detect_positive", 0);
+        assert_eq!(node.input(values).run1().unwrap(), bools([0, 0, 1, 0]));
+        assert_eq!(of("Not", bools([1, 0, 7, 0])), bools([0, 1, 0, 1]));
+        assert!(TestNode::new("Exp", 13).input(tensor(&[1], &[1i32])).run().is_err());
+    }
+}

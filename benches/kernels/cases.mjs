@@ -1,0 +1,62 @@
+// What the kernel micro-benchmarks measure.
+
+/** Matrix products as [m, k, n]. */
+export const products = [
+  [1024, 1024, 1024],
+  [512, 512, 512],
+  [128, 384, 384],
+  [128, 384, 1536],
+  [128, 32, 128],
+  [196, 256, 1024],
+  [1, 512, 512],
+  [2, 512, 512],
+  [3, 512, 512],
+  [4, 512, 512],
+  [8, 512, 512],
+];
+
+const conv = (net, from, to, groups, size, kernel, stride) => {
+  const kind = groups > 1 ? "depthwise " : "";
+  return {
+    text: `${net} ${kind}${kernel}x${kernel}/${stride} ${from}-${to} @${size}`,
+    from,
+    to,
+    groups,
+    size,
+    kernel,
+    stride,
+  };
+};
+
+const resnet = [
+  [64, 56],
+  [128, 28],
+  [256, 14],
+  [512, 7],
+].flatMap(([width, size]) => [
+  conv("resnet50", width * 4, width, 1, size, 1, 1),
+  conv("resnet50", width, width, 1, size, 3, 1),
+  conv("resnet50", width, width * 4, 1, size, 1, 1),
+]);
+
+const depthwise = [
+  [32, 112, 1],
+  [96, 112, 2],
+  [144, 56, 1],
+  [144, 56, 2],
+  [192, 28, 1],
+  [384, 14, 1],
+  [960, 7, 1],
+].map(([channels, size, stride]) => conv("mobilenet", channels, channels, channels, size, 3, stride));
+
+/** Convolutions of ResNet-50 and MobileNet, square and padded by half the kernel. */
+export const convolutions = [
+  conv("resnet50", 3, 64, 1, 224, 7, 2),
+  ...resnet,
+  conv("resnet50", 256, 512, 1, 56, 1, 2),
+  conv("resnet50", 128, 128, 1, 56, 3, 2),
+  conv("mobilenet", 3, 32, 1, 224, 3, 2),
+  conv("mobilenet", 32, 16, 1, 112, 1, 1),
+  ...depthwise,
+  conv("mobilenet", 240, 240, 240, 28, 5, 1),
+];

@@ -1,0 +1,600 @@
+//! Quantisation: QuantizeLinear, DequantizeLinear, DynamicQuantizeLinear, and MatMulInteger on what they make.
+
+use std::sync::Arc;
+
+use super::{
+    CpuLowering, InferContext, Operator,
+    lower::{invalid, mismatch, operand, unsupported},
+};
+use crate::{
+    cpu::{
+        elementwise::{self, TILE, Wide, elements},
+        kernel::{CpuKernel, KernelInputs},
+    },
+    error::{Error, Result},
+    graph::Node,
+    pointwise::access::broadcast_strides,
+    tensor::{DType, Dim, broadcast_shapes, display_shape, element_count, resolve_axis},
+};
+
+/// ONNX `QuantizeLinear` (`saturate(round(x / scale) + zero_point)`, halves to even) and `DequantizeLinear`
+/// (`(x - zero_point) * scale`): per tensor, per axis (opset 13) and by blocks (opset 21). 8-, 16- and 4-bit integers,
+/// and int32 to dequantise.
+#[derive(Debug)]
+struct Linear {
+    is_quantize: bool,
+    axis: i64,
+    block_size: usize,
+    output_dtype: Option<DType>,
+    /// In which type x is divided by the scale; the scale's when not given.
+    precision: Option<DType>,
+}
+
+/// Makes [`Linear`].
+pub fn make_linear(node: &Node) -> Result<Box<dyn Operator>> {
+    let dtype = |name: &str| match node.attributes.int(name)? {
+        None | Some(0) => Ok(None),
+        Some(number) => {
+            let dtype = i32::try_from(number).ok().and_then(DType::from_onnx);
+            let dtype =
+                dtype.ok_or_else(|| unsupported(format!("attribute {name} names a type that is not supported")));
+            dtype.map(Some).map_err(|error| error.actual(number.to_string()))
+        }
+    };
+    let block_size = node.attributes.int("block_size")?.unwrap_or(0);
+    Ok(Box::new(Linear {
+        is_quantize: &*node.operator.name == "QuantizeLinear",
+        axis: node.attributes.int("axis")?.unwrap_or(1),
+        block_size: usize::try_from(block_size).map_err(|_| invalid("attribute block_size is negative"))?,
+        output_dtype: dtype("output_dtype")?,
+        precision: dtype("precision")?,
+    }))
+}
+
+/// How scales belong to elements.
+enum Granularity {
+    /// The scale's shape, with trailing ones, broadcasts to the input's.
+    Broadcast(Vec<usize>),
+    /// `outer` times `len` rows of `inner` elements; rows of `size` next to each other share a row of scales.
+    Blocks { len: usize, inner: usize, size: usize },
+}
+
+/// One element: x, scale and zero point to the result.
+type Apply = dyn Fn(f64, f64, f64) -> f64 + Send + Sync;
+
+impl Linear {
+    fn output_type(&self, scale: DType, zero_point: Option<DType>) -> DType {
+        match (self.output_dtype, self.is_quantize) {
+            (Some(dtype), _) => dtype,
+            (None, true) => zero_point.unwrap_or(DType::U8),
+            (None, false) => scale,
+        }
+    }
+
+    fn granularity(&self, shape: &[usize], scale: &[usize]) -> Result<Granularity> {
+        let error = || {
+            mismatch("the shape of the scales does not fit the input's")
+                .expected(display_shape(shape))
+                .actual(display_shape(scale))
+        };
+        if self.block_size == 0 {
+            if scale.iter().product::<usize>() == 1 {
+                return Ok(Granularity::Broadcast(Vec::new()));
+            }
+            let axis = resolve_axis(self.axis, shape.len())?;
+            if scale != [shape[axis]] {
+                return Err(error());
+            }
+            let mut aligned = vec![1; shape.len() - axis];
+            aligned[0] = shape[axis];
+            return Ok(Granularity::Broadcast(aligned));
+        }
+        let axis = resolve_axis(self.axis, shape.len())?;
+        let mut expected = shape.to_vec();
+        expected[axis] = shape[axis].div_ceil(self.block_size);
+        if scale != expected {
+            return Err(error());
+        }
+        Ok(Granularity::Blocks {
+            len: shape[axis],
+            inner: shape[axis + 1..].iter().product(),
+            size: self.block_size,
+        })
+    }
+
+    fn apply(&self, scale: DType, output: DType) -> Result<Box<Apply>> {
+        if !self.is_quantize {
+            // Exact in f64, and rounded once when it is stored.
+            return Ok(Box::new(|x, scale, zero_point| (x - zero_point) * scale));
+        }
+        let (low, high) = int_range(output)
+            .ok_or_else(|| unsupported("the quantised type is not supported").actual(output.name()))?;
+        let round: fn(f64) -> f64 = match self.precision.unwrap_or(scale) {
+            DType::F64 => |x| x,
+            DType::F16 => |x| half::f16::from_f64(x).to_f64(),
+            DType::BF16 => |x| half::bf16::from_f64(x).to_f64(),
+            _ => |x| f64::from(x as f32),
+        };
+        Ok(Box::new(move |x, scale, zero_point| {
+            (round(x / scale).round_ties_even() + zero_point).clamp(low, high)
+        }))
+    }
+}
+
+/// The smallest and largest value of an integer type of up to 16 bits.
+fn int_range(dtype: DType) -> Option<(f64, f64)> {
+    let bits = dtype.bits().filter(|&bits| bits <= 16 && dtype.is_integer())? as i32;
+    Some(match dtype.is_unsigned() {
+        true => (0.0, 2f64.powi(bits) - 1.0),
+        false => (-(2f64.powi(bits - 1)), 2f64.powi(bits - 1) - 1.0),
+    })
+}
+
+impl Operator for Linear {
+    fn infer(&self, ctx: &mut InferContext<'_>) -> Result<()> {
+        let scale = ctx.dtype(1)?;
+        let zero_point = if ctx.has_input(2) { Some(ctx.dtype(2)?) } else { None };
+        if !self.is_quantize && zero_point.is_some_and(|dtype| Some(dtype) != ctx.dtype(0).ok()) {
+            return Err(invalid("the zero point has another element type than the input"));
+        }
+        let shape = ctx.shape(0).map(<[Dim]>::to_vec);
+        ctx.set_output(0, self.output_type(scale, zero_point), shape);
+        Ok(())
+    }
+
+    fn cpu(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
+        let (input, scale, output) = (ctx.input(0)?, ctx.input(1)?, ctx.result(0)?);
+        if matches!(input.dtype, DType::String | DType::Bool) || !(scale.dtype.is_float() || scale.dtype == DType::I32)
+        {
+            return Err(ctx.unsupported_type(if scale.dtype.is_float() { 0 } else { 1 }));
+        }
+        let zero_point = ctx.optional_input(2);
+        if zero_point.is_some_and(|zero_point| zero_point.shape != scale.shape) {
+            return Err(mismatch("zero point and scale have different shapes"));
+        }
+        let apply = self.apply(scale.dtype, output.dtype)?;
+        let name = if self.is_quantize { "quantize" } else { "dequantize" };
+        match self.granularity(&input.shape, &scale.shape)? {
+            Granularity::Broadcast(aligned) => {
+                let mut operands = ctx.operands();
+                operands[1..]
+                    .iter_mut()
+                    .for_each(|operand| operand.shape = aligned.clone());
+                if output.dtype.is_float() {
+                    return elementwise::kernel(
+                        name,
+                        operands,
+                        output,
+                        move |tiles: &[&[f64]], results: &mut [f64]| {
+                            for (index, to) in results.iter_mut().enumerate() {
+                                *to = apply(
+                                    tiles[0][index],
+                                    tiles[1][index],
+                                    tiles.get(2).map_or(0.0, |tile| tile[index]),
+                                );
+                            }
+                            Ok(())
+                        },
+                    );
+                }
+                elementwise::kernel(name, operands, output, move |tiles: &[&[f64]], results: &mut [i64]| {
+                    for (index, to) in results.iter_mut().enumerate() {
+                        let zero_point = tiles.get(2).map_or(0.0, |tile| tile[index]);
+                        *to = apply(tiles[0][index], tiles[1][index], zero_point) as i64;
+                    }
+                    Ok(())
+                })
+            }
+            Granularity::Blocks { len, inner, size } => {
+                let blocks = Blocks {
+                    dtypes: [
+                        input.dtype,
+                        scale.dtype,
+                        zero_point.map_or(DType::U8, |zero_point| zero_point.dtype),
+                    ],
+                    has_zero_point: zero_point.is_some(),
+                    count: element_count(&input.shape)?,
+                    output: output.dtype,
+                    len,
+                    inner,
+                    size,
+                    apply,
+                };
+                Ok(CpuKernel::compute(name, move |io| {
+                    let target = io.outputs.take_bytes(0)?;
+                    blocks.run(&io.inputs, target)
+                }))
+            }
+        }
+    }
+}
+
+/// Quantisation by blocks.
+struct Blocks {
+    dtypes: [DType; 3],
+    has_zero_point: bool,
+    count: usize,
+    output: DType,
+    len: usize,
+    inner: usize,
+    size: usize,
+    apply: Box<Apply>,
+}
+
+impl Blocks {
+    fn run(&self, inputs: &KernelInputs<'_>, target: &mut [u8]) -> Result<()> {
+        let blocks = self.len.div_ceil(self.size);
+        let mut results = [0f64; TILE];
+        let (mut x, mut scale, mut zero_point) = ([0f64; TILE], [0f64; 1], [0f64; 1]);
+        for start in (0..self.count).step_by(TILE) {
+            let len = TILE.min(self.count - start);
+            f64::load(self.dtypes[0], inputs.bytes(0)?, start, 1, &mut x[..len])?;
+            let mut last = usize::MAX;
+            for index in 0..len {
+                let flat = start + index;
+                let (row, column) = (flat / self.inner, flat % self.inner);
+                let block = (row / self.len * blocks + row % self.len / self.size) * self.inner + column;
+                if block != last {
+                    f64::load(self.dtypes[1], inputs.bytes(1)?, block, 1, &mut scale)?;
+                    if self.has_zero_point {
+                        f64::load(self.dtypes[2], inputs.bytes(2)?, block, 1, &mut zero_point)?;
+                    }
+                    last = block;
+                }
+                results[index] = (self.apply)(x[index], scale[0], zero_point[0]);
+            }
+            if self.output.is_float() {
+                f64::store(self.output, &results[..len], target, start)?;
+            } else {
+                let whole = results.map(|value| value as i64);
+                i64::store(self.output, &whole[..len], target, start)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// ONNX `DynamicQuantizeLinear` (opset 11): f32 to uint8 with scale and zero point from the smallest and largest element
+/// (and zero). The scale of all zeros is 1.
+#[derive(Debug)]
+struct DynamicQuantize;
+
+/// Makes [`DynamicQuantize`].
+pub fn make_dynamic(_: &Node) -> Result<Box<dyn Operator>> {
+    Ok(Box::new(DynamicQuantize))
+}
+
+impl Operator for DynamicQuantize {
+    fn infer(&self, ctx: &mut InferContext<'_>) -> Result<()> {
+        if ctx.dtype(0)? != DType::F32 {
+            return Err(invalid("the input is not float32"));
+        }
+        let shape = ctx.shape(0).map(<[Dim]>::to_vec);
+        ctx.set_output(0, DType::U8, shape);
+        ctx.set_output(1, DType::F32, Some(Vec::new()));
+        ctx.set_output(2, DType::U8, Some(Vec::new()));
+        Ok(())
+    }
+
+    fn cpu(&self, _: &CpuLowering<'_>) -> Result<CpuKernel> {
+        Ok(CpuKernel::compute("dynamic_quantize", |io| {
+            let x = io.inputs.get::<f32>(0)?;
+            let low = x.iter().fold(0f32, |low, &x| low.min(x));
+            let high = x.iter().fold(0f32, |high, &x| high.max(x));
+            let scale = if high == low { 1.0 } else { (high - low) / 255.0 };
+            let zero_point = (0.0 - low / scale).clamp(0.0, 255.0).round_ties_even();
+            if io.outputs.has(0) {
+                let quantize = |x: f32| ((x / scale).round_ties_even() + zero_point).clamp(0.0, 255.0) as u8;
+                let target = io.outputs.take::<u8>(0)?;
+                target.iter_mut().zip(x).for_each(|(to, &x)| *to = quantize(x));
+            }
+            if io.outputs.has(1) {
+                io.outputs.take::<f32>(1)?.fill(scale);
+            }
+            if io.outputs.has(2) {
+                io.outputs.take::<u8>(2)?.fill(zero_point as u8);
+            }
+            Ok(())
+        }))
+    }
+}
+
+/// ONNX `MatMulInteger` (opset 10): the matrix product of 8-bit integers less their zero points, as int32. The zero point
+/// of the first is one number or one for each row, of the second one or one for each column.
+#[derive(Debug)]
+struct MatMulInteger;
+
+/// Makes [`MatMulInteger`].
+pub fn make_matmul_integer(_: &Node) -> Result<Box<dyn Operator>> {
+    Ok(Box::new(MatMulInteger))
+}
+
+/// The dimensions of a matrix product: leading ones, then rows, depth and columns.
+struct Product<D> {
+    a_lead: Vec<D>,
+    b_lead: Vec<D>,
+    rows: Option<D>,
+    depth: [D; 2],
+    columns: Option<D>,
+}
+
+fn product<D: Clone + std::fmt::Display>(a: &[D], b: &[D]) -> Result<Product<D>> {
+    let (Some(a_last), Some(b_last)) = (a.last(), b.last()) else {
+        return Err(mismatch("a factor of a matrix product is a scalar"));
+    };
+    let is_matrix = |shape: &[D]| shape.len() >= 2;
+    Ok(Product {
+        a_lead: a[..a.len().saturating_sub(2)].to_vec(),
+        b_lead: b[..b.len().saturating_sub(2)].to_vec(),
+        rows: is_matrix(a).then(|| a[a.len() - 2].clone()),
+        depth: [
+            a_last.clone(),
+            if is_matrix(b) {
+                b[b.len() - 2].clone()
+            } else {
+                b_last.clone()
+            },
+        ],
+        columns: is_matrix(b).then(|| b_last.clone()),
+    })
+}
+
+impl Operator for MatMulInteger {
+    fn infer(&self, ctx: &mut InferContext<'_>) -> Result<()> {
+        let shape = match (ctx.shape(0), ctx.shape(1)) {
+            (Some(a), Some(b)) => {
+                let product = product(a, b)?;
+                let [x, y] = &product.depth;
+                if x.known().zip(y.known()).is_some_and(|(x, y)| x != y) {
+                    return Err(mismatch("the depths of the factors differ")
+                        .expected(x.to_string())
+                        .actual(y.to_string()));
+                }
+                let lead = super::context::broadcast_dims(&product.a_lead, &product.b_lead)?;
+                lead.map(|lead| lead.into_iter().chain(product.rows).chain(product.columns).collect())
+            }
+            _ => None,
+        };
+        ctx.set_output(0, DType::I32, shape);
+        Ok(())
+    }
+
+    fn is_heavy(&self) -> bool {
+        true
+    }
+
+    fn cpu(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
+        let (a, b) = (ctx.input(0)?, ctx.input(1)?);
+        for (index, desc) in [a, b].into_iter().enumerate() {
+            if !matches!(desc.dtype, DType::I8 | DType::U8) {
+                return Err(ctx.unsupported_type(index));
+            }
+        }
+        let product = product(&a.shape, &b.shape)?;
+        let [depth, b_depth] = product.depth;
+        if depth != b_depth {
+            return Err(mismatch("the depths of the factors differ"));
+        }
+        let (rows, columns) = (product.rows.unwrap_or(1), product.columns.unwrap_or(1));
+        let lead = broadcast_shapes(&[&product.a_lead, &product.b_lead])?;
+        let strides = |own: &[usize]| {
+            broadcast_strides(&lead, own).ok_or_else(|| mismatch("leading dimensions do not broadcast"))
+        };
+        let offsets = |strides: &[usize], flat: usize| {
+            let (mut rest, mut offset) = (flat, 0);
+            for (&dim, &stride) in lead.iter().zip(strides).rev() {
+                offset += rest % dim * stride;
+                rest /= dim;
+            }
+            offset
+        };
+        let (a_strides, b_strides) = (strides(&product.a_lead)?, strides(&product.b_lead)?);
+        let pairs: Vec<(usize, usize)> = (0..element_count(&lead)?)
+            .map(|flat| (offsets(&a_strides, flat), offsets(&b_strides, flat)))
+            .collect();
+        let per = |index: usize, along: usize| -> Result<Option<ZeroPoint>> {
+            let Some(desc) = ctx.optional_input(index) else {
+                return Ok(None);
+            };
+            let count = element_count(&desc.shape)?;
+            let of = operand(index, desc);
+            match count {
+                1 => Ok(Some(ZeroPoint {
+                    of,
+                    per_matrix: 0,
+                    step: 0,
+                })),
+                _ if count == along => Ok(Some(ZeroPoint {
+                    of,
+                    per_matrix: 0,
+                    step: 1,
+                })),
+                // One for each row or column of each of the factor's matrices.
+                _ if along > 0 && count % along == 0 => Ok(Some(ZeroPoint {
+                    of,
+                    per_matrix: along,
+                    step: 1,
+                })),
+                _ => Err(
+                    mismatch("the zero points are neither one nor one for each row or column")
+                        .expected(along.to_string())
+                        .actual(display_shape(&desc.shape)),
+                ),
+            }
+        };
+        let (a_zero, b_zero) = (per(2, rows)?, per(3, columns)?);
+        let types = [a.dtype, b.dtype];
+        // A constant second factor is widened once.
+        let is_fixed = b_zero.is_none() || ctx.constant(3).is_some();
+        let widened: Option<Arc<Vec<i16>>> = match (&b.constant, is_fixed) {
+            (Some(constant), true) => {
+                let zero_id = ctx.optional_input(3).map_or(0, |zero| zero.constant_id);
+                let make = || {
+                    let zeros = match (ctx.constant(3), &b_zero) {
+                        (Some(tensor), Some(_)) => tensor.aligned()?.to_i64s()?,
+                        _ => vec![0],
+                    };
+                    let step = b_zero.as_ref().map_or((0, 0), |zero| (zero.per_matrix, zero.step));
+                    let constant = constant.aligned()?;
+                    widen(types[1], constant.bytes(), depth * columns, columns, &zeros, step)
+                };
+                Some(
+                    ctx.prepared
+                        .get(b.constant_id, &format!("i16 less zero point {zero_id}"), make)?,
+                )
+            }
+            _ => None,
+        };
+        let is_prepared = widened.is_some();
+        let kernel = CpuKernel::compute("matmul_integer", move |io| {
+            let target = io.outputs.take::<i32>(0)?;
+            let made;
+            let b: &[i16] = match &widened {
+                Some(widened) => widened,
+                None => {
+                    let (zeros, step) = read_zeros(&b_zero, &io.inputs)?;
+                    made = widen(types[1], io.inputs.bytes(1)?, depth * columns, columns, &zeros, step)?;
+                    &made
+                }
+            };
+            let a = io.inputs.bytes(0)?;
+            let (zeros, (per_matrix, step)) = read_zeros(&a_zero, &io.inputs)?;
+            let mut row_values = vec![0i64; depth];
+            for (&(a_matrix, b_matrix), target) in pairs.iter().zip(target.chunks_exact_mut((rows * columns).max(1))) {
+                let b = &b[b_matrix * depth * columns..(b_matrix + 1) * depth * columns];
+                for (row, target) in target.chunks_exact_mut(columns.max(1)).enumerate() {
+                    i64::load(types[0], a, (a_matrix * rows + row) * depth, 1, &mut row_values)?;
+                    let zero = zeros[a_matrix * per_matrix + row * step];
+                    target.fill(0);
+                    for (&value, b_row) in row_values.iter().zip(b.chunks_exact(columns.max(1))) {
+                        let value = (value - zero) as i32;
+                        for (sum, &b) in target.iter_mut().zip(b_row) {
+                            *sum = sum.wrapping_add(value * i32::from(b));
+                        }
+                    }
+                }
+            }
+            Ok(())
+        });
+        Ok(if is_prepared {
+            kernel.with_prepared_input(1)
+        } else {
+            kernel
+        })
+    }
+}
+
+/// Zero points of a factor, and how they belong to matrices and to rows or columns.
+struct ZeroPoint {
+    of: elementwise::Operand,
+    per_matrix: usize,
+    step: usize,
+}
+
+fn read_zeros(zero: &Option<ZeroPoint>, inputs: &KernelInputs<'_>) -> Result<(Vec<i64>, (usize, usize))> {
+    let Some(zero) = zero else {
+        return Ok((vec![0], (0, 0)));
+    };
+    let mut values = vec![0i64; element_count(&zero.of.shape)?];
+    i64::load(zero.of.dtype, inputs.bytes(zero.of.index)?, 0, 1, &mut values)?;
+    Ok((values, (zero.per_matrix, zero.step)))
+}
+
+/// The elements of the second factor less their columns' zero points.
+fn widen(
+    dtype: DType,
+    bytes: &[u8],
+    matrix: usize,
+    columns: usize,
+    zeros: &[i64],
+    (per_matrix, step): (usize, usize),
+) -> Result<Vec<i16>> {
+    let raw: &[u8] = elements(bytes)?;
+    let widen = |(index, &byte): (usize, &u8)| {
+        let value = if dtype == DType::I8 {
+            i16::from(byte as i8)
+        } else {
+            i16::from(byte)
+        };
+        let zero = zeros.get(index / matrix.max(1) * per_matrix + index % columns.max(1) * step);
+        zero.map(|&zero| value - zero as i16)
+    };
+    let widened: Option<Vec<i16>> = raw.iter().enumerate().map(widen).collect();
+    widened.ok_or_else(|| Error::internal("a zero point is missing"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{TestNode, assert_tensor_close, f32s, tensor};
+    use super::*;
+    use crate::tensor::Tensor;
+
+    #[test]
+    fn quantising_rounds_halves_to_even_and_saturates() {
+        let node = TestNode::new("QuantizeLinear", 13)
+            .input(f32s(&[6], &[-1000.0, -1.0, 1.0, 3.0, 5.0, 1000.0]))
+            .input(f32s(&[], &[2.0]))
+            .input(tensor(&[], &[10i8]));
+        assert_eq!(node.run1().unwrap(), tensor(&[6], &[-128i8, 10, 10, 12, 12, 127]));
+    }
+
+    #[test]
+    fn scales_belong_to_an_axis() {
+        let node = TestNode::new("DequantizeLinear", 13)
+            .attr("axis", -2)
+            .input(tensor(&[1, 2, 2], &[10u8, 20, 30, 40]))
+            .input(f32s(&[2], &[0.5, 2.0]))
+            .input(tensor(&[2], &[10u8, 20]));
+        assert_eq!(node.run1().unwrap(), f32s(&[1, 2, 2], &[0.0, 5.0, 20.0, 40.0]));
+    }
+
+    #[test]
+    fn blocks_share_scales_and_the_last_may_be_short() {
+        let node = TestNode::new("DequantizeLinear", 21)
+            .attr("axis", 1)
+            .attr("block_size", 2)
+            .input(tensor(&[2, 3], &[1i8, 2, 3, 4, 5, 6]))
+            .input(f32s(&[2, 2], &[1.0, 10.0, 100.0, 1000.0]));
+        assert_eq!(
+            node.run1().unwrap(),
+            f32s(&[2, 3], &[1.0, 2.0, 30.0, 400.0, 500.0, 6000.0])
+        );
+    }
+
+    #[test]
+    fn dynamic_quantisation_finds_scale_and_zero_point() {
+        let node = TestNode::new("DynamicQuantizeLinear", 11)
+            .outputs(3)
+            .input(f32s(&[3], &[-1.0, 0.0, 1.55]));
+        let results = node.run().unwrap();
+        assert_tensor_close(&results[1], &f32s(&[], &[0.01]), 1e-6);
+        assert_eq!(results[2], tensor(&[], &[100u8]));
+        assert_eq!(results[0], tensor(&[3], &[0u8, 100, 255]));
+        let zeros = TestNode::new("DynamicQuantizeLinear", 11)
+            .outputs(3)
+            .input(f32s(&[2], &[0.0, 0.0]));
+        assert_eq!(zeros.run().unwrap()[0], tensor(&[2], &[0u8, 0]));
+    }
+
+    #[test]
+    fn integer_products_equal_the_naive_sum() {
+        let a: Vec<u8> = (0..24).map(|i| (i * 37 % 256) as u8).collect();
+        let b: Vec<i8> = (0..20).map(|i| (i * 91 % 256) as u8 as i8).collect();
+        let zeros = [3i8, -4, 5, 0, 9];
+        let mut expected = vec![0i32; 2 * 3 * 5];
+        for (index, sum) in expected.iter_mut().enumerate() {
+            let (row, column) = (index / 5, index % 5);
+            *sum = (0..4)
+                .map(|k| (i32::from(a[row * 4 + k]) - 7) * (i32::from(b[k * 5 + column]) - i32::from(zeros[column])))
+                .sum();
+        }
+        let node = |b: fn(TestNode, Tensor) -> TestNode, list: &[i8]| {
+            let node = TestNode::new("MatMulInteger", 10).input(tensor(&[2, 3, 4], &a));
+            let node = b(node, tensor(&[4, 5], list)).input(tensor(&[], &[7u8]));
+            b(node, tensor(&[5], &zeros)).run1().unwrap()
+        };
+        let expected = tensor(&[2, 3, 5], &expected);
+        assert_eq!(node(TestNode::input, &b), expected);
+        assert_eq!(node(TestNode::constant, &b), expected);
+    }
+}
