@@ -355,8 +355,9 @@ impl<'a> Printer<'a> {
             Node::Input(i) => self.loads[i as usize].clone(),
             Node::Const(bits) => {
                 let value = f32::from_bits(bits);
-                // Subnormal literals may be flushed by a compiler, parameters only by the hardware.
-                let literal = if value.is_normal() || value == 0.0 {
+                // Subnormal literals may be flushed by a compiler, parameters only by the hardware. The shortest decimal
+                // of the largest number lies above it, which some compilers refuse.
+                let literal = if (value.is_normal() && value.abs() != f32::MAX) || value == 0.0 {
                     format!("{value:?}f")
                 } else {
                     self.special(value)
