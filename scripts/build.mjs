@@ -72,7 +72,9 @@ async function compile({ name, file, extraFeatures }) {
   const sources = ["src", "shaders"].map((folder) => join(root, folder)).filter((folder) => fs.existsSync(folder));
   const inputs = [...sources.flatMap(filesUnder), ...["Cargo.toml", "Cargo.lock"].map((entry) => join(root, entry))];
   // Dependencies are compiled once for both builds: only the core itself is told of the extra features.
-  const extra = extraFeatures.map((feature) => `-Ctarget-feature=+${feature}`);
+  // Most of the code runs once per model, and inlining it everywhere is a tenth of the download; what a kernel needs
+  // inlined says so itself.
+  const extra = ["-Cllvm-args=-inline-threshold=30", ...extraFeatures.map((feature) => `-Ctarget-feature=+${feature}`)];
   const compiled = join(stamps, `${file}.wasm`);
   await part(`wasm ${name}, cargo`, async () => {
     const key = fingerprint(inputs, env.CARGO_ENCODED_RUSTFLAGS, extra, rustc);
