@@ -224,7 +224,12 @@ impl ConvTranspose {
         let (x, w) = (ctx.input(0)?, ctx.input(1)?);
         let bias = ctx.optional_input(2).filter(|_| ctx.input_count() > 2);
         let (params, _) = self.params(x, w, bias)?;
-        let plan = ConvTransposePlan::new(params.clone());
+        let plan = ConvTransposePlan::new(params.clone()).ok_or_else(|| {
+            Error::new(
+                ErrorCode::LimitExceeded,
+                "the transposed convolution's sizes exceed the address range",
+            )
+        })?;
         let rows = Rows {
             shape: &ctx.output(0)?.shape,
             split: 2,
@@ -553,7 +558,7 @@ mod tests {
                     .collect();
                 let node = node.epilogue(builder.finish().unwrap(), &[residual]);
                 assert_tensor_close(&node.run1().unwrap(), &f32s(expected.shape(), &sums), 1e-4);
-                if round < 30 && axes < 3 {
+                if round < 12 && axes < 3 {
                     node.assert_gpu_agrees(1e-4);
                 }
             }

@@ -380,8 +380,8 @@ mod tests {
             &[1, 1, 9],
             &[2, 1, 1],
         ];
-        for first in shapes {
-            for second in shapes {
+        for (row, first) in shapes.into_iter().enumerate() {
+            for (column, second) in shapes.into_iter().enumerate() {
                 let exprs = [
                     expression(2, |e, x| {
                         let sum = e.add(x[0], x[1]);
@@ -420,7 +420,9 @@ mod tests {
                     for node in [node.clone().input(b.clone()), node.constant(b.clone())] {
                         let node = node.epilogue(expr.clone(), &further);
                         assert_tensor_close(&node.run1().unwrap(), &f32s(product.shape(), expected), 1e-5);
-                        node.assert_gpu_agrees(1e-5);
+                        if column == (row + 3) % 8 {
+                            node.assert_gpu_agrees(1e-5);
+                        }
                     }
                 }
             }
