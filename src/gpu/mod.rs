@@ -16,5 +16,5 @@ pub mod program;
 #[cfg(feature = "gpu")]
 mod readback;
 #[cfg(all(test, feature = "gpu", not(target_arch = "wasm32")))]
-mod testing;
+pub(crate) mod testing;
 pub mod wgsl;

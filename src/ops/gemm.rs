@@ -499,7 +499,7 @@ mod tests {
                             .map(|x| (x + 0.125).max(0.0))
                             .collect();
                         let node = node.epilogue(builder.finish().unwrap(), &[shift]);
-                        if (m, n) == (6, 11) {
+                        if (m, n) == (6, 11) && round % 5 == 1 {
                             node.assert_gpu_agrees(1e-5);
                         }
                         assert_tensor_close(&node.run1().unwrap(), &f32s(&[m, n], &finished), 1e-5);

@@ -308,13 +308,11 @@ mod tests {
             (&[5, 4], &[4]),
         ] {
             let (a, b) = (random(&mut rng, a), random(&mut rng, b));
-            let fed = TestNode::new("MatMul", 13)
-                .input(a.clone())
-                .input(b.clone())
-                .run1()
-                .unwrap();
-            let constant = TestNode::new("MatMul", 13).input(a).constant(b).run1().unwrap();
-            assert_tensor_close(&constant, &fed, 1e-5);
+            let fed = TestNode::new("MatMul", 13).input(a.clone()).input(b.clone());
+            let constant = TestNode::new("MatMul", 13).input(a).constant(b);
+            assert_tensor_close(&constant.run1().unwrap(), &fed.run1().unwrap(), 1e-5);
+            fed.assert_gpu_agrees(1e-5);
+            constant.assert_gpu_agrees(1e-5);
         }
     }
 
@@ -382,8 +380,8 @@ mod tests {
             &[1, 1, 9],
             &[2, 1, 1],
         ];
-        for first in shapes {
-            for second in shapes {
+        for (row, first) in shapes.into_iter().enumerate() {
+            for (column, second) in shapes.into_iter().enumerate() {
                 let exprs = [
                     expression(2, |e, x| {
                         let sum = e.add(x[0], x[1]);
@@ -422,7 +420,9 @@ mod tests {
                     for node in [node.clone().input(b.clone()), node.constant(b.clone())] {
                         let node = node.epilogue(expr.clone(), &further);
                         assert_tensor_close(&node.run1().unwrap(), &f32s(product.shape(), expected), 1e-5);
-                        node.assert_gpu_agrees(1e-5);
+                        if column == (row + 3) % 8 {
+                            node.assert_gpu_agrees(1e-5);
+                        }
                     }
                 }
             }

@@ -7,6 +7,7 @@ mod channel_norm;
 mod context;
 mod control;
 mod conv;
+mod conv_transpose;
 mod epilogue;
 pub mod evaluate;
 mod fill;

@@ -1,5 +1,7 @@
 //! ONNX's recurrent layers: `LSTM`, `GRU` and `RNN`.
 
+mod plain;
+
 use super::{CpuLowering, InferContext, Operator, TensorDesc, context::rank_error, widen::widened};
 use crate::{
     cpu::{
@@ -17,7 +19,7 @@ use crate::{
 /// A layer over sequences: X `[time, batch, input]`, W, R, and optionally B, sequence_lens, initial_h, and for an LSTM
 /// initial_c and the peepholes P; gives Y `[time, direction, batch, hidden]`, Y_h and (LSTM) Y_c, each if wanted.
 ///
-/// Since opset 1; `layout` (batch first) since 14. f32, f16 and bf16.
+/// Since opset 1; `layout` (batch first) since 14. Floats.
 #[derive(Debug)]
 pub struct Recurrent {
     kind: RnnKind,
@@ -198,10 +200,8 @@ impl Recurrent {
             _ => None,
         };
         let is_packed = packed.is_some();
-        let given = |index: usize| index < ctx.input_count() && ctx.optional_input(index).is_some();
         let is_lstm = matches!(self.kind, RnnKind::Lstm(_));
-        let has =
-            [B, SEQUENCE_LENS, INITIAL_H, INITIAL_C, P].map(|index| given(index) && (is_lstm || index < INITIAL_C));
+        let has = self.given(ctx);
         let name = match self.kind {
             RnnKind::Lstm(_) => "lstm_f32",
             RnnKind::Gru(_) => "gru_f32",
@@ -251,6 +251,51 @@ impl Recurrent {
             kernel = kernel.with_prepared_input(W).with_prepared_input(R);
         }
         Ok(kernel)
+    }
+
+    fn cpu_f64(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
+        let params = self.params(ctx)?;
+        let has = self.given(ctx);
+        let is_lstm = matches!(self.kind, RnnKind::Lstm(_));
+        Ok(CpuKernel::compute("recurrent_f64", move |io| {
+            let KernelIo { inputs, outputs, .. } = io;
+            let floats = |wanted: bool, index: usize| -> Result<Option<&[f64]>> {
+                if wanted { inputs.get(index).map(Some) } else { Ok(None) }
+            };
+            let fed = plain::Inputs {
+                x: inputs.get(X)?,
+                w: inputs.get(W)?,
+                r: inputs.get(R)?,
+                b: floats(has[0], B)?,
+                sequence_lens: if has[1] { Some(inputs.get(SEQUENCE_LENS)?) } else { None },
+                initial_h: floats(has[2], INITIAL_H)?,
+                initial_c: floats(has[3], INITIAL_C)?,
+                peepholes: floats(has[4], P)?,
+            };
+            let mut wanted = |index: usize| -> Result<Option<&mut [f64]>> {
+                if outputs.has(index) {
+                    outputs.take(index).map(Some)
+                } else {
+                    Ok(None)
+                }
+            };
+            let mut results = plain::Outputs {
+                y: wanted(0)?,
+                y_h: wanted(1)?,
+                y_c: if is_lstm { wanted(2)? } else { None },
+            };
+            plain::run(&params, &fed, &mut results);
+            Ok(())
+        }))
+    }
+
+    /// Which optional inputs are given: B, sequence_lens, initial_h, and of an LSTM initial_c and P.
+    fn given(&self, ctx: &CpuLowering<'_>) -> [bool; 5] {
+        let is_lstm = matches!(self.kind, RnnKind::Lstm(_));
+        [B, SEQUENCE_LENS, INITIAL_H, INITIAL_C, P].map(|index| {
+            let given = index < ctx.input_count() && ctx.optional_input(index).is_some();
+            given && (is_lstm || index < INITIAL_C)
+        })
     }
 }
 
@@ -311,6 +356,7 @@ impl Operator for Recurrent {
         match dtype {
             DType::F32 => self.cpu_f32(ctx),
             DType::F16 | DType::BF16 => widened(ctx, |ctx| self.cpu_f32(ctx)),
+            DType::F64 => self.cpu_f64(ctx),
             _ => Err(ctx.unsupported_type(X)),
         }
     }
@@ -322,175 +368,131 @@ mod tests {
     use super::*;
     use crate::{cpu::testing::Rng, tensor::Tensor};
 
-    fn sigmoid(x: f64) -> f64 {
-        1.0 / (1.0 + (-x).exp())
-    }
-
-    /// One direction of an LSTM, GRU or RNN with the default activations, as ONNX's equations read. `state` holds h and
-    /// c. Everything is row-major; gives the states after each step.
-    struct Step<'a> {
-        operator: &'a str,
-        linear_before_reset: bool,
-        w: &'a [f32],
-        r: &'a [f32],
-        b: &'a [f32],
-        input: usize,
-        hidden: usize,
-    }
-
-    impl Step<'_> {
-        fn gate(&self, gate: usize, unit: usize, x: &[f64], h: &[f64]) -> (f64, f64) {
-            let row = gate * self.hidden + unit;
-            let gates = self.b.len() / 2;
-            let from_x: f64 = (0..self.input)
-                .map(|i| x[i] * f64::from(self.w[row * self.input + i]))
-                .sum();
-            let from_h: f64 = (0..self.hidden)
-                .map(|i| h[i] * f64::from(self.r[row * self.hidden + i]))
-                .sum();
-            (from_x + f64::from(self.b[row]), from_h + f64::from(self.b[gates + row]))
-        }
-
-        fn run(&self, x: &[f64], h: &mut Vec<f64>, c: &mut [f64]) {
-            let before = h.clone();
-            let sum = |(a, b): (f64, f64)| a + b;
-            for unit in 0..self.hidden {
-                let gate = |gate| self.gate(gate, unit, x, &before);
-                h[unit] = match self.operator {
-                    "LSTM" => {
-                        let (i, o) = (sigmoid(sum(gate(0))), sigmoid(sum(gate(1))));
-                        let (f, g) = (sigmoid(sum(gate(2))), sum(gate(3)).tanh());
-                        c[unit] = f * c[unit] + i * g;
-                        o * c[unit].tanh()
-                    }
-                    "GRU" => {
-                        let z = sigmoid(sum(gate(0)));
-                        let new = if self.linear_before_reset {
-                            let (from_x, from_h) = gate(2);
-                            from_x + sigmoid(sum(gate(1))) * from_h
-                        } else {
-                            let reset: Vec<f64> = (0..self.hidden)
-                                .map(|other| sigmoid(sum(self.gate(1, other, x, &before))) * before[other])
-                                .collect();
-                            sum(self.gate(2, unit, x, &reset))
-                        };
-                        (1.0 - z) * new.tanh() + z * before[unit]
-                    }
-                    _ => sum(gate(0)).tanh(),
-                };
-            }
-        }
+    fn wide(t: &Tensor) -> Tensor {
+        let values: Vec<f64> = t.to_f32s().unwrap().iter().map(|&v| v.into()).collect();
+        tensor(t.shape(), &values)
     }
 
     #[test]
-    fn layers_match_the_equations_in_every_direction_layout_and_form() {
+    fn f32_agrees_with_f64_in_every_direction_layout_and_form() {
         let mut rng = Rng::new(71);
+        let activations = [
+            "Affine",
+            "Elu",
+            "HardSigmoid",
+            "LeakyRelu",
+            "Relu",
+            "ScaledTanh",
+            "Sigmoid",
+            "Softplus",
+            "Softsign",
+            "Tanh",
+            "ThresholdedRelu",
+        ];
         for operator in ["LSTM", "GRU", "RNN"] {
-            for round in 0..24 {
+            let (gates, functions) = match operator {
+                "LSTM" => (4, 3),
+                "GRU" => (3, 2),
+                _ => (1, 1),
+            };
+            for round in 0..36 {
                 let direction = ["forward", "reverse", "bidirectional"][round % 3];
                 let directions = if direction == "bidirectional" { 2 } else { 1 };
                 let batch_first = round % 4 == 3;
-                let linear_before_reset = round % 2 == 1;
                 let (time, batch) = (rng.size(1, 5), rng.size(1, 3));
                 let (input, hidden) = (rng.size(1, 5), rng.size(1, 6));
-                let gates = match operator {
-                    "LSTM" => 4,
-                    "GRU" => 3,
-                    _ => 1,
-                };
+                let names: Vec<&str> = (0..functions * directions)
+                    .map(|_| activations[rng.size(0, activations.len() - 1)])
+                    .collect();
                 let mut random = |shape: &[usize]| f32s(shape, &rng.vec(shape.iter().product()));
-                let w = random(&[directions, gates * hidden, input]);
-                let r = random(&[directions, gates * hidden, hidden]);
-                let b = random(&[directions, 2 * gates * hidden]);
                 let x = random(&if batch_first {
                     [batch, time, input]
                 } else {
                     [time, batch, input]
                 });
-                let lens: Vec<i32> = (0..batch).map(|_| rng.size(0, time) as i32).collect();
-
                 let state = if batch_first {
                     [batch, directions, hidden]
                 } else {
                     [directions, batch, hidden]
                 };
-                let mut y = vec![0.0f32; time * directions * batch * hidden];
-                let (mut y_h, mut y_c) = (
-                    vec![0.0f32; directions * batch * hidden],
-                    vec![0.0; directions * batch * hidden],
-                );
-                for d in 0..directions {
-                    let slice = |t: &Tensor| {
-                        let values = t.to_f32s().unwrap().into_owned();
-                        let len = values.len() / directions;
-                        values[d * len..(d + 1) * len].to_vec()
-                    };
-                    let (w, r, b) = (slice(&w), slice(&r), slice(&b));
-                    let step = Step {
-                        operator,
-                        linear_before_reset,
-                        w: &w,
-                        r: &r,
-                        b: &b,
-                        input,
-                        hidden,
-                    };
-                    let reverse = direction == "reverse" || d == 1;
-                    for (n, &len) in lens.iter().enumerate() {
-                        let (mut h, mut c) = (vec![0.0; hidden], vec![0.0; hidden]);
-                        for index in 0..len as usize {
-                            let t = if reverse { len as usize - 1 - index } else { index };
-                            let row = if batch_first { n * time + t } else { t * batch + n };
-                            let values: Vec<f64> = x.to_f32s().unwrap()[row * input..(row + 1) * input]
-                                .iter()
-                                .map(|&v| v.into())
-                                .collect();
-                            step.run(&values, &mut h, &mut c);
-                            for unit in 0..hidden {
-                                let place = if batch_first {
-                                    ((n * time + t) * directions + d) * hidden + unit
-                                } else {
-                                    ((t * directions + d) * batch + n) * hidden + unit
-                                };
-                                y[place] = h[unit] as f32;
-                            }
-                        }
-                        for unit in 0..hidden {
-                            let place = if batch_first {
-                                (n * directions + d) * hidden
-                            } else {
-                                (d * batch + n) * hidden
-                            };
-                            y_h[place + unit] = h[unit] as f32;
-                            y_c[place + unit] = c[unit] as f32;
-                        }
-                    }
-                }
-                let all = if batch_first {
-                    [batch, time, directions, hidden]
-                } else {
-                    [time, directions, batch, hidden]
-                };
-                let mut expected = vec![f32s(&all, &y), f32s(&state, &y_h)];
-                if operator == "LSTM" {
-                    expected.push(f32s(&state, &y_c));
-                }
-                let node = TestNode::new(operator, 14)
+                let w = random(&[directions, gates * hidden, input]);
+                let r = random(&[directions, gates * hidden, hidden]);
+                let further = [
+                    random(&[directions, 2 * gates * hidden]),
+                    random(&state),
+                    random(&state),
+                ];
+                let peepholes = random(&[directions, 3 * hidden]);
+                let lens: Vec<i32> = (0..batch).map(|_| rng.size(0, time) as i32).collect();
+                let mut node = TestNode::new(operator, 14)
                     .attr("direction", direction)
                     .attr("hidden_size", hidden as i64)
                     .attr("layout", i64::from(batch_first))
-                    .attr("linear_before_reset", i64::from(linear_before_reset))
-                    .outputs(expected.len())
-                    .input(x.clone());
-                let fed = node.clone().input(w.clone()).input(r.clone()).input(b.clone());
-                let constant = node.constant(w).constant(r).constant(b);
-                for node in [fed, constant] {
-                    let results = node.input(tensor(&[batch], &lens)).run().unwrap();
+                    .attr("linear_before_reset", i64::from(round % 2 == 1))
+                    .attr("input_forget", i64::from(round % 5 == 1))
+                    .outputs(if operator == "LSTM" { 3 } else { 2 });
+                if round >= 12 {
+                    node = node.attr("activations", &names[..]).attr("clip", 0.75f32);
+                }
+                let feed = |node: TestNode, form: fn(&Tensor) -> Tensor, constant: bool| {
+                    let node = node.input(form(&x));
+                    let node = match constant {
+                        true => node.constant(form(&w)).constant(form(&r)),
+                        false => node.input(form(&w)).input(form(&r)),
+                    };
+                    if round % 6 == 0 {
+                        return node;
+                    }
+                    let node = node
+                        .input(form(&further[0]))
+                        .input(tensor(&[batch], &lens))
+                        .input(form(&further[1]));
+                    match operator {
+                        "LSTM" => node.input(form(&further[2])).input(form(&peepholes)),
+                        _ => node,
+                    }
+                };
+                let expected = feed(node.clone(), wide, false).run().unwrap();
+                for constant in [false, true] {
+                    let results = feed(node.clone(), Tensor::clone, constant).run().unwrap();
                     for (result, expected) in results.iter().zip(&expected) {
-                        assert_tensor_close(result, expected, 1e-5);
+                        let expected = f32s(expected.shape(), &expected.to_f32s().unwrap());
+                        assert_tensor_close(result, &expected, 1e-4);
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn one_step_of_each_layer_by_hand() {
+        let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+        let (x, h) = (0.5f64, -0.25f64);
+        let run = |operator: &str, gates: usize| {
+            let weights: Vec<f64> = (1..=gates).map(|gate| gate as f64 * 0.1).collect();
+            TestNode::new(operator, 14)
+                .input(tensor(&[1, 1, 1], &[x]))
+                .input(tensor(&[1, gates, 1], &weights))
+                .input(tensor(&[1, gates, 1], &weights))
+                .no_input()
+                .no_input()
+                .input(tensor(&[1, 1, 1], &[h]))
+                .run1()
+                .unwrap()
+                .view::<f64>()
+                .unwrap()[0]
+        };
+        let gate = |gate: f64| gate * 0.1 * (x + h);
+        let c = sigmoid(gate(1.0)) * gate(4.0).tanh();
+        let lstm = sigmoid(gate(2.0)) * c.tanh();
+        let z = sigmoid(gate(1.0));
+        let gru = (1.0 - z) * (0.3 * (x + sigmoid(gate(2.0)) * h)).tanh() + z * h;
+        for (operator, gates, expected) in [("LSTM", 4, lstm), ("GRU", 3, gru), ("RNN", 1, gate(1.0).tanh())] {
+            let result = run(operator, gates);
+            assert!(
+                (result - expected).abs() < 1e-12,
+                "{operator}: {result} instead of {expected}"
+            );
         }
     }
 

@@ -1,9 +1,9 @@
 //! The one table of operators.
 
 use super::{
-    Operator, binary, cast, channel_norm, control, conv, fill, gather, gemm, join, layout, matmul, normalization, pad,
-    pointwise, pool, quantize, recurrent, reduce, resize, scatter, search, select, shape, slice, softmax, transpose,
-    unary,
+    Operator, binary, cast, channel_norm, control, conv, conv_transpose, fill, gather, gemm, join, layout, matmul,
+    normalization, pad, pointwise, pool, quantize, recurrent, reduce, resize, scatter, search, select, shape, slice,
+    softmax, transpose, unary,
 };
 use crate::{
     error::{Error, ErrorCode, Result},
@@ -61,6 +61,7 @@ pub static OPERATORS: &[Entry] = &[
     onnx("Gemm", gemm::Gemm::make),
     // Convolution.
     onnx("Conv", conv::Conv::make),
+    onnx("ConvTranspose", conv_transpose::ConvTranspose::make),
     // Normalisation.
     onnx("BatchNormalization", channel_norm::BatchNorm::make),
     onnx("GroupNormalization", normalization::GroupNorm::group),
