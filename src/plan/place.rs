@@ -127,7 +127,7 @@ fn small_groups(nodes: &[Described<'_>], gpu: &[Option<GpuKernel>], cpu: &[Optio
                 .iter()
                 .flatten()
                 .map(|desc| desc.shape.iter().product::<usize>());
-            weight[root] = weight[root].saturating_add(elements.sum());
+            weight[root] = elements.fold(weight[root], usize::saturating_add);
         }
     }
     let light = |index: &usize| {

@@ -9,15 +9,14 @@ use crate::{
     tensor::{DType, Tensor, display_shape},
 };
 
-/// The feeds in the order of the graph's inputs, with defaults where an optional one is left out.
+/// The feeds in the order of the model's inputs, and whether one with a default is among them.
 ///
 /// Fails with `missing-input`, `unknown-name`, `wrong-type`, `wrong-rank`, `wrong-dimension` and
 /// `inconsistent-dimension`.
 pub(super) fn ordered<N: AsRef<str>>(
-    graph: &Graph,
     inputs: &[ValueInfo],
     feeds: impl IntoIterator<Item = (N, Tensor)>,
-) -> Result<Vec<Tensor>> {
+) -> Result<(Vec<Option<Tensor>>, bool)> {
     let mut tensors: Vec<Option<Tensor>> = vec![None; inputs.len()];
     for (name, tensor) in feeds {
         let name = name.as_ref();
@@ -45,17 +44,32 @@ pub(super) fn ordered<N: AsRef<str>>(
             .expected(names(&missing)));
     }
     let mut sizes: HashMap<Arc<str>, (usize, String)> = HashMap::new();
-    let mut result = Vec::with_capacity(inputs.len());
-    for ((input, tensor), &id) in inputs.iter().zip(tensors).zip(&graph.inputs) {
-        let tensor = match tensor {
-            Some(tensor) => tensor,
-            None => {
-                let default = graph.value(id).constant.clone();
-                default.ok_or_else(|| Error::internal("an optional input has no default"))?
-            }
-        };
-        check(input, &tensor, &mut sizes)?;
-        result.push(tensor.aligned()?);
+    let mut defaults_are_fed = false;
+    for (input, tensor) in inputs.iter().zip(&tensors) {
+        if let Some(tensor) = tensor {
+            check(input, tensor, &mut sizes)?;
+            defaults_are_fed |= input.optional;
+        }
+    }
+    Ok((tensors, defaults_are_fed))
+}
+
+/// The tensors that a variant of the model takes: without those that have a default, or with the defaults themselves
+/// where they are not fed.
+pub(super) fn with_defaults(
+    imported: &Graph,
+    tensors: Vec<Option<Tensor>>,
+    defaults_are_fed: bool,
+) -> Result<Vec<Tensor>> {
+    let mut result = Vec::with_capacity(tensors.len());
+    for (tensor, &id) in tensors.into_iter().zip(&imported.inputs) {
+        let default = imported.value(id).constant.as_ref();
+        match (tensor, default) {
+            (_, Some(_)) if !defaults_are_fed => {}
+            (Some(tensor), _) => result.push(tensor.aligned()?),
+            (None, Some(default)) => result.push(default.aligned()?),
+            (None, None) => return Err(Error::internal("an input without a default is not fed")),
+        }
     }
     Ok(result)
 }
@@ -129,25 +143,24 @@ pub(super) fn fetch_positions(outputs: &[ValueInfo], fetches: Option<&[String]>)
 }
 
 /// Types and shapes of the inputs when no shape is open.
-pub(super) fn fixed_input_types(graph: &Graph, inputs: &[ValueInfo]) -> Result<Vec<(DType, Vec<usize>)>> {
-    let fixed = |(input, &id): (&ValueInfo, &crate::graph::ValueId)| {
-        if let Some(tensor) = &graph.value(id).constant {
+pub(super) fn fixed_input_types(graph: &Graph) -> Result<Vec<(DType, Vec<usize>)>> {
+    let fixed = |&id: &crate::graph::ValueId| {
+        let value = graph.value(id);
+        if let Some(tensor) = &value.constant {
             return Ok((tensor.dtype(), tensor.shape().to_vec()));
         }
-        let shape = input
-            .ty
-            .shape()
-            .and_then(|dims| dims.iter().map(|dim| dim.size()).collect::<Option<Vec<_>>>());
-        input.ty.dtype().zip(shape).ok_or_else(|| {
+        let shape = value.ty.shape();
+        let shape = shape.and_then(|dims| dims.iter().map(|dim| dim.size()).collect::<Option<Vec<_>>>());
+        value.ty.dtype().zip(shape).ok_or_else(|| {
             Error::new(
                 ErrorCode::InvalidArgument,
                 "a program needs concrete input shapes: run the session first",
             )
-            .at_input(input.name.clone())
-            .actual(input.ty.to_string())
+            .at_input(value.name.clone())
+            .actual(value.ty.to_string())
         })
     };
-    inputs.iter().zip(&graph.inputs).map(fixed).collect()
+    graph.inputs.iter().map(fixed).collect()
 }
 
 fn names(values: &[ValueInfo]) -> String {

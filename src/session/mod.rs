@@ -6,21 +6,21 @@ mod model;
 mod report;
 mod runner;
 mod runtime;
+mod variant;
 
 pub use model::{Model, ValueInfo};
 pub use report::{Memory, Report, Timings};
 
-use std::{ops::Index, rc::Rc};
+use std::ops::Index;
 
 use crate::{
     error::{Error, ErrorCode, Result},
     graph::Graph,
-    ops::infer::BoundGraph,
-    optimize::{Level, optimize},
+    optimize::Level,
     tensor::Tensor,
 };
-use runner::Runner;
 use runtime::Runtime;
+use variant::{VariantKey, Variants};
 
 /// Which device a session runs on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -78,7 +78,7 @@ pub struct Session {
     outputs: Vec<ValueInfo>,
     imported: Graph,
     runtime: Runtime,
-    runner: Runner,
+    variants: Variants,
     options: SessionOptions,
     timings: Timings,
     released: bool,
@@ -97,8 +97,7 @@ impl Session {
         let (imported, parse_ms) = model.into_parts();
         let inputs = model::inputs_of(&imported);
         let outputs = model::outputs_of(&imported)?;
-        let graph = optimize(imported.clone(), options.optimization)?;
-        let bound = Rc::new(BoundGraph::new(graph)?);
+        let variants = Variants::new(&imported, options.optimization, options.program_cache)?;
         let optimized = (options.clock)();
         let runtime = Runtime::new(options.device, options.clock).await?;
         let opened = (options.clock)();
@@ -108,13 +107,12 @@ impl Session {
             device_ms: opened - optimized,
             ..Timings::default()
         };
-        let runner = Runner::new(bound, options.program_cache);
         Ok(Session {
             inputs,
             outputs,
             imported,
             runtime,
-            runner,
+            variants,
             options,
             timings,
             released: false,
@@ -143,25 +141,37 @@ impl Session {
         fetches: Option<&[String]>,
     ) -> Result<Outputs> {
         self.check_released()?;
-        let graph = &self.runner.bound().graph;
         let positions = feeds::fetch_positions(&self.outputs, fetches)?;
-        let tensors = feeds::ordered(graph, &self.inputs, feeds)?;
-        let results = match self.runner.run(&self.runtime, tensors.clone()).await {
+        let (tensors, defaults_are_fed) = feeds::ordered(&self.inputs, feeds)?;
+        let mut outputs = positions.clone();
+        outputs.sort_unstable();
+        outputs.dedup();
+        let tensors = feeds::with_defaults(&self.imported, tensors, defaults_are_fed)?;
+        let key = VariantKey {
+            defaults_are_fed,
+            outputs: outputs.clone(),
+        };
+        let (level, cache) = (self.options.optimization, self.options.program_cache);
+        let runner = self.variants.get(&self.imported, key, level, cache)?;
+        let results = match runner.run(&self.runtime, tensors.clone()).await {
             Err(error) if self.falls_back(&error) => {
                 let reason = error.message().to_string();
                 self.runtime.fall_back_to_cpu(reason);
-                self.runner.forget_programs();
-                self.runner.run(&self.runtime, tensors).await?
+                self.variants.forget_programs();
+                runner.run(&self.runtime, tensors).await?
             }
             other => other?,
         };
-        let pick = |position: usize| (self.outputs[position].name.clone(), results[position].clone());
+        let pick = |position: usize| {
+            let index = outputs.partition_point(|&other| other < position);
+            (self.outputs[position].name.clone(), results[index].clone())
+        };
         Ok(Outputs(positions.into_iter().map(pick).collect()))
     }
 
     /// What ran where, how long loading took, how much memory is held.
     pub fn report(&self) -> Report {
-        report::make(&self.runtime, &self.runner, &self.timings)
+        report::make(&self.runtime, self.variants.last(), &self.timings)
     }
 
     /// The graph as it was imported.
@@ -171,30 +181,24 @@ impl Session {
 
     /// The graph as it is planned from.
     pub fn optimized_graph(&self) -> &Graph {
-        &self.runner.bound().graph
+        &self.variants.last().bound().graph
     }
 
     /// The program of the last run as text; the one for fixed input shapes when nothing ran yet.
     pub fn program_text(&self) -> Result<String> {
         self.check_released()?;
-        if self.runner.last_chain().is_empty() {
-            let graph = &self.runner.bound().graph;
-            let types = feeds::fixed_input_types(graph, &self.inputs)?;
-            self.runner.plan_first(&self.runtime, &types)?;
+        let runner = self.variants.last();
+        if runner.last_chain().is_empty() {
+            let types = feeds::fixed_input_types(&runner.bound().graph)?;
+            runner.plan_first(&self.runtime, &types)?;
         }
-        Ok(self.runner.program_text())
+        Ok(runner.program_text())
     }
 
     /// Frees programs, packed weights and device memory. The session cannot run afterwards.
     pub fn release(&mut self) {
         self.released = true;
-        self.runner = Runner::new(
-            Rc::new(BoundGraph {
-                graph: Graph::default(),
-                operators: Vec::new(),
-            }),
-            1,
-        );
+        self.variants = Variants::none();
         self.imported = Graph::default();
         self.runtime.release();
     }

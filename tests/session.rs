@@ -1,0 +1,82 @@
+//! What a session does with inputs that have defaults, with fetches, and with changing shapes.
+
+use modelet::{
+    DType, Device, Model, Session, SessionOptions, Tensor,
+    graph::{Attribute, Graph, GraphBuilder},
+    tensor::Dim,
+};
+
+fn session(graph: Graph) -> Session {
+    let options = SessionOptions {
+        device: Device::Cpu,
+        program_cache: 2,
+        ..SessionOptions::default()
+    };
+    pollster::block_on(Session::new(Model::from_graph(graph).unwrap(), options)).unwrap()
+}
+
+fn row(values: &[f32]) -> Tensor {
+    Tensor::new(&[values.len()], values.to_vec()).unwrap()
+}
+
+fn run(session: &mut Session, feeds: &[(&str, Tensor)], fetches: Option<&[&str]>) -> Vec<(String, Vec<f32>)> {
+    let fetches: Option<Vec<String>> = fetches.map(|names| names.iter().map(|name| name.to_string()).collect());
+    let outputs = pollster::block_on(session.run_fetching(feeds.iter().cloned(), fetches.as_deref())).unwrap();
+    let values = |(name, tensor): (String, Tensor)| (name, tensor.to_f32s().unwrap().into_owned());
+    outputs.into_iter().map(values).collect()
+}
+
+#[test]
+fn an_input_with_a_default_is_a_constant_until_it_is_fed() {
+    let mut b = GraphBuilder::new(17);
+    let x = b.input("x", DType::F32, vec![Dim::symbol("n")]);
+    let w = b.input("w", DType::F32, vec![Dim::from(1)]);
+    let product = b.node("Mul", &[x, w]);
+    let mut graph = b.output("y", product).finish().unwrap();
+    graph.value_mut(w).constant = Some(row(&[3.0]));
+    let mut session = session(graph);
+    assert!(session.inputs()[1].optional);
+    let x = ("x", row(&[1.0, 2.0]));
+    assert_eq!(run(&mut session, &[x.clone()], None)[0].1, [3.0, 6.0]);
+    assert_eq!(
+        run(&mut session, &[x.clone(), ("w", row(&[10.0]))], None)[0].1,
+        [10.0, 20.0]
+    );
+    assert_eq!(run(&mut session, &[x], None)[0].1, [3.0, 6.0]);
+}
+
+#[test]
+fn fetches_come_in_the_asked_order_and_nothing_else_is_computed() {
+    let mut b = GraphBuilder::new(17);
+    let x = b.input("x", DType::F32, vec![Dim::symbol("n")]);
+    let doubled = b.node("Add", &[x, x]);
+    let soft = b.node_with("Softmax", &[x], &[("axis", Attribute::Int(0))]);
+    b.output("doubled", doubled);
+    let graph = b.output("soft", soft).finish().unwrap();
+    let mut session = session(graph);
+    let feeds = [("x", row(&[1.0, 1.0]))];
+    let both = run(&mut session, &feeds, Some(&["soft", "doubled", "soft"]));
+    assert_eq!(
+        both.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
+        ["soft", "doubled", "soft"]
+    );
+    assert_eq!(both[0].1, [0.5, 0.5]);
+    assert_eq!(both[1].1, [2.0, 2.0]);
+    let one = run(&mut session, &feeds, Some(&["doubled"]));
+    assert_eq!(one, [("doubled".to_string(), vec![2.0, 2.0])]);
+    assert_eq!(session.report().nodes.len(), 1, "{:?}", session.report().nodes);
+}
+
+#[test]
+fn shapes_may_change_from_run_to_run_beyond_what_the_cache_holds() {
+    let mut b = GraphBuilder::new(17);
+    let x = b.input("x", DType::F32, vec![Dim::symbol("n")]);
+    let sum = b.node("ReduceSum", &[x]);
+    let share = b.node("Div", &[x, sum]);
+    let graph = b.output("share", share).finish().unwrap();
+    let mut session = session(graph);
+    for size in [1usize, 4, 2, 5, 4, 1, 0, 3] {
+        let outputs = run(&mut session, &[("x", row(&vec![2.0; size]))], None);
+        assert_eq!(outputs[0].1, vec![1.0 / size as f32; size]);
+    }
+}
