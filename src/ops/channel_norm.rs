@@ -14,12 +14,15 @@ use crate::{
 /// ONNX `BatchNormalization` of X `[n, c, ..]` (or `[n]`, with one channel) with scale, bias, mean and variance per
 /// channel; with `spatial` 0 (opsets 1 to 8) per element of `[c, ..]`. Floats.
 ///
-/// Inference. Training (`training_mode`, or further outputs before opset 14) is an error; opsets 1 to 6 say
-/// `is_test`, whose default of 0 counts as inference when only Y is asked for.
-#[derive(Debug)]
+/// With `training_mode` (since opset 14) by the batch's own mean and variance, giving the running ones as further
+/// outputs. Before opset 14 further outputs mean training, which is an error; opsets 1 to 6 say `is_test`, whose default
+/// of 0 counts as inference when only Y is asked for.
+#[derive(Clone, Copy, Debug)]
 pub struct BatchNorm {
     epsilon: f32,
+    momentum: f32,
     per_element: bool,
+    trains: bool,
 }
 
 impl BatchNorm {
@@ -27,20 +30,18 @@ impl BatchNorm {
     pub fn make(node: &Node) -> Result<Box<dyn Operator>> {
         let attributes = &node.attributes;
         let version = node.operator.version;
-        let trains = if version >= 14 {
-            attributes.flag("training_mode", false)?
-        } else {
-            (1..node.outputs.len()).any(|index| node.output(index).is_some())
-        };
-        if trains {
+        let further = (1..node.outputs.len()).any(|index| node.output(index).is_some());
+        if version < 14 && further {
             return Err(Error::new(
                 ErrorCode::UnsupportedOperator,
-                "BatchNormalization in training mode is not supported",
+                "BatchNormalization in training mode is not supported before opset 14",
             ));
         }
         Ok(Box::new(BatchNorm {
             epsilon: attributes.float("epsilon")?.unwrap_or(1e-5),
+            momentum: attributes.float("momentum")?.unwrap_or(0.9),
             per_element: version < 9 && !attributes.flag("spatial", true)?,
+            trains: version >= 14 && attributes.flag("training_mode", false)?,
         }))
     }
 
@@ -87,6 +88,53 @@ impl BatchNorm {
         ))
     }
 
+    /// Normalises by the batch's own statistics, kept in f64; `T` is X's type, and that of everything else.
+    fn cpu_training<T: Real>(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
+        let [batch, channels, volume] = self.sizes(ctx)?;
+        let rule = *self;
+        Ok(CpuKernel::compute("batch_norm_training", move |io| {
+            let KernelIo { inputs, outputs, .. } = io;
+            let input = inputs.get::<T>(0)?;
+            let [scale, bias] = [inputs.get::<T>(1)?, inputs.get::<T>(2)?];
+            let running = [inputs.get::<T>(3)?, inputs.get::<T>(4)?];
+            let mut taken = |index: usize| -> Result<Option<&mut [T]>> {
+                if outputs.has(index) {
+                    outputs.take(index).map(Some)
+                } else {
+                    Ok(None)
+                }
+            };
+            let mut results = [taken(0)?, taken(1)?, taken(2)?];
+            let count = (batch * volume) as f64;
+            for channel in 0..channels {
+                let planes = || (0..batch).map(|image| (image * channels + channel) * volume);
+                let sum = |f: &dyn Fn(f64) -> f64| -> f64 {
+                    planes()
+                        .map(|at| input[at..at + volume].iter().map(|x| f(x.wide())).sum::<f64>())
+                        .sum()
+                };
+                let mean = sum(&|x| x) / count;
+                let variance = sum(&|x| (x - mean).powi(2)) / count;
+                let factor = scale[channel].wide() / (variance + f64::from(rule.epsilon)).sqrt();
+                if let Some(out) = &mut results[0] {
+                    for at in planes() {
+                        for (value, x) in out[at..at + volume].iter_mut().zip(&input[at..at + volume]) {
+                            *value = T::narrow((x.wide() - mean) * factor + bias[channel].wide());
+                        }
+                    }
+                }
+                let momentum = f64::from(rule.momentum);
+                for (index, current) in [(1, mean), (2, variance)] {
+                    if let Some(out) = &mut results[index] {
+                        let before = running[index - 1][channel].wide();
+                        out[channel] = T::narrow(before * momentum + current * (1.0 - momentum));
+                    }
+                }
+            }
+            Ok(())
+        }))
+    }
+
     fn cpu_f64(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
         let [_, channels, volume] = self.sizes(ctx)?;
         let epsilon = f64::from(self.epsilon);
@@ -107,6 +155,10 @@ impl BatchNorm {
 
 impl Operator for BatchNorm {
     fn infer(&self, ctx: &mut InferContext<'_>) -> Result<()> {
+        if self.trains {
+            ctx.copy_type(3, 1)?;
+            ctx.copy_type(4, 2)?;
+        }
         ctx.copy_type(0, 0)
     }
 
@@ -120,10 +172,13 @@ impl Operator for BatchNorm {
                 return Err(ctx.unsupported_type(index));
             }
         }
-        match dtype {
-            DType::F32 => self.cpu_f32(ctx),
-            DType::F16 | DType::BF16 => widened(ctx, |ctx| self.cpu_f32(ctx)),
-            DType::F64 => self.cpu_f64(ctx),
+        match (dtype, self.trains) {
+            (DType::F32, false) => self.cpu_f32(ctx),
+            (DType::F32, true) => self.cpu_training::<f32>(ctx),
+            (DType::F16 | DType::BF16, false) => widened(ctx, |ctx| self.cpu_f32(ctx)),
+            (DType::F16 | DType::BF16, true) => widened(ctx, |ctx| self.cpu_training::<f32>(ctx)),
+            (DType::F64, false) => self.cpu_f64(ctx),
+            (DType::F64, true) => self.cpu_training::<f64>(ctx),
             _ => Err(ctx.unsupported_type(0)),
         }
     }
@@ -400,11 +455,24 @@ mod tests {
     }
 
     #[test]
-    fn training_and_wrong_shapes_are_errors() {
+    fn training_takes_the_batch_s_statistics_and_moves_the_running_ones() {
+        let x = f32s(&[2, 1, 2], &[0.0, 2.0, 4.0, 6.0]);
+        let node = batch_norm(15, x, [&[2.0], &[1.0], &[10.0], &[1.0]], &[1])
+            .attr("training_mode", 1i64)
+            .attr("momentum", 0.5f32)
+            .outputs(3);
+        let outputs = node.run().unwrap();
+        let root = 5f32.sqrt();
+        let expected = [-3.0, -1.0, 1.0, 3.0].map(|x| 2.0 * x / root + 1.0);
+        assert_tensor_close(&outputs[0], &f32s(&[2, 1, 2], &expected), 1e-6);
+        assert_tensor_close(&outputs[1], &f32s(&[1], &[6.5]), 1e-6);
+        assert_tensor_close(&outputs[2], &f32s(&[1], &[3.0]), 1e-6);
+    }
+
+    #[test]
+    fn old_training_forms_and_wrong_shapes_are_errors() {
         let x = f32s(&[1, 1, 2], &[1.0, 2.0]);
         let one: [&[f32]; 4] = [&[1.0]; 4];
-        let training = batch_norm(15, x.clone(), one, &[1]).attr("training_mode", 1i64);
-        assert_eq!(training.run1().unwrap_err().code(), ErrorCode::UnsupportedOperator);
         let training = batch_norm(9, x.clone(), one, &[1]).outputs(3);
         assert_eq!(training.run1().unwrap_err().code(), ErrorCode::UnsupportedOperator);
         let wrong = batch_norm(15, x, [&[1.0, 2.0]; 4], &[2]);
