@@ -8,8 +8,7 @@ use std::{
 };
 
 use modelet::{
-    Device, ErrorCode, Model, Session, SessionOptions, Tensor, import::onnx::read_tensor, optimize::Level,
-    plan::Placement,
+    Device, Model, Session, SessionOptions, Tensor, import::onnx::read_tensor, optimize::Level, plan::Placement,
 };
 
 const RELATIVE: f32 = 1e-3;
@@ -172,7 +171,7 @@ fn models_give_the_reference_outputs_without_passes() {
 #[test]
 fn models_give_the_reference_outputs_on_the_gpu() {
     if let Err(error) = pollster::block_on(modelet::gpu::device::GpuDevice::shared()) {
-        assert_eq!(error.code(), ErrorCode::Device);
+        assert_eq!(error.code(), modelet::ErrorCode::Device);
         println!("skipped: {error}");
         return;
     }
