@@ -526,7 +526,6 @@ fn widen(
 #[cfg(test)]
 mod tests {
     use super::super::testing::{TestNode, assert_tensor_close, f32s, tensor};
-    use super::*;
     use crate::tensor::Tensor;
 
     #[test]
