@@ -137,7 +137,7 @@ impl Movement for DepthSpace {
         };
         let deep_steps = deep_steps.map(|step| step as isize);
         let wide_steps = dense_steps(&dims);
-        if wide.iter().product::<usize>() != dims.iter().product() {
+        if wide.iter().product::<usize>() != dims.iter().product::<usize>() {
             return Err(mismatch("the input does not divide into blocks"));
         }
         let copy = if self.to_space {

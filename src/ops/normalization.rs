@@ -68,7 +68,7 @@ impl RowNorm {
             .actual(display_shape(shape))
         })?;
         let count: usize = shape.iter().product();
-        Ok(strides[..axis].iter().all(|&stride| stride == 0) && count == x[axis..].iter().product())
+        Ok(strides[..axis].iter().all(|&stride| stride == 0) && count == x[axis..].iter().product::<usize>())
     }
 
     fn cpu_f32(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
