@@ -37,7 +37,7 @@ fn an_input_with_a_default_is_a_constant_until_it_is_fed() {
     let mut session = session(graph);
     assert!(session.inputs()[1].optional);
     let x = ("x", row(&[1.0, 2.0]));
-    assert_eq!(run(&mut session, &[x.clone()], None)[0].1, [3.0, 6.0]);
+    assert_eq!(run(&mut session, std::slice::from_ref(&x), None)[0].1, [3.0, 6.0]);
     assert_eq!(
         run(&mut session, &[x.clone(), ("w", row(&[10.0]))], None)[0].1,
         [10.0, 20.0]

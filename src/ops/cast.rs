@@ -260,7 +260,7 @@ fn parse(to: DType) -> CpuKernel {
                     DType::F16 => Tensor::new(shape, values.into_iter().map(half::f16::from_f64).collect())?,
                     DType::BF16 => Tensor::new(shape, values.into_iter().map(half::bf16::from_f64).collect())?,
                     // Parsed anew, so that decimal digits are rounded once.
-                    _ => Tensor::new(shape, parse_all(strings, |text| parse_float32(text))?)?,
+                    _ => Tensor::new(shape, parse_all(strings, parse_float32)?)?,
                 }
             }
             _ => {
@@ -368,7 +368,7 @@ mod tests {
             tensor(&[1], &[f16::from_f64(tie)])
         );
         assert_eq!(
-            cast(f32s(&[1], &[1.00390625]), DType::BF16),
+            cast(f32s(&[1], &[1.003_906_25]), DType::BF16),
             tensor(&[1], &[bf16::from_f32(1.0)])
         );
     }

@@ -265,7 +265,7 @@ impl Operator for Split {
         let lengths: Option<Vec<usize>> = ctx
             .outputs
             .iter()
-            .map(|desc| Some(desc.as_ref()?.shape.get(axis).copied()?))
+            .map(|desc| desc.as_ref()?.shape.get(axis).copied())
             .collect();
         if !ctx.moves_gpu_type() {
             return Ok(None);

@@ -49,7 +49,7 @@ fn rewrite_some(graph: &mut Graph, analysis: &Analysis) -> Result<bool> {
             producers: &producers,
             analysis,
         };
-        if context.merge(graph, id)? || context.into_matmul(graph, id)? || context.push_through(graph, id)? {
+        if context.merge(graph, id)? || context.fold_into_matmul(graph, id)? || context.push_through(graph, id)? {
             changed = true;
             for value in around {
                 touched[value.index()] = true;
@@ -98,7 +98,7 @@ impl Context<'_> {
     }
 
     /// MatMul of a matrix whose last two axes were swapped becomes FusedMatMul.
-    fn into_matmul(&self, graph: &mut Graph, id: NodeId) -> Result<bool> {
+    fn fold_into_matmul(&self, graph: &mut Graph, id: NodeId) -> Result<bool> {
         let node = &graph.nodes[id.index()];
         if !node.operator.is_onnx("MatMul") || node.epilogue.is_some() {
             return Ok(false);

@@ -298,7 +298,7 @@ mod tests {
     #[test]
     fn stacking_and_slicing_are_inverse_along_every_axis() {
         let parts: Vec<Tensor> = (0..3)
-            .map(|k| Tensor::new(&[2, 4], (0..8).map(|i| (10 * k + i) as i32).collect()).unwrap())
+            .map(|k| Tensor::new(&[2, 4], (0..8).map(|i| 10 * k + i).collect()).unwrap())
             .collect();
         for axis in 0..3 {
             let stacked = stack(&parts, axis).unwrap();

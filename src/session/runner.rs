@@ -205,12 +205,13 @@ impl Link {
             drop(std::mem::take(&mut arena));
             arena = AlignedBytes::zeroed(segment.arena_bytes)?;
         }
-        let result = self
-            .run_steps(&mut Frame {
-                arena: &mut arena,
-                slots: &mut slots,
-            })
-            .await;
+        let mut recorded = self.recorded.borrow_mut().take();
+        let mut frame = Frame {
+            arena: &mut arena,
+            slots: &mut slots,
+        };
+        let result = self.run_steps(&mut frame, recorded.as_mut()).await;
+        *self.recorded.borrow_mut() = recorded;
         *runtime.arena.borrow_mut() = arena;
         result?;
         self.keep_outputs(slots, table)?;
@@ -220,41 +221,18 @@ impl Link {
         Ok(())
     }
 
-    async fn run_steps(&self, frame: &mut Frame<'_>) -> Result<()> {
+    async fn run_steps(&self, frame: &mut Frame<'_>, mut recorded: Option<&mut Recorded>) -> Result<()> {
         for step in &self.planned.segment.steps {
             match step {
                 Step::Cpu(step) => step.run(frame)?,
-                other => self.run_gpu_step(other, frame).await?,
+                other => {
+                    let recorded = recorded.as_deref_mut();
+                    let recorded = recorded.ok_or_else(|| Error::internal("a segment's GPU steps are not recorded"))?;
+                    run_gpu_step(other, frame, recorded).await?;
+                }
             }
         }
         Ok(())
-    }
-
-    #[cfg(feature = "gpu")]
-    async fn run_gpu_step(&self, step: &Step, frame: &mut Frame<'_>) -> Result<()> {
-        let recorded = self.recorded.borrow();
-        let recorded = recorded
-            .as_ref()
-            .ok_or_else(|| Error::internal("a segment's GPU steps are not recorded"))?;
-        let mut executor = recorded.executor.borrow_mut();
-        match step {
-            Step::Cpu(_) => Ok(()),
-            Step::Upload { from, to } => executor.upload(*to, frame.read(from)?),
-            Step::Gpu(range) => executor.encode(range.clone()),
-            Step::Download(pairs) => {
-                let ids: Vec<_> = pairs.iter().map(|(id, _)| *id).collect();
-                let contents = executor.download(&ids).await?;
-                pairs
-                    .iter()
-                    .zip(contents)
-                    .try_for_each(|((_, operand), bytes)| frame.write(operand, &bytes))
-            }
-        }
-    }
-
-    #[cfg(not(feature = "gpu"))]
-    async fn run_gpu_step(&self, _step: &Step, _frame: &mut Frame<'_>) -> Result<()> {
-        Err(Error::internal("this build has no GPU"))
     }
 
     /// Moves what outlives the segment from its slots into the table.
@@ -341,6 +319,27 @@ impl Link {
         self.bodies.borrow_mut().insert(node, Rc::clone(&runner));
         Ok(runner)
     }
+}
+
+#[cfg(feature = "gpu")]
+async fn run_gpu_step(step: &Step, frame: &mut Frame<'_>, recorded: &mut Recorded) -> Result<()> {
+    let executor = &mut recorded.executor;
+    match step {
+        Step::Cpu(_) => Ok(()),
+        Step::Upload { from, to } => executor.upload(*to, frame.read(from)?),
+        Step::Gpu(range) => executor.encode(range.clone()),
+        Step::Download(pairs) => {
+            let ids: Vec<_> = pairs.iter().map(|(id, _)| *id).collect();
+            let contents = executor.download(&ids).await?;
+            let mut pairs = pairs.iter().zip(contents);
+            pairs.try_for_each(|((_, operand), bytes)| frame.write(operand, &bytes))
+        }
+    }
+}
+
+#[cfg(not(feature = "gpu"))]
+async fn run_gpu_step(_: &Step, _: &mut Frame<'_>, _: &mut Recorded) -> Result<()> {
+    Err(Error::internal("this build has no GPU"))
 }
 
 /// A value that was made, or is constant in the plan.

@@ -44,7 +44,7 @@ struct Gpu {
 /// The GPU's side of a planned segment, when it has one.
 pub(super) struct Recorded {
     #[cfg(feature = "gpu")]
-    pub executor: RefCell<GpuExecutor>,
+    pub executor: GpuExecutor,
 }
 
 impl Runtime {
@@ -171,9 +171,7 @@ impl Runtime {
         let executor = GpuExecutor::new(Rc::clone(&gpu.device), program, &mut constants).await;
         *gpu.constants.borrow_mut() = constants;
         self.compile_ms.set(self.compile_ms.get() + (self.clock)() - started);
-        Ok(Some(Recorded {
-            executor: RefCell::new(executor?),
-        }))
+        Ok(Some(Recorded { executor: executor? }))
     }
 
     #[cfg(not(feature = "gpu"))]
@@ -187,7 +185,7 @@ impl Runtime {
     /// Bytes of GPU memory that a recorded program's values take.
     pub fn recorded_bytes(recorded: &Recorded) -> u64 {
         #[cfg(feature = "gpu")]
-        return recorded.executor.borrow().planned_bytes();
+        return recorded.executor.planned_bytes();
         #[cfg(not(feature = "gpu"))]
         {
             let _ = recorded;
