@@ -6,7 +6,7 @@ import { browserRunner } from "./browser.js";
 import { type Case, findCases, type TestSet } from "./cases.js";
 import { compareTensors, type Tolerance } from "./compare.js";
 import { nodeRunner, type OpenModel, type Runner } from "./runner.js";
-import { clearProgress, paint, print, progress, UsageError } from "./terminal.js";
+import { clearProgress, note, paint, print, progress, UsageError } from "./terminal.js";
 
 /** The outcome of one set, as `--json` prints it. */
 export interface Outcome {
@@ -79,6 +79,12 @@ async function* verifyCase(
     } catch (error) {
       yield failure(one, set, error);
     }
+  }
+  const heavy = (await model.report().catch(() => undefined))?.nodes.filter((node) => node.heavy) ?? [];
+  const left = heavy.filter((node) => node.device === "cpu");
+  if (device === "webgpu" && left.length > 0) {
+    const first = left.slice(0, 3).map(({ node, reason }) => `${node} (${reason ?? "no reason given"})`);
+    note(`${one.id}: ${left.length} of ${heavy.length} heavy nodes ran on the CPU, such as ${first.join(", ")}`);
   }
   await model.release().catch(() => {});
 }
