@@ -364,13 +364,22 @@ impl Expr {
     }
 }
 
-fn type_of(inputs: &[Storage], nodes: &[Node], reg: Reg) -> Type {
-    match nodes[reg.index()] {
-        Node::Input(i) => inputs[i as usize].register(),
-        Node::Const(_) | Node::Unary(..) | Node::Binary(..) | Node::ToF32(_) => Type::F32,
-        Node::ConstBool(_) | Node::Test(..) | Node::Not(_) | Node::Compare(..) | Node::Logic(..) | Node::ToBool(_) => {
-            Type::Bool
-        }
-        Node::Select(_, a, _) => type_of(inputs, nodes, a),
+fn type_of(inputs: &[Storage], nodes: &[Node], mut reg: Reg) -> Type {
+    loop {
+        return match nodes[reg.index()] {
+            Node::Input(i) => inputs[i as usize].register(),
+            Node::Const(_) | Node::Unary(..) | Node::Binary(..) | Node::ToF32(_) => Type::F32,
+            Node::ConstBool(_)
+            | Node::Test(..)
+            | Node::Not(_)
+            | Node::Compare(..)
+            | Node::Logic(..)
+            | Node::ToBool(_) => Type::Bool,
+            // As either of the values, however many choices they come from.
+            Node::Select(_, a, _) => {
+                reg = a;
+                continue;
+            }
+        };
     }
 }
