@@ -104,10 +104,6 @@ async fn cut_models_are_errors() {
 async fn a_wrong_shape_is_an_error() {
     let mut session = classify(Device::Cpu).await;
     let feed = Tensor::new(&[BATCH, 783], vec![0f32; BATCH * 783]).expect("the shape holds the zeros");
-    let error = session
-        .run([("data", feed)])
-        .await
-        .err()
-        .expect("783 pixels are too few");
+    let error = session.run([("data", feed)]).await.expect_err("783 pixels are too few");
     assert_eq!(error.code(), ErrorCode::ShapeMismatch);
 }
