@@ -105,5 +105,5 @@ async fn a_wrong_shape_is_an_error() {
     let mut session = classify(Device::Cpu).await;
     let feed = Tensor::new(&[BATCH, 783], vec![0f32; BATCH * 783]).expect("the shape holds the zeros");
     let error = session.run([("data", feed)]).await.expect_err("783 pixels are too few");
-    assert_eq!(error.code(), ErrorCode::ShapeMismatch);
+    assert_eq!(error.code(), ErrorCode::WrongDimension);
 }
