@@ -95,7 +95,8 @@ async function wasmTests() {
 /** The same suites once more, the way wasm-pack runs them, and compiled with relaxed SIMD. */
 async function wasmPackTests() {
   const browser = ["--headless", "--chrome", "--chromedriver", settings.CHROMEDRIVER];
-  const args = ["test", ...browser, "--mode", "no-install", root, "--", "--no-default-features", ...browserSuites];
+  // What follows the folder goes to `cargo test` as it stands; a `--` would go along.
+  const args = ["test", ...browser, "--mode", "no-install", root, "--no-default-features", ...browserSuites];
   const env = browserTestEnv(["relaxed-simd"]);
   return countBrowserTests(await command("wasm-pack", args, { env, keep: true }));
 }

@@ -21,8 +21,6 @@ forward!(
     div = f32x4_div,
     max = f32x4_max,
     min = f32x4_min,
-    at_least = f32x4_pmax,
-    at_most = f32x4_pmin,
     lt = f32x4_lt,
     le = f32x4_le,
     eq = f32x4_eq,
@@ -32,6 +30,25 @@ forward!(
     or = v128_or,
     xor = v128_xor
 );
+
+/// `a < b ? b : a`: keeps a NaN in `a`.
+#[inline(always)]
+pub fn at_least(a: F, b: F) -> F {
+    // LLVM 22 compiles pmax to relaxed_max, which may drop the NaN; a select is out of that pattern's reach.
+    #[cfg(target_feature = "relaxed-simd")]
+    return i32x4_relaxed_laneselect(b, a, f32x4_lt(a, b));
+    #[cfg(not(target_feature = "relaxed-simd"))]
+    return f32x4_pmax(a, b);
+}
+
+/// `b < a ? b : a`: keeps a NaN in `a`.
+#[inline(always)]
+pub fn at_most(a: F, b: F) -> F {
+    #[cfg(target_feature = "relaxed-simd")]
+    return i32x4_relaxed_laneselect(b, a, f32x4_lt(b, a));
+    #[cfg(not(target_feature = "relaxed-simd"))]
+    return f32x4_pmin(a, b);
+}
 
 #[inline(always)]
 pub fn splat(value: f32) -> F {
