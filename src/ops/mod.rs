@@ -5,6 +5,7 @@ mod binary;
 mod cast;
 mod channel_norm;
 mod context;
+mod contrib;
 mod control;
 mod conv;
 mod conv_transpose;
@@ -18,6 +19,8 @@ mod join;
 mod layout;
 mod lower;
 mod matmul;
+mod ml;
+mod neural;
 mod normalization;
 mod on_gpu;
 mod pad;
@@ -31,11 +34,14 @@ mod resize;
 mod scatter;
 mod search;
 mod select;
+mod sequence;
 mod shape;
+mod signal;
 mod slice;
 mod softmax;
 #[cfg(test)]
 pub mod testing;
+mod text;
 mod transpose;
 mod unary;
 mod widen;
@@ -50,7 +56,7 @@ use crate::{
     error::Result,
     gpu::kernel::GpuKernel,
     pointwise::Expr,
-    tensor::{DType, Tensor},
+    tensor::{DType, Tensor, Value},
 };
 
 /// An operator with its attributes, made for one node by [`registry::operator`].
@@ -87,6 +93,19 @@ pub trait Operator: Debug + Send + Sync {
     /// Whether two nodes with equal inputs give equal outputs; random operators say no.
     fn is_deterministic(&self) -> bool {
         true
+    }
+
+    /// Whether this operator takes or makes values that are not tensors, and so runs by [`Operator::on_values`] and has
+    /// no kernel.
+    fn works_on_values(&self) -> bool {
+        false
+    }
+
+    /// Runs the operator on whole values, one for each of the node's inputs; makes one for each output.
+    fn on_values(&self, _inputs: &[Option<Value>]) -> Result<Vec<Value>> {
+        Err(crate::error::Error::internal(
+            "the operator does not work on whole values",
+        ))
     }
 
     /// How the executor runs this operator's subgraphs, when it has some. Such an operator has no kernel.

@@ -25,7 +25,7 @@ pub struct Entry {
     pub make: Make,
 }
 
-const fn onnx(name: &'static str, make: Make) -> Entry {
+pub(super) const fn onnx(name: &'static str, make: Make) -> Entry {
     Entry {
         domain: "",
         name,
@@ -34,9 +34,18 @@ const fn onnx(name: &'static str, make: Make) -> Entry {
     }
 }
 
-const fn contrib(name: &'static str, make: Make) -> Entry {
+pub(super) const fn contrib(name: &'static str, make: Make) -> Entry {
     Entry {
         domain: "com.microsoft",
+        name,
+        since: 1,
+        make,
+    }
+}
+
+pub(super) const fn ml(name: &'static str, make: Make) -> Entry {
+    Entry {
+        domain: "ai.onnx.ml",
         name,
         since: 1,
         make,
@@ -52,8 +61,19 @@ const fn internal(name: &'static str, make: Make) -> Entry {
     }
 }
 
-/// Every operator, family by family.
-pub static OPERATORS: &[Entry] = &[
+/// Every operator: those that most models are made of, and the tables of the rooms of rarer ones.
+pub static TABLES: &[&[Entry]] = &[
+    OPERATORS,
+    super::neural::OPERATORS,
+    super::signal::OPERATORS,
+    super::sequence::OPERATORS,
+    super::text::OPERATORS,
+    super::ml::OPERATORS,
+    super::contrib::OPERATORS,
+];
+
+/// Operators of wide use, family by family.
+static OPERATORS: &[Entry] = &[
     // Matrix products.
     onnx("MatMul", matmul::MatMul::plain),
     contrib("FusedMatMul", matmul::MatMul::fused),
@@ -240,7 +260,12 @@ pub fn find(operator: &OperatorId) -> Option<&'static Entry> {
     let same = |entry: &&Entry| {
         entry.name == &*operator.name && entry.domain == &*operator.domain && entry.since <= operator.version
     };
-    OPERATORS.iter().filter(same).max_by_key(|entry| entry.since)
+    TABLES
+        .iter()
+        .copied()
+        .flatten()
+        .filter(same)
+        .max_by_key(|entry| entry.since)
 }
 
 /// Makes the operator of a node.

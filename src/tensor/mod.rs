@@ -5,12 +5,15 @@ mod dense;
 mod dim;
 mod dtype;
 mod shape;
+mod value;
+mod widen;
 
 pub use bytes::{AlignedBytes, Bytes, BytesIdentity};
 pub use dense::Tensor;
 pub use dim::{Dim, Symbols};
 pub use dtype::{Bool8, DType, Element};
 pub use shape::{broadcast_shapes, display_shape, element_count, resolve_axes, resolve_axis, strides_of};
+pub use value::{Map, Value};
 
 /// Calls `$body` with `$T` bound to the Rust type of a numeric or bool [`DType`]; evaluates `$otherwise` for packed
 /// 4-bit types and strings.

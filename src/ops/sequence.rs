@@ -1,0 +1,6 @@
+//! Sequences and optionals.
+
+use super::registry::Entry;
+
+/// The operators of this room.
+pub(super) static OPERATORS: &[Entry] = &[];

@@ -1,0 +1,6 @@
+//! Strings and text.
+
+use super::registry::Entry;
+
+/// The operators of this room.
+pub(super) static OPERATORS: &[Entry] = &[];
