@@ -24,4 +24,4 @@ pub mod wasm;
 
 pub use error::{Error, ErrorCode, Result};
 pub use session::{Device, Model, Outputs, Report, Session, SessionOptions, ValueInfo};
-pub use tensor::{DType, Tensor};
+pub use tensor::{DType, Tensor, Value};

@@ -1,8 +1,8 @@
 //! What a session does with inputs that have defaults, with fetches, and with changing shapes.
 
 use modelet::{
-    DType, Device, Model, Session, SessionOptions, Tensor,
-    graph::{Attribute, Graph, GraphBuilder},
+    DType, Device, ErrorCode, Model, Session, SessionOptions, Tensor, Value,
+    graph::{Attribute, Graph, GraphBuilder, TensorType, ValueType},
     tensor::Dim,
 };
 
@@ -22,7 +22,7 @@ fn row(values: &[f32]) -> Tensor {
 fn run(session: &mut Session, feeds: &[(&str, Tensor)], fetches: Option<&[&str]>) -> Vec<(String, Vec<f32>)> {
     let fetches: Option<Vec<String>> = fetches.map(|names| names.iter().map(|name| name.to_string()).collect());
     let outputs = pollster::block_on(session.run_fetching(feeds.iter().cloned(), fetches.as_deref())).unwrap();
-    let values = |(name, tensor): (String, Tensor)| (name, tensor.to_f32s().unwrap().into_owned());
+    let values = |(name, value): (String, Value)| (name, value.tensor().unwrap().to_f32s().unwrap().into_owned());
     outputs.into_iter().map(values).collect()
 }
 
@@ -79,4 +79,51 @@ fn shapes_may_change_from_run_to_run_beyond_what_the_cache_holds() {
         let outputs = run(&mut session, &[("x", row(&vec![2.0; size]))], None);
         assert_eq!(outputs[0].1, vec![1.0 / size as f32; size]);
     }
+}
+
+/// A graph that puts `x` behind the sequence `list`, and takes `relu` of the element at `at`.
+fn sequence_session() -> Session {
+    let mut b = GraphBuilder::new(17);
+    let list = b.input("list", DType::F32, vec![]);
+    let x = b.input("x", DType::F32, vec![Dim::symbol("n")]);
+    let at = b.input("at", DType::I64, vec![]);
+    let longer = b.node("SequenceInsert", &[list, x]);
+    let element = b.node("SequenceAt", &[longer, at]);
+    let relu = b.node("Relu", &[element]);
+    let mut graph = b.output("longer", longer).output("relu", relu).finish().unwrap();
+    let element = ValueType::Tensor(TensorType {
+        dtype: Some(DType::F32),
+        shape: None,
+    });
+    graph.value_mut(list).ty = ValueType::Sequence(Box::new(element));
+    session(graph)
+}
+
+#[test]
+fn sequences_are_fed_and_come_out() {
+    let mut session = sequence_session();
+    let list = Value::Sequence(vec![row(&[1.0]).into(), row(&[-2.0, 2.0]).into()]);
+    for (at, expected) in [(1i64, vec![0.0, 2.0]), (-1, vec![3.0, 0.0, 0.0]), (0, vec![1.0])] {
+        let x: Value = row(&[3.0, -3.0, -4.0]).into();
+        let feeds = [
+            ("list", list.clone()),
+            ("x", x.clone()),
+            ("at", Tensor::scalar(at).into()),
+        ];
+        let outputs = pollster::block_on(session.run(feeds)).unwrap();
+        assert_eq!(outputs.get("relu").unwrap(), &row(&expected));
+        assert_eq!(outputs.value("longer").unwrap().sequence().unwrap()[2], x);
+        assert!(outputs.get("longer").is_none());
+    }
+    let bytes = Value::Sequence(vec![Tensor::scalar(1u8).into()]);
+    let feeds = [
+        ("list", bytes),
+        ("x", row(&[1.0]).into()),
+        ("at", Tensor::scalar(0i64).into()),
+    ];
+    let error = pollster::block_on(session.run(feeds)).unwrap_err();
+    assert_eq!(
+        (error.code(), error.place().input.as_deref()),
+        (ErrorCode::WrongType, Some("list"))
+    );
 }

@@ -123,6 +123,8 @@ pub enum Control {
     Loop,
     /// A subgraph over slices of tensors.
     Scan,
+    /// A subgraph over the elements of sequences.
+    SequenceMap,
 }
 
 /// What [`Operator::pointwise`] may look at of an input.

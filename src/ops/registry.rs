@@ -232,6 +232,7 @@ static OPERATORS: &[Entry] = &[
         since: 9,
         make: control::make_scan,
     },
+    onnx("SequenceMap", control::make_sequence_map),
     // Reductions.
     onnx("ReduceL1", reduce::Reduce::l1),
     onnx("ReduceL2", reduce::Reduce::l2),

@@ -1,5 +1,6 @@
 //! Element types, shapes (concrete and symbolic) and tensors whose storage is owned or borrowed from the model's bytes.
 
+mod blocks;
 mod bytes;
 mod dense;
 mod dim;
