@@ -14,7 +14,7 @@ use crate::{
     },
     error::{Error, ErrorCode, Result},
     graph::Node,
-    tensor::{AlignedBytes, DType, Dim, Tensor, display_shape, element_count, resolve_axis, strides_of},
+    tensor::{AlignedBytes, DType, Dim, Tensor, display_shape, element_count, packed, resolve_axis, strides_of},
 };
 
 /// ONNX `OneHot` (opset 9): a new dimension at `axis` of size `depth`, which holds the on-value where its index is the
@@ -129,11 +129,11 @@ fn take(tensor: &Tensor, shape: &[usize], places: &[usize]) -> Result<Tensor> {
     let mut memory = AlignedBytes::zeroed(len)?;
     let (source, target) = (tensor.bytes(), memory.as_mut());
     if bits < 8 {
-        for (number, &place) in places.iter().enumerate() {
-            let byte = *source.get(place / 2).ok_or_else(outside)?;
-            let nibble = if place.is_multiple_of(2) { byte & 15 } else { byte >> 4 };
-            *target.get_mut(number / 2).ok_or_else(outside)? |= nibble << (number % 2 * 4);
+        if places.iter().any(|&place| place >= tensor.len()) {
+            return Err(outside());
         }
+        let taken = places.iter().map(|&place| packed::packed_get(bits, source, place));
+        packed::pack_into(bits, taken, target);
     } else {
         let size = bits / 8;
         for (to, &place) in target.chunks_exact_mut(size).zip(places) {

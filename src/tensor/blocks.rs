@@ -1,6 +1,6 @@
 //! Joining whole tensors and cutting them apart along an axis, for any element type.
 
-use super::{AlignedBytes, DType, Tensor, display_shape, element_count};
+use super::{AlignedBytes, DType, Tensor, display_shape, element_count, packed};
 use crate::error::{Error, ErrorCode, Result};
 
 impl Tensor {
@@ -68,20 +68,13 @@ impl Tensor {
     /// A tensor of elements smaller than a byte with a byte for each.
     fn unpacked(&self) -> Result<Tensor> {
         let bits = self.dtype().bits().unwrap_or(8);
-        let per_byte = 8 / bits;
-        let element = |index: usize| self.bytes()[index / per_byte] >> (index % per_byte * bits) & ((1 << bits) - 1);
-        Tensor::new(self.shape(), (0..self.len()).map(element).collect::<Vec<u8>>())
+        Tensor::new(self.shape(), packed::unpack(bits, self.bytes(), self.len()))
     }
 
     /// The opposite of [`Tensor::unpacked`].
     fn packed(&self, dtype: DType) -> Result<Tensor> {
         let bits = dtype.bits().unwrap_or(8);
-        let per_byte = 8 / bits;
-        let mut bytes = vec![0u8; self.len().div_ceil(per_byte)];
-        for (index, &value) in self.bytes().iter().enumerate() {
-            bytes[index / per_byte] |= value << (index % per_byte * bits);
-        }
-        Tensor::from_bytes(dtype, self.shape(), bytes)
+        Tensor::from_bytes(dtype, self.shape(), packed::pack(bits, self.bytes()))
     }
 }
 
