@@ -53,9 +53,11 @@ impl Case {
 pub struct ExpectedFailures(BTreeMap<String, String>);
 
 impl ExpectedFailures {
-    /// The committed list.
-    pub fn read() -> ExpectedFailures {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance/expected_failures.tsv");
+    /// The list that lies beside the cases, if there is one, else the committed one.
+    pub fn read(cases: &Path) -> ExpectedFailures {
+        let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance/expected_failures.tsv");
+        let own = cases.join("expected_failures.tsv");
+        let path = if own.exists() { own } else { committed };
         let entry = |line: &str| match line.split_once('\t') {
             Some((case, reason)) if !reason.trim().is_empty() => (case.to_string(), reason.to_string()),
             _ => panic!("a line of {} gives no reason: {line}", path.display()),

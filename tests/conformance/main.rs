@@ -23,8 +23,8 @@ fn the_cases_of_the_onnx_package_give_the_expected_outputs() {
         println!("skipped: MODELET_CONFORMANCE names no folder of cases (npm test makes it)");
         return;
     };
-    let all = Case::all(Path::new(&folder));
-    let expected = ExpectedFailures::read();
+    let folder = Path::new(&folder);
+    let (all, expected) = (Case::all(folder), ExpectedFailures::read(folder));
     let only = std::env::var("MODELET_ONLY").unwrap_or_default();
     let chosen = all.iter().filter(|case| match only.as_str() {
         // Whole networks take minutes in a build that is not optimized, and seconds in WebAssembly, where they are run.

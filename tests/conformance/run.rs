@@ -10,9 +10,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use modelet::{
-    Device, Model, Session, SessionOptions,
+    Device, ErrorCode, Model, Session, SessionOptions,
     graph::Graph,
-    import::onnx::{NoExternalData, import, read_value},
+    import::onnx::{import, read_value},
     plan::Placement,
     session::ValueInfo,
     tensor::Value,
@@ -151,7 +151,11 @@ fn outcome(case: &Case, device: Device) -> Outcome {
 fn run(case: &Case, device: Device, outcome: &mut Outcome) -> Result<(), String> {
     let text = |error: modelet::Error| error.to_string();
     let bytes = fs::read(case.folder.join("model.onnx")).map_err(|error| error.to_string())?;
-    let graph = import(bytes, &NoExternalData).map_err(text)?;
+    let external = |name: &str| match fs::read(case.folder.join(name)) {
+        Ok(bytes) => Ok(bytes.into()),
+        Err(error) => Err(modelet::Error::new(ErrorCode::ExternalData, error.to_string())),
+    };
+    let graph = import(bytes, &external).map_err(text)?;
     outcome.operators = operators(&graph);
     let model = Model::from_graph(graph).map_err(text)?;
     let options = SessionOptions {
