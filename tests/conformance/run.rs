@@ -174,16 +174,12 @@ fn run(case: &Case, device: Device, outcome: &mut Outcome) -> Result<(), String>
     for set in sets {
         let feeds = values(Case::files(&set, "input"), session.inputs()).map_err(text)?;
         let expected = values(Case::files(&set, "output"), session.outputs()).map_err(text)?;
-        let feeds: Vec<(String, modelet::Tensor)> = (feeds.into_iter())
-            .map(|(name, value)| Ok((name, value.tensor()?.clone())))
-            .collect::<modelet::Result<_>>()
-            .map_err(text)?;
         let outputs = pollster::block_on(session.run(feeds)).map_err(text)?;
         if expected.is_empty() {
             return Err("the case has no expected outputs".into());
         }
         for (name, expected) in &expected {
-            let Some(actual) = &outputs.get(name).cloned().map(Value::from) else {
+            let Some(actual) = outputs.value(name) else {
                 return Err(format!("the model has no output {name}"));
             };
             if let Some(difference) = difference(actual, expected, tolerance) {
