@@ -30,7 +30,7 @@ fn input(inputs: &[Option<Value>]) -> Result<&Value> {
 
 /// The element type of the values of the first input, a map, when it is known.
 fn map_values(ctx: &InferContext<'_>) -> Option<DType> {
-    match ctx.input(0)?.container.as_ref()? {
+    match ctx.container(0)? {
         ValueType::Map(_, values) => values.dtype(),
         _ => None,
     }
@@ -59,9 +59,7 @@ impl Operator for ZipMap {
             shape: Some(Vec::new()),
         });
         let map = ValueType::Map(self.labels.dtype(), Box::new(values));
-        if let Some(output) = ctx.outputs.first_mut() {
-            output.container = Some(ValueType::Sequence(Box::new(map)));
-        }
+        ctx.set_container(0, ValueType::Sequence(Box::new(map)));
         Ok(())
     }
 
@@ -278,5 +276,96 @@ impl Operator for DictVectorizer {
             Tensor::from_i64s(values.dtype(), &shape, &made)?
         };
         Ok(vec![tensor.into()])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        graph::{Attribute, OperatorId},
+        ops::{
+            registry,
+            testing::{IntoAttribute, f32s, i64s},
+        },
+    };
+
+    fn run(name: &str, attributes: &[(&str, Attribute)], input: Value) -> Result<Value> {
+        let mut node = Node::new(OperatorId::new("ai.onnx.ml", name, 1), Vec::new(), Vec::new());
+        for (name, attribute) in attributes {
+            node.attributes.set(*name, attribute.clone());
+        }
+        Ok(registry::operator(&node)?.on_values(&[Some(input)])?.swap_remove(0))
+    }
+
+    fn strings(shape: &[usize], texts: &[&str]) -> Tensor {
+        Tensor::from_strings(shape, texts.iter().map(|text| text.to_string()).collect()).unwrap()
+    }
+
+    fn map(keys: Tensor, values: Tensor) -> Value {
+        Value::Map(Map::new(keys, values).unwrap())
+    }
+
+    #[test]
+    fn rows_become_maps() {
+        let labels = [("classlabels_strings", ["a", "b"].into_attribute())];
+        let maps = run("ZipMap", &labels, f32s(&[2, 2], &[1.0, 2.0, 3.0, 4.0]).into()).unwrap();
+        let keys = || strings(&[2], &["a", "b"]);
+        let expected = [
+            map(keys(), f32s(&[2], &[1.0, 2.0])),
+            map(keys(), f32s(&[2], &[3.0, 4.0])),
+        ];
+        assert_eq!(maps.sequence().unwrap(), expected);
+        let one = run("ZipMap", &labels, f32s(&[2], &[1.0, 2.0]).into()).unwrap();
+        assert_eq!(one.sequence().unwrap(), &expected[..1]);
+        assert!(run("ZipMap", &labels, f32s(&[1, 3], &[0.0; 3]).into()).is_err());
+        assert!(run("ZipMap", &[], f32s(&[1, 3], &[0.0; 3]).into()).is_err());
+    }
+
+    #[test]
+    fn maps_become_tensors_in_the_order_or_at_the_places_of_their_keys() {
+        let numbers = || map(i64s(&[3], &[3, 1, 9]), f32s(&[3], &[1.5, 2.25, -3.0]));
+        let cast = |form: &str, to: &str, input: Value| {
+            let form = ("map_form", form.into_attribute());
+            let attributes = [
+                form,
+                ("cast_to", to.into_attribute()),
+                ("max_map", 5i64.into_attribute()),
+            ];
+            run("CastMap", &attributes, input).map(|value| value.tensor().unwrap().clone())
+        };
+        assert_eq!(
+            cast("DENSE", "TO_FLOAT", numbers()).unwrap(),
+            f32s(&[1, 3], &[2.25, 1.5, -3.0])
+        );
+        assert_eq!(
+            cast("SPARSE", "TO_INT64", numbers()).unwrap(),
+            i64s(&[1, 5], &[0, 2, 0, 1, 0])
+        );
+        let texts = cast("DENSE", "TO_STRING", numbers()).unwrap();
+        assert_eq!(texts, strings(&[1, 3], &["2.250000", "1.500000", "-3.000000"]));
+        let texts = || map(i64s(&[2], &[2, 0]), strings(&[2], &["7", "0.5"]));
+        assert_eq!(
+            cast("SPARSE", "TO_FLOAT", texts()).unwrap(),
+            f32s(&[1, 5], &[0.5, 0.0, 7.0, 0.0, 0.0])
+        );
+        let negative = map(i64s(&[1], &[-1]), f32s(&[1], &[1.0]));
+        assert!(cast("SPARSE", "TO_FLOAT", negative).is_err());
+        assert!(cast("DENSE", "TO_FLOAT", map(i64s(&[1], &[0]), strings(&[1], &["x"]))).is_err());
+    }
+
+    #[test]
+    fn a_dictionary_is_spread_over_its_vocabulary() {
+        let words = [("string_vocabulary", ["a", "c", "b", "z"].into_attribute())];
+        let input = map(strings(&[3], &["c", "a", "unknown"]), i64s(&[3], &[8, 4, 1]));
+        let made = run("DictVectorizer", &words, input).unwrap();
+        assert_eq!(made, i64s(&[1, 4], &[4, 8, 0, 0]).into());
+        let numbers = [("int64_vocabulary", [5i64, 6].into_attribute())];
+        let input = map(i64s(&[1], &[6]), strings(&[1], &["six"]));
+        assert_eq!(
+            run("DictVectorizer", &numbers, input).unwrap(),
+            strings(&[1, 2], &["", "six"]).into()
+        );
+        assert!(run("DictVectorizer", &numbers, Value::Absent).is_err());
     }
 }
