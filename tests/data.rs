@@ -1,0 +1,118 @@
+//! Runs every case below `tests/data`: folders with a `model.onnx` and numbered folders `test_data_set_0`, … of feeds
+//! `input_0.pb`, … and expected results `output_0.pb`, … The `make_*.py` scripts beside the cases wrote them, with ONNX
+//! Runtime's results. `MODELET_CASES` names another folder of such cases to run instead.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use modelet::{DType, Device, Model, Session, SessionOptions, Tensor, import::onnx::read_tensor};
+
+#[test]
+fn every_case_gives_its_expected_results() {
+    let folder = std::env::var_os("MODELET_CASES").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data"),
+        PathBuf::from,
+    );
+    let mut cases = Vec::new();
+    collect(&folder, &mut cases);
+    let failures: Vec<String> = cases
+        .iter()
+        .filter_map(|case| {
+            let reason = run_case(case).err()?;
+            Some(format!(
+                "{}: {reason}",
+                case.strip_prefix(&folder).unwrap_or(case).display()
+            ))
+        })
+        .collect();
+    println!("{} of {} cases pass", cases.len() - failures.len(), cases.len());
+    assert!(
+        failures.is_empty(),
+        "{} cases fail:\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
+}
+
+/// Every folder below `folder` that holds a model, in the order of their names.
+fn collect(folder: &Path, cases: &mut Vec<PathBuf>) {
+    let mut folders: Vec<PathBuf> = fs::read_dir(folder)
+        .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
+        .map(|entry| entry.expect("an entry can be read").path())
+        .filter(|path| path.is_dir())
+        .collect();
+    folders.sort();
+    if folder.join("model.onnx").is_file() {
+        return cases.push(folder.to_path_buf());
+    }
+    folders.iter().for_each(|folder| collect(folder, cases));
+}
+
+fn run_case(case: &Path) -> Result<(), String> {
+    let text = |error: modelet::Error| error.to_string();
+    let bytes = fs::read(case.join("model.onnx")).map_err(|error| error.to_string())?;
+    let model = Model::load(bytes).map_err(text)?;
+    let options = SessionOptions {
+        device: Device::Cpu,
+        ..SessionOptions::default()
+    };
+    let mut session = pollster::block_on(Session::new(model, options)).map_err(text)?;
+    let names: Vec<String> = session.inputs().iter().map(|input| input.name.clone()).collect();
+    for set in 0.. {
+        let folder = case.join(format!("test_data_set_{set}"));
+        if !folder.is_dir() {
+            return if set == 0 {
+                Err("there is no data".into())
+            } else {
+                Ok(())
+            };
+        }
+        let mut feeds = Vec::new();
+        for (index, name) in names.iter().enumerate() {
+            // An input without a file is optional.
+            if let Some(tensor) = read(&folder, "input", index)? {
+                feeds.push((name.as_str(), tensor));
+            }
+        }
+        let outputs = pollster::block_on(session.run(feeds)).map_err(text)?;
+        for (index, (name, actual)) in outputs.iter().enumerate() {
+            let expected = read(&folder, "output", index)?.ok_or_else(|| format!("output {index} has no file"))?;
+            compare(actual, &expected).map_err(|reason| format!("set {set}, output {name}: {reason}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn read(folder: &Path, kind: &str, index: usize) -> Result<Option<Tensor>, String> {
+    let path = folder.join(format!("{kind}_{index}.pb"));
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let bytes = fs::read(&path).map_err(|error| error.to_string())?;
+    let (_, tensor) = read_tensor(bytes).map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(Some(tensor))
+}
+
+/// Says where two tensors differ first.
+fn compare(actual: &Tensor, expected: &Tensor) -> Result<(), String> {
+    if actual.dtype() != expected.dtype() || actual.shape() != expected.shape() {
+        return Err(format!("{expected:?} is expected, {actual:?} came out"));
+    }
+    let tolerance = match expected.dtype() {
+        DType::F32 | DType::F64 => 1e-4,
+        DType::F16 => 4e-3,
+        DType::BF16 => 2e-2,
+        _ if actual == expected => return Ok(()),
+        _ => return Err(format!("{expected:?} is expected, {actual:?} came out")),
+    };
+    let close = |a: f64, b: f64| a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= tolerance * b.abs().max(1.0);
+    let values = |tensor: &Tensor| tensor.to_f64s().map_err(|error| error.to_string());
+    let (actual, expected) = (values(actual)?, values(expected)?);
+    let pairs = actual.iter().zip(&expected);
+    match pairs.enumerate().find(|(_, (a, b))| !close(**a, **b)) {
+        Some((index, (a, b))) => Err(format!("element {index} is {a}, expected is {b}")),
+        None => Ok(()),
+    }
+}
