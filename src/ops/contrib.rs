@@ -1,6 +1,72 @@
-//! The `com.microsoft` operators that ONNX Runtime's optimisers and quantisers emit.
+//! The `com.microsoft` operators that ONNX Runtime's optimisers and quantisers emit, and ONNX's quantised products and
+//! convolutions, which are made the same way.
 
-use super::registry::Entry;
+mod composite;
+mod fused;
+mod quantized;
+mod small;
+
+use super::registry::{Entry, contrib, onnx};
 
 /// The operators of this room.
-pub(super) static OPERATORS: &[Entry] = &[];
+pub(super) static OPERATORS: &[Entry] = &[
+    // Fused nodes.
+    contrib("BiasAdd", fused::make_bias_add),
+    contrib("BiasGelu", fused::make_gelu),
+    contrib("BiasSoftmax", fused::make_bias_softmax),
+    contrib("BiasSplitGelu", fused::make_bias_split_gelu),
+    contrib("EmbedLayerNormalization", fused::make_embed_norm),
+    contrib("FastGelu", fused::make_gelu),
+    contrib("FusedConv", fused::make_conv),
+    contrib("FusedGemm", fused::make_gemm),
+    contrib("FusedMatMulActivation", fused::make_matmul),
+    contrib("GatedRMSNorm", fused::make_gated_norm),
+    contrib("GemmFastGelu", fused::make_gemm_fast_gelu),
+    contrib("GroupNorm", fused::make_group_norm),
+    contrib("NhwcConv", fused::make_nhwc_conv),
+    contrib("NhwcFusedConv", fused::make_nhwc_conv),
+    contrib("QuickGelu", fused::make_gelu),
+    contrib("SimplifiedLayerNormalization", fused::make_simplified_norm),
+    contrib("SkipGroupNorm", fused::make_group_norm),
+    contrib("SkipLayerNormalization", fused::make_skip_norm),
+    contrib("SkipSimplifiedLayerNormalization", fused::make_skip_norm),
+    onnx("SimplifiedLayerNormalization", fused::make_simplified_norm),
+    // Quantised.
+    contrib("DequantizeLinear", quantized::make_linear),
+    contrib("DynamicQuantizeLSTM", quantized::make_lstm),
+    contrib("DynamicQuantizeMatMul", quantized::make_dynamic_matmul),
+    contrib("MatMulIntegerToFloat", quantized::make_matmul_to_float),
+    contrib("QGemm", quantized::make_gemm),
+    contrib("QLinearAdd", quantized::make_binary),
+    contrib("QLinearAveragePool", quantized::make_unary),
+    contrib("QLinearConcat", quantized::make_concat),
+    contrib("QLinearConv", quantized::make_conv),
+    contrib("QLinearGlobalAveragePool", quantized::make_unary),
+    contrib("QLinearLeakyRelu", quantized::make_unary),
+    contrib("QLinearMul", quantized::make_binary),
+    contrib("QLinearReduceMean", quantized::make_unary),
+    contrib("QLinearSigmoid", quantized::make_unary),
+    contrib("QLinearSoftmax", quantized::make_unary),
+    contrib("QLinearWhere", quantized::make_where),
+    contrib("QuantizeLinear", quantized::make_linear),
+    onnx("ConvInteger", quantized::make_conv_integer),
+    onnx("QLinearConv", quantized::make_conv),
+    onnx("QLinearMatMul", quantized::make_matmul),
+    // Put together from ONNX's.
+    contrib("CDist", small::make_cdist),
+    contrib("ComplexMul", small::make_complex_mul),
+    contrib("ComplexMulConj", small::make_complex_mul),
+    contrib("ExpandDims", small::make_expand_dims),
+    contrib("IsAllFinite", small::make_is_all_finite),
+    contrib("Pad", small::make_pad),
+    contrib("Range", small::make_range),
+    contrib("Rfft", small::make_rfft),
+    contrib("Unique", small::make_unique),
+    // ONNX's own under another name.
+    contrib("GatherND", fused::make_twin),
+    contrib("Gelu", fused::make_twin),
+    contrib("GridSample", fused::make_twin),
+    contrib("LayerNormalization", fused::make_twin),
+    contrib("TransposeMatMul", fused::make_twin),
+    contrib("Trilu", fused::make_twin),
+];

@@ -55,6 +55,7 @@ use crate::{
     cpu::kernel::CpuKernel,
     error::Result,
     gpu::kernel::GpuKernel,
+    graph::{Node, Subgraph, ValueId},
     pointwise::Expr,
     tensor::{DType, Tensor, Value},
 };
@@ -106,6 +107,12 @@ pub trait Operator: Debug + Send + Sync {
         Err(crate::error::Error::internal(
             "the operator does not work on whole values",
         ))
+    }
+
+    /// The nodes that `node` of this operator stands for, with the values that the subgraph's outputs are to become, when
+    /// it is no more than those. The optimizer puts them in its place.
+    fn body(&self, _node: &Node) -> Option<(Subgraph, Vec<Option<ValueId>>)> {
+        None
     }
 
     /// How the executor runs this operator's subgraphs, when it has some. Such an operator has no kernel.

@@ -7,6 +7,7 @@ mod captures;
 mod common;
 mod dead;
 mod epilogue;
+mod expand;
 mod fold;
 mod identity;
 mod pointwise;
@@ -52,6 +53,12 @@ struct Pass {
     name: &'static str,
     run: fn(&mut Graph, &[ValueFacts]) -> Result<bool>,
 }
+
+/// Runs first: what nodes stand for is what the other passes work on.
+const EXPANSION: &[Pass] = &[Pass {
+    name: "expand",
+    run: expand::run,
+}];
 
 /// Runs until nothing changes.
 const BASIC: &[Pass] = &[
@@ -127,6 +134,7 @@ fn optimize_with(graph: &mut Graph, level: Level, captures: &[ValueFacts]) -> Re
     if level == Level::None {
         return Ok(());
     }
+    run_until_stable(EXPANSION, graph, captures)?;
     run_until_stable(BASIC, graph, captures)?;
     if level == Level::All {
         for _ in 0..MAX_ROUNDS {

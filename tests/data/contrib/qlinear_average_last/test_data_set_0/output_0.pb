@@ -1,0 +1,1 @@
+By0J0c›p‘†yf{„ct‹Vp9=ƒ<@_Pn\o“G@^Nwc~Cmzvs_Œ°ltl

@@ -1,0 +1,1 @@
+By0JKp„y~jmŠ™¥ˆ‘­™‰m—§fC3SEO@Osˆ–‰tj¦‘kg‚Ÿw‚ªœÊ¢vƒ¢²¤PJKqw\cQoiikuywkm˜Œ‹€—¼‡p

@@ -1,0 +1,1 @@
+By0J(a¬’IY˜bx~jvPu¨žÆo>h©zfJ~špbˆbPOY¦¿\’œ

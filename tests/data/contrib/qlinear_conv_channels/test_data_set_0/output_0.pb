@@ -1,0 +1,1 @@
+By0JQriMD†SwjjSyATy93ÄbsA;
