@@ -2,6 +2,7 @@
 //! Kernels are free functions over slices plus small plan-time structs that are `Send` and `Sync`; they allocate
 //! nothing (scratch memory comes in as a slice) and know neither graph nor operators.
 
+pub mod attention;
 pub mod conv;
 pub mod elementwise;
 pub mod epilogue;

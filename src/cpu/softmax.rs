@@ -42,7 +42,7 @@ pub fn softmax_in_place(kind: SoftmaxKind, values: &mut [f32], [outer, axis, inn
 }
 
 /// The largest value, NaN when one is NaN.
-fn largest(row: &[f32]) -> f32 {
+pub(super) fn largest(row: &[f32]) -> f32 {
     let (vectors, tail) = row.as_chunks::<LANES>();
     let folded = vectors
         .iter()
@@ -51,7 +51,7 @@ fn largest(row: &[f32]) -> f32 {
 }
 
 /// Replaces each value x by e^(x - max) and gives their sum.
-fn exp_and_sum(row: &mut [f32], max: f32) -> f32 {
+pub(super) fn exp_and_sum(row: &mut [f32], max: f32) -> f32 {
     let max = F32x4::splat(max);
     let (vectors, tail) = row.as_chunks_mut::<LANES>();
     let mut sum = F32x4::zero();
