@@ -1,6 +1,6 @@
 //! Runs every case below `tests/data`: folders with a `model.onnx` and numbered folders `test_data_set_0`, … of feeds
 //! `input_0.pb`, … and expected results `output_0.pb`, … The `make_*.py` scripts beside the cases wrote them, with ONNX
-//! Runtime's results. `MODELET_CASES` names another folder of such cases to run instead.
+//! Runtime's results.
 
 use std::{
     fs,
@@ -8,18 +8,12 @@ use std::{
 };
 
 use modelet::{
-    DType, Device, Model, Session, SessionOptions, Tensor, Value,
-    graph::ValueType,
-    import::onnx::{StoredKey, StoredValue, read_map, read_optional, read_sequence, read_tensor},
-    tensor::Map,
+    DType, Device, Model, Session, SessionOptions, Tensor, Value, graph::ValueType, import::onnx::read_value,
 };
 
 #[test]
 fn every_case_gives_its_expected_results() {
-    let folder = std::env::var_os("MODELET_CASES").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data"),
-        PathBuf::from,
-    );
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
     let mut cases = Vec::new();
     collect(&folder, &mut cases);
     let failures: Vec<String> = cases
@@ -99,51 +93,8 @@ fn read(path: &Path, ty: &ValueType) -> Result<Option<Value>, String> {
         return Ok(None);
     }
     let bytes = fs::read(path).map_err(|error| error.to_string())?;
-    let stored = match ty {
-        ValueType::Tensor(_) => read_tensor(bytes).map(|(_, tensor)| StoredValue::Tensor(tensor)),
-        ValueType::Sequence(_) => read_sequence(bytes).map(|(_, value)| value),
-        ValueType::Optional(_) => read_optional(bytes).map(|(_, value)| value),
-        ValueType::Map(..) => read_map(bytes).map(|(_, value)| value),
-    };
-    let value = stored.and_then(value_of);
-    value.map(Some).map_err(|error| format!("{}: {error}", path.display()))
-}
-
-fn value_of(stored: StoredValue) -> modelet::Result<Value> {
-    Ok(match stored {
-        StoredValue::Tensor(tensor) => Value::Tensor(tensor),
-        StoredValue::Sequence(values) => Value::Sequence(values.into_iter().map(value_of).collect::<Result<_, _>>()?),
-        StoredValue::Optional(None) => Value::Absent,
-        StoredValue::Optional(Some(value)) => value_of(*value)?,
-        StoredValue::Map(entries) => {
-            let shape = [entries.len()];
-            let (mut ints, mut texts, mut values) = (Vec::new(), Vec::new(), Vec::new());
-            for (key, value) in entries {
-                match key {
-                    StoredKey::Integer(key) => ints.push(key),
-                    StoredKey::Text(key) => texts.push(key),
-                }
-                values.push(Tensor::try_from(value_of(value)?)?);
-            }
-            let keys = match texts.is_empty() {
-                true => Tensor::new(&shape, ints)?,
-                false => Tensor::from_strings(&shape, texts)?,
-            };
-            let dtype = values.first().map_or(DType::F32, Tensor::dtype);
-            let values = match dtype {
-                DType::String => {
-                    let texts = values.iter().map(|value| Ok(value.strings()?[0].clone()));
-                    Tensor::from_strings(&shape, texts.collect::<modelet::Result<_>>()?)?
-                }
-                _ => Tensor::from_bytes(
-                    dtype,
-                    &shape,
-                    values.iter().flat_map(Tensor::bytes).copied().collect::<Vec<_>>(),
-                )?,
-            };
-            Value::Map(Map::new(keys, values)?)
-        }
-    })
+    let read = read_value(bytes, ty).map(|(_, value)| Some(value));
+    read.map_err(|error| format!("{}: {error}", path.display()))
 }
 
 /// Says where two values differ first.

@@ -167,6 +167,7 @@ static OPERATORS: &[Entry] = &[
     onnx("Pow", binary::make),
     onnx("Sub", binary::make),
     onnx("Sum", binary::make),
+    onnx("SwiGLU", binary::make),
     onnx("Xor", binary::make),
     onnx("Where", select::make_where),
     onnx("Clip", select::make_clip),
