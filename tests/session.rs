@@ -1,9 +1,9 @@
 //! What a session does with inputs that have defaults, with fetches, and with changing shapes.
 
 use modelet::{
-    DType, Device, ErrorCode, Model, Session, SessionOptions, Tensor, Value,
-    graph::{Attribute, Graph, GraphBuilder, TensorType, ValueType},
-    tensor::Dim,
+    DType, Device, ErrorCode, Limits, Model, Session, SessionOptions, Tensor, Value,
+    graph::{Attribute, Graph, GraphBuilder, OperatorId, Subgraph, TensorType, ValueType},
+    tensor::{Bool8, Dim},
 };
 
 fn session(graph: Graph) -> Session {
@@ -126,4 +126,101 @@ fn sequences_are_fed_and_come_out() {
         (error.code(), error.place().input.as_deref()),
         (ErrorCode::WrongType, Some("list"))
     );
+}
+
+/// `iterations` rounds of doubling `x`, with each round's value kept.
+fn doubling_session(limits: Limits) -> Session {
+    let mut body = GraphBuilder::new(17);
+    body.input("i", DType::I64, vec![]);
+    let going = body.input("going", DType::Bool, vec![]);
+    let value = body.input("value", DType::F32, vec![Dim::symbol("n")]);
+    let doubled = body.node("Add", &[value, value]);
+    let (going, kept) = (body.node("Identity", &[going]), body.node("Identity", &[doubled]));
+    body.output("going_out", going)
+        .output("doubled", doubled)
+        .output("kept", kept);
+    let body = body.finish().unwrap();
+    let mut b = GraphBuilder::new(17);
+    let count = b.input("iterations", DType::I64, vec![]);
+    let x = b.input("x", DType::F32, vec![Dim::symbol("n")]);
+    let going = b.constant("going", Tensor::scalar(Bool8::from(true)));
+    let subgraph = Subgraph {
+        graph: body,
+        captures: Vec::new(),
+    };
+    let attributes = [("body", Attribute::Graph(Box::new(subgraph)))];
+    let outputs = b.node_of(
+        OperatorId::new("", "Loop", 17),
+        &[Some(count), Some(going), Some(x)],
+        &attributes,
+        2,
+    );
+    let graph = b.output("last", outputs[0]).output("all", outputs[1]).finish().unwrap();
+    let options = SessionOptions {
+        device: Device::Cpu,
+        limits,
+        ..SessionOptions::default()
+    };
+    pollster::block_on(Session::new(Model::from_graph(graph).unwrap(), options)).unwrap()
+}
+
+#[test]
+fn limits_end_a_run_and_the_session_stays_usable() {
+    let cases = [
+        (
+            Limits {
+                loop_iterations: Some(10),
+                ..Limits::default()
+            },
+            100,
+        ),
+        (
+            Limits {
+                memory_bytes: Some(20_000),
+                ..Limits::default()
+            },
+            1000,
+        ),
+        (
+            Limits {
+                run_millis: Some(1.0),
+                ..Limits::default()
+            },
+            1_000_000,
+        ),
+    ];
+    for (limits, too_many) in cases {
+        let mut session = doubling_session(limits);
+        let mut rounds = |count: i64| {
+            let feeds = [("iterations", Tensor::scalar(count)), ("x", row(&[1.0; 8]))];
+            pollster::block_on(session.run(feeds)).map(|outputs| outputs[1].shape().to_vec())
+        };
+        let error = rounds(too_many).unwrap_err();
+        assert_eq!(error.code(), ErrorCode::LimitExceeded, "{limits:?}: {error}");
+        assert_eq!(rounds(2).unwrap(), [2, 8], "{limits:?}");
+    }
+}
+
+#[test]
+fn memory_is_refused_before_it_is_taken() {
+    let mut b = GraphBuilder::new(17);
+    let shape = b.input("shape", DType::I64, vec![Dim::from(2)]);
+    let filled = b.node("ConstantOfShape", &[shape]);
+    let sum = b.node("ReduceSum", &[filled]);
+    let graph = b.output("sum", sum).finish().unwrap();
+    let options = SessionOptions {
+        device: Device::Cpu,
+        limits: Limits {
+            memory_bytes: Some(1 << 20),
+            ..Limits::default()
+        },
+        ..SessionOptions::default()
+    };
+    let mut session = pollster::block_on(Session::new(Model::from_graph(graph).unwrap(), options)).unwrap();
+    let mut run = |sizes: [i64; 2]| {
+        let feeds = [("shape", Tensor::new(&[2], sizes.to_vec()).unwrap())];
+        pollster::block_on(session.run(feeds)).map(|outputs| outputs[0].to_f32s().unwrap()[0])
+    };
+    assert_eq!(run([1 << 19, 1 << 19]).unwrap_err().code(), ErrorCode::LimitExceeded);
+    assert_eq!(run([3, 4]).unwrap(), 0.0);
 }

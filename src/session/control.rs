@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 
-use super::{runner::Runner, runtime::Runtime};
+use super::{limits::bytes_of, runner::Runner, runtime::Runtime};
 use crate::{
     error::{Error, ErrorCode, Result},
     graph::{Node, Subgraph},
@@ -36,6 +36,7 @@ impl Call<'_> {
     }
 
     async fn iterate(&self, feeds: Vec<Value>) -> Result<Vec<Value>> {
+        self.runtime.meter.iterate()?;
         let expected = self.body.bound().graph.inputs.len();
         if feeds.len() != expected {
             return Err(
@@ -82,7 +83,7 @@ impl Call<'_> {
                 return Err(too_few_outputs());
             }
             collected.resize_with(results.len(), Vec::new);
-            collect(&mut collected, results)?;
+            self.collect(&mut collected, results)?;
             iteration += 1;
         }
         let outputs = self.node.outputs.len();
@@ -157,7 +158,7 @@ impl Call<'_> {
             if state.len() != initial.len() || results.len() < scan_outputs {
                 return Err(too_few_outputs());
             }
-            collect(&mut collected, results)?;
+            self.collect(&mut collected, results)?;
         }
         for (index, mut list) in collected.into_iter().enumerate() {
             if output_reversed[index] != 0 {
@@ -177,6 +178,17 @@ impl Call<'_> {
             state.push(stacked.into());
         }
         Ok(state)
+    }
+
+    /// Puts the tensors of one iteration behind those of the ones before.
+    fn collect(&self, collected: &mut [Vec<Tensor>], results: impl Iterator<Item = Value>) -> Result<()> {
+        for (list, value) in collected.iter_mut().zip(results) {
+            self.runtime
+                .meter
+                .hold(bytes_of(&value), "the outputs of a loop take")?;
+            list.push(value.tensor()?.clone());
+        }
+        Ok(())
     }
 
     /// Runs the body on each element of the first sequence, with the elements of the other sequences beside it.
@@ -203,21 +215,15 @@ impl Call<'_> {
             if results.len() < outputs.len() {
                 return Err(too_few_outputs());
             }
-            outputs
-                .iter_mut()
-                .zip(results)
-                .for_each(|(list, value)| list.push(value));
+            for (list, value) in outputs.iter_mut().zip(results) {
+                self.runtime
+                    .meter
+                    .hold(bytes_of(&value), "the outputs of a loop take")?;
+                list.push(value);
+            }
         }
         Ok(outputs.into_iter().map(Value::Sequence).collect())
     }
-}
-
-/// Puts the tensors of one iteration behind those of the ones before.
-fn collect(collected: &mut [Vec<Tensor>], results: impl Iterator<Item = Value>) -> Result<()> {
-    for (list, value) in collected.iter_mut().zip(results) {
-        list.push(value.tensor()?.clone());
-    }
-    Ok(())
 }
 
 fn too_few_outputs() -> Error {

@@ -2,12 +2,14 @@
 
 mod control;
 mod feeds;
+mod limits;
 mod model;
 mod report;
 mod runner;
 mod runtime;
 mod variant;
 
+pub use limits::Limits;
 pub use model::{Model, ValueInfo};
 pub use report::{Memory, Report, Timings};
 
@@ -19,6 +21,7 @@ use crate::{
     optimize::Level,
     tensor::{Tensor, Value},
 };
+use limits::Meter;
 use runtime::Runtime;
 use variant::{VariantKey, Variants};
 
@@ -43,6 +46,8 @@ pub struct SessionOptions {
     pub optimization: Level,
     /// How many programs, one for each set of input shapes, are kept.
     pub program_cache: usize,
+    /// What the model may use.
+    pub limits: Limits,
     /// Milliseconds since some fixed moment, for the report's timings.
     pub clock: fn() -> f64,
 }
@@ -53,6 +58,7 @@ impl Default for SessionOptions {
             device: Device::Auto,
             optimization: Level::All,
             program_cache: 8,
+            limits: Limits::default(),
             clock: runtime::default_clock,
         }
     }
@@ -99,7 +105,10 @@ impl Session {
         let outputs = model::outputs_of(&imported)?;
         let variants = Variants::new(&imported, options.optimization, options.program_cache)?;
         let optimized = (options.clock)();
-        let runtime = Runtime::new(options.device, options.clock).await?;
+        let weights = imported.values.iter().filter_map(|value| value.constant.as_ref());
+        let weights = weights.map(|tensor| tensor.bytes().len() as u64).sum();
+        let meter = Meter::new(options.limits, options.clock, weights)?;
+        let runtime = Runtime::new(options.device, options.clock, meter).await?;
         let opened = (options.clock)();
         let timings = Timings {
             parse_ms,
@@ -156,11 +165,13 @@ impl Session {
         };
         let (level, cache) = (self.options.optimization, self.options.program_cache);
         let runner = self.variants.get(&self.imported, key, level, cache)?;
+        self.runtime.meter.begin();
         let results = match runner.run(&self.runtime, values.clone()).await {
             Err(error) if self.falls_back(&error) => {
                 let reason = error.message().to_string();
                 self.runtime.fall_back_to_cpu(reason);
                 self.variants.forget_programs();
+                self.runtime.meter.begin();
                 runner.run(&self.runtime, values).await?
             }
             other => other?,

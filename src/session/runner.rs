@@ -4,6 +4,7 @@ use std::{cell::RefCell, collections::HashMap, rc::Rc};
 
 use super::{
     control,
+    limits::bytes_of,
     runtime::{Recorded, Runtime},
 };
 use crate::{
@@ -12,7 +13,7 @@ use crate::{
     graph::{NodeId, ValueId, ValueType},
     ops::infer::BoundGraph,
     plan::{InputType, Placement, PlanState, Planned, Segment, SlotSource, Step, TailStep},
-    tensor::{AlignedBytes, DType, Tensor, Value},
+    tensor::{AlignedBytes, DType, Tensor, Value, element_count},
 };
 
 /// A graph with its cached programs.
@@ -115,7 +116,11 @@ impl Runner {
         let mut link = self.plan_first(runtime, &key)?;
         let mut chain = vec![Rc::clone(&link)];
         loop {
+            runtime.meter.check_time()?;
+            let held = table.iter().flatten().map(bytes_of).sum();
+            let before = runtime.meter.hold(held, "the values of a run take")?;
             link.run(runtime, &mut table, self.capacity).await?;
+            runtime.meter.release_to(before);
             if link.planned.state.is_finished() {
                 break;
             }
@@ -188,6 +193,12 @@ impl Link {
             *self.recorded.borrow_mut() = recorded;
             self.is_recorded.set(true);
         }
+        let buffers = segment.slots.iter().map(|source| match source {
+            SlotSource::Buffer(len) => *len as u64,
+            _ => 0,
+        });
+        let planned = buffers.sum::<u64>() + segment.arena_bytes as u64;
+        runtime.meter.check_memory(planned, "the values of a run take")?;
         let mut slots = Vec::with_capacity(segment.slots.len());
         for source in &segment.slots {
             slots.push(match source {
@@ -211,19 +222,26 @@ impl Link {
             arena: &mut arena,
             slots: &mut slots,
         };
-        let result = self.run_steps(&mut frame, recorded.as_mut()).await;
+        let result = self.run_steps(runtime, &mut frame, recorded.as_mut()).await;
         *self.recorded.borrow_mut() = recorded;
         *runtime.arena.borrow_mut() = arena;
         result?;
         self.keep_outputs(slots, table)?;
         for step in &segment.tail {
+            runtime.meter.check_time()?;
             self.run_tail(runtime, step, table, capacity).await?;
         }
         Ok(())
     }
 
-    async fn run_steps(&self, frame: &mut Frame<'_>, mut recorded: Option<&mut Recorded>) -> Result<()> {
+    async fn run_steps(
+        &self,
+        runtime: &Runtime,
+        frame: &mut Frame<'_>,
+        mut recorded: Option<&mut Recorded>,
+    ) -> Result<()> {
         for step in &self.planned.segment.steps {
+            runtime.meter.check_time()?;
             match step {
                 Step::Cpu(step) => step.run(frame)?,
                 other => {
@@ -280,10 +298,20 @@ impl Link {
         let tensor_of = |value: Option<Value>| value.map(|value| value.tensor().cloned()).transpose();
         let (node, results) = match step {
             TailStep::Dynamic {
-                node, kernel, inputs, ..
+                node,
+                kernel,
+                inputs,
+                outputs,
             } => {
                 let inputs = inputs.iter().map(|id| tensor_of(fetch(id, table)?));
                 let inputs = inputs.collect::<Result<Vec<_>>>()?;
+                let known = outputs.iter().flatten().filter_map(|id| {
+                    let facts = &state.facts[id.index()];
+                    facts.dtype?.byte_len(element_count(&facts.concrete_shape()?).ok()?)
+                });
+                let known = known.sum::<usize>() as u64;
+                let check = |bytes| runtime.meter.check_memory(bytes, "the node's outputs take");
+                check(known).map_err(|error| label(node, error))?;
                 let results = (kernel.run)(&inputs).map_err(|error| label(node, error))?;
                 (node, results.into_iter().map(Value::Tensor).collect())
             }
@@ -310,6 +338,7 @@ impl Link {
             }
         };
         for (id, value) in graph.nodes[node.index()].outputs.iter().zip(results) {
+            runtime.meter.hold(bytes_of(&value), "the values of a run take")?;
             if let Some(id) = id {
                 table[id.index()] = Some(value);
             }

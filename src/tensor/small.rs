@@ -90,7 +90,8 @@ impl SmallFloat {
     }
 
     /// The bits of a number. What lies beyond the largest number becomes that when `saturate` is set, else infinity or
-    /// NaN, as the format has it; a format without NaN (E2M1) always saturates, and takes NaN for its largest number.
+    /// NaN, as the format has it; a format without NaN (E2M1) always saturates, and takes NaN for -0, as
+    /// ONNX's reference does.
     pub fn encode(&self, value: f64, saturate: bool, rounding: Rounding) -> u8 {
         let no_zero_sign = self.nan == Some(0x80);
         let sign = if value.is_sign_negative() { self.sign_bit() } else { 0 };
@@ -98,7 +99,7 @@ impl SmallFloat {
             return match self.nan {
                 Some(nan) if no_zero_sign => nan,
                 Some(nan) => nan | sign,
-                None => self.max,
+                None => self.sign_bit(),
             };
         }
         if !self.signed && !saturate && value < self.magnitude(0) {
