@@ -1,15 +1,25 @@
 //! The `com.microsoft` operators that ONNX Runtime's optimisers and quantisers emit, and ONNX's quantised products and
 //! convolutions, which are made the same way.
 
+mod attention;
 mod composite;
 mod fused;
+mod grouped;
 mod quantized;
+mod rotary;
 mod small;
+mod tensors;
 
 use super::registry::{Entry, contrib, onnx};
 
 /// The operators of this room.
 pub(super) static OPERATORS: &[Entry] = &[
+    // Attention.
+    contrib("Attention", attention::make_attention),
+    contrib("GroupQueryAttention", grouped::make),
+    contrib("MultiHeadAttention", attention::make_multi_head),
+    contrib("QAttention", attention::make_quantized),
+    contrib("RotaryEmbedding", rotary::make),
     // Fused nodes.
     contrib("BiasAdd", fused::make_bias_add),
     contrib("BiasGelu", fused::make_gelu),

@@ -309,7 +309,106 @@ def small():
     case("maxpool_mask", "MaxpoolWithMask", [f32(1, 2, 4, 4), rng.integers(0, 2, (1, 2, 4, 4)).astype(np.int32)], kernel_shape=[2, 2], strides=[2, 2])
 
 
-GROUPS = [fused, quantized, small]
+def attention():
+    i32 = lambda *values: np.array(values, np.int32)
+    b, s, n, h = 2, 3, 2, 4
+    d = n * h
+    x, w, bias = f32(b, s, 6), C(f32(6, 3 * d, scale=0.5)), C(f32(3 * d))
+    case("attention", "Attention", [x, w, bias], num_heads=n)
+    case("attention_causal", "Attention", [x, w, bias], num_heads=n, unidirectional=1, scale=0.3)
+    case("attention_lengths", "Attention", [x, w, bias, i32(2, 3)], num_heads=n)
+    case("attention_starts", "Attention", [x, w, bias, i32(3, 2, 1, 0)], num_heads=n)
+    case("attention_mask", "Attention", [x, w, bias, np.array([[1, 1, 0], [0, 1, 1]], np.int32)], num_heads=n, mask_filter_value=-3.0)
+    case("attention_mask3", "Attention", [x, w, bias, rng.integers(0, 2, (b, s, s)).astype(np.int32)], num_heads=n, unidirectional=1)
+    case("attention_bias", "Attention", [x, w, bias, None, None, f32(1, n, s, s)], num_heads=n)
+    case("attention_sizes", "Attention", [x, C(f32(6, 20)), C(f32(20))], num_heads=n, qkv_hidden_sizes=[8, 8, 4])
+    past = f32(2, b, n, 2, h)
+    case("attention_past", "Attention", [x, w, bias, None, past], 2, num_heads=n, unidirectional=1)
+    case("attention_past_mask", "Attention", [x, w, bias, rng.integers(0, 2, (b, s + 2)).astype(np.int32), past, f32(b, 1, s, s + 2)], 2, num_heads=n, unidirectional=1)
+    case("attention_present", "Attention", [x, w, bias], 2, num_heads=n)
+    one = lambda value, kind=np.float32: C(np.array(value, kind))
+    case("qattention", "QAttention", [u8(b, s, 6), C(i8(6, 3 * d)), bias, one(0.02), one(0.005), i32(2, 3), one(128, np.uint8), one(0, np.int8)], num_heads=n)
+    case("qattention_columns", "QAttention", [u8(b, s, 6), C(i8(6, 3 * d)), bias, one(0.02), C(rng.uniform(0.002, 0.01, 3 * d).astype(np.float32)), None, one(128, np.uint8), C(np.zeros(3 * d, np.int8))], num_heads=n, unidirectional=1)
+
+    q, k, v = f32(b, s, d), f32(b, 5, d), f32(b, 5, 6)
+    case("mha", "MultiHeadAttention", [q, k, v], num_heads=n)
+    case("mha_bias", "MultiHeadAttention", [q, k, v, C(f32(2 * d + 6))], num_heads=n, scale=0.2)
+    case("mha_lengths", "MultiHeadAttention", [q, k, v, None, i32(5, 3)], num_heads=n)
+    case("mha_mask", "MultiHeadAttention", [q, k, v, None, rng.integers(0, 2, (b, 5)).astype(np.int32)], num_heads=n)
+    case("mha_mask3", "MultiHeadAttention", [q, k, v, None, rng.integers(0, 2, (b, s, 5)).astype(np.int32), f32(1, 1, s, 5)], num_heads=n)
+    case("mha_added", "MultiHeadAttention", [q, k, v, None, None, f32(b, n, s, 5)], num_heads=n)
+    case("mha_packed_kv", "MultiHeadAttention", [q, f32(b, 5, n, 2, h)], num_heads=n)
+    case("mha_packed_qkv", "MultiHeadAttention", [f32(b, s, n, 3, h)], num_heads=n)
+    case("mha_packed_bias", "MultiHeadAttention", [f32(b, s, n, 3, h), None, None, C(f32(3 * d))], num_heads=n)
+    case("mha_cross", "MultiHeadAttention", [q, f32(b, n, 5, h), f32(b, n, 5, h)], num_heads=n)
+    case("mha_cross_bias", "MultiHeadAttention", [q, f32(b, n, 5, h), f32(b, n, 5, h), C(f32(3 * d))], num_heads=n)
+    k, v = f32(b, s, d), f32(b, s, d)
+    pk, pv = f32(b, n, 2, h), f32(b, n, 2, h)
+    case("mha_past", "MultiHeadAttention", [q, k, v, None, None, None, pk, pv], 3, num_heads=n, unidirectional=1)
+    case("mha_past_bias", "MultiHeadAttention", [q, k, v, C(f32(3 * d)), rng.integers(0, 2, (b, 5)).astype(np.int32), f32(b, n, s, 5), pk, pv], 3, num_heads=n)
+    case("mha_present", "MultiHeadAttention", [q, k, v], 3, num_heads=n)
+    case("mha_scores", "MultiHeadAttention", [q, k, v], [True, False, False, True], num_heads=n)
+    case("mha_scores_mask", "MultiHeadAttention", [q, k, v, None, i32(2, 3)], [True, False, False, True], num_heads=n)
+    case("mha_one", "MultiHeadAttention", [f32(b, 1, d), f32(b, 1, d), f32(b, 1, d), None, None, None, pk, pv], 3, num_heads=n)
+    case("mha_shared", "MultiHeadAttention", [f32(b, 1, d), f32(b, 1, d), f32(b, 1, d), None, None, None, f32(b, n, 6, h), f32(b, n, 6, h), i32(3)], 3, num_heads=n)
+
+    cos, sin = C(np.cos(f32(12, 4))), C(np.sin(f32(12, 4)))
+    positions = np.array([[3, 4, 5], [0, 1, 7]], np.int64)
+    x = f32(2, 3, 16)
+    case("rotary", "RotaryEmbedding", [x, positions, cos, sin])
+    case("rotary_interleaved", "RotaryEmbedding", [x, positions, cos, sin], interleaved=1)
+    case("rotary_offset", "RotaryEmbedding", [x, np.array([2], np.int64), cos, sin])
+    case("rotary_heads", "RotaryEmbedding", [f32(2, 2, 3, 8), positions, cos, sin])
+    case("rotary_part", "RotaryEmbedding", [f32(2, 3, 32), positions, cos, sin], num_heads=2, rotary_embedding_dim=8)
+    case("rotary_part_heads", "RotaryEmbedding", [f32(2, 2, 3, 16), positions, cos, sin], num_heads=2, rotary_embedding_dim=8, interleaved=1)
+
+    n, m, h = 4, 2, 16
+    cos, sin = C(np.cos(f32(16, h // 2))), C(np.sin(f32(16, h // 2)))
+    def gqa(name, rows, past, lengths=None, batch=1, outputs=3, packed=False, bias=None, sink=None, capacity=None, positions=None, total=None, **attributes):
+        query = f32(batch, rows, (n + 2 * m) * h if packed else n * h)
+        key, value = (None, None) if packed else (f32(batch, rows, m * h), f32(batch, rows, m * h))
+        capacity = past if capacity is None else capacity
+        total = total or past + rows
+        lengths = lengths or [total - 1] * batch
+        cache = [f32(batch, m, capacity, h), f32(batch, m, capacity, h)]
+        rotates = attributes.get("do_rotary")
+        tables = [cos, sin] if rotates else [None, None]
+        more = [positions, bias, sink]
+        while more and more[-1] is None:
+            more.pop()
+        inputs = [query, key, value, *cache, i32(*lengths), scalar(total, np.int32), *tables, *more]
+        while inputs[-1] is None:
+            inputs.pop()
+        case("gqa_" + name, "GroupQueryAttention", inputs, outputs, num_heads=n, kv_num_heads=m, **attributes)
+    gqa("prompt", 5, 0)
+    gqa("prompt_packed", 5, 0, packed=True, do_rotary=1)
+    gqa("token", 1, 6)
+    gqa("token_rotary", 1, 6, do_rotary=1)
+    gqa("token_interleaved", 1, 6, packed=True, do_rotary=1, rotary_interleaved=1)
+    gqa("window", 6, 0, local_window_size=3)
+    gqa("window_token", 1, 8, local_window_size=4)
+    gqa("softcap", 5, 0, softcap=2.0)
+    gqa("softcap_bias", 5, 0, softcap=2.0, bias=f32(1, n, 5, 5))
+    gqa("smooth", 1, 6, smooth_softmax=1)
+    gqa("sink", 4, 0, sink=C(f32(n)))
+    gqa("bias", 1, 6, bias=f32(1, 1, 1, 7))
+    gqa("scale", 4, 0, scale=0.1)
+    gqa("batch", 1, 6, lengths=[6, 3], batch=2, do_rotary=1)
+    gqa("batch_prompt", 4, 0, lengths=[3, 3], batch=2)
+    gqa("capacity", 1, 6, capacity=10, do_rotary=1)
+    gqa("capacity_prompt", 4, 0, capacity=10)
+    gqa("chunk", 3, 4, do_rotary=1)
+    gqa("chunk_capacity", 3, 4, capacity=9)
+    gqa("positions", 1, 6, positions=np.array([[4]], np.int64), do_rotary=1)
+    gqa("scores", 3, 0, outputs=4, qk_output=1)
+    gqa("weights", 3, 4, outputs=4, qk_output=2)
+    gqa("weights_window", 1, 6, outputs=4, qk_output=2, local_window_size=3)
+    gqa("all", 4, 0, causal=0)
+    half = lambda *shape: f32(*shape).astype(np.float16)
+    case("gqa_f16", "GroupQueryAttention", [half(1, 3, n * h), half(1, 3, m * h), half(1, 3, m * h), half(1, m, 2, h), half(1, m, 2, h), i32(4), scalar(5, np.int32)], 3, num_heads=n, kv_num_heads=m)
+
+
+GROUPS = [fused, quantized, small, attention]
 
 if __name__ == "__main__":
     if not ONLY:

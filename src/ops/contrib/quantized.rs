@@ -15,7 +15,7 @@ use crate::{
 
 impl Body<'_> {
     /// `(x - zero_point) * scale`, per tensor or along `axis`.
-    fn dequantize(&mut self, x: ValueId, scale: ValueId, zero_point: Option<ValueId>, axis: i64) -> ValueId {
+    pub fn dequantize(&mut self, x: ValueId, scale: ValueId, zero_point: Option<ValueId>, axis: i64) -> ValueId {
         let inputs = vec![Some(x), Some(scale), zero_point];
         let attributes = [("axis".to_string(), Attribute::Int(axis))];
         self.node(OperatorId::new("", "DequantizeLinear", 21), inputs, attributes, 1)[0]
