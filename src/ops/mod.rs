@@ -1,6 +1,7 @@
 //! Operators: what each means for types and shapes, on the CPU and on the GPU. One file per operator family; the table
 //! of all is [`registry`]. What several operators share stands in `cpu/` and `gpu/`, never in another operator's file.
 
+mod arity;
 mod binary;
 mod cast;
 mod channel_norm;

@@ -216,7 +216,7 @@ fn copy_elements(ctx: &mut InferContext<'_>) {
 /// The view that the first output is of the first input.
 fn view(ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
     if !ctx.outputs_known {
-        return Err(Error::internal("the shape of a view is not known"));
+        return Err(mismatch("the inputs do not tell the output's shape"));
     }
     let (input, output) = (&ctx.input(0)?.shape, &ctx.output(0)?.shape);
     if element_count(input)? != element_count(output)? {
@@ -416,7 +416,11 @@ impl Operator for Dropout {
             return view(ctx);
         }
         let (mask, has_data) = (mask.map(|mask| mask.dtype), ctx.optional_output(0).is_some());
-        let ratio = ctx.optional_input(1).map(|ratio| ratio.dtype);
+        let ratio = ctx.optional_input(1);
+        if ratio.is_some_and(|ratio| ratio.shape.contains(&0)) {
+            return Err(mismatch("the ratio is not one number").actual(display_shape(&[0usize])));
+        }
+        let ratio = ratio.map(|ratio| ratio.dtype);
         Ok(CpuKernel::compute("dropout", move |io| {
             if is_open && io.inputs.bytes(2)?.iter().any(|&byte| byte != 0) {
                 let mut value = [0.5f64];
@@ -441,7 +445,7 @@ impl Operator for Dropout {
                 Some(DType::F32) => io.outputs.take::<f32>(1)?.fill(1.0),
                 Some(DType::F64) => io.outputs.take::<f64>(1)?.fill(1.0),
                 Some(DType::F16) => io.outputs.take::<half::f16>(1)?.fill(half::f16::ONE),
-                Some(_) => return Err(Error::internal("a mask of this element type")),
+                Some(_) => return Err(unsupported("a mask of this element type is not supported")),
             }
             Ok(())
         }))
