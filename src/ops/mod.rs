@@ -5,6 +5,7 @@ mod binary;
 mod cast;
 mod channel_norm;
 mod context;
+#[cfg_attr(not(feature = "all-operators"), allow(dead_code))]
 mod contrib;
 mod control;
 mod conv;
@@ -20,7 +21,9 @@ mod join;
 mod layout;
 mod lower;
 mod matmul;
+#[cfg_attr(not(feature = "all-operators"), allow(dead_code))]
 mod ml;
+#[cfg_attr(not(feature = "all-operators"), allow(dead_code))]
 mod neural;
 mod normalization;
 mod on_gpu;
@@ -37,11 +40,13 @@ mod search;
 mod select;
 mod sequence;
 mod shape;
+#[cfg_attr(not(feature = "all-operators"), allow(dead_code))]
 mod signal;
 mod slice;
 mod softmax;
 #[cfg(test)]
 pub mod testing;
+#[cfg_attr(not(feature = "all-operators"), allow(dead_code))]
 mod text;
 mod transpose;
 mod unary;
