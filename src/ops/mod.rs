@@ -6,6 +6,7 @@ mod binary;
 mod cast;
 mod channel_norm;
 mod context;
+#[cfg_attr(not(feature = "all-operators"), allow(dead_code))]
 mod contrib;
 mod control;
 mod conv;
@@ -21,7 +22,9 @@ mod join;
 mod layout;
 mod lower;
 mod matmul;
+#[cfg_attr(not(feature = "all-operators"), allow(dead_code))]
 mod ml;
+#[cfg_attr(not(feature = "all-operators"), allow(dead_code))]
 mod neural;
 mod normalization;
 mod on_gpu;
@@ -38,11 +41,13 @@ mod search;
 mod select;
 mod sequence;
 mod shape;
+#[cfg_attr(not(feature = "all-operators"), allow(dead_code))]
 mod signal;
 mod slice;
 mod softmax;
 #[cfg(test)]
 pub mod testing;
+#[cfg_attr(not(feature = "all-operators"), allow(dead_code))]
 mod text;
 mod transpose;
 mod unary;

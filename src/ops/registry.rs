@@ -43,6 +43,7 @@ pub(super) const fn contrib(name: &'static str, make: Make) -> Entry {
     }
 }
 
+#[cfg_attr(not(feature = "all-operators"), allow(dead_code))]
 pub(super) const fn ml(name: &'static str, make: Make) -> Entry {
     Entry {
         domain: "ai.onnx.ml",
@@ -61,14 +62,20 @@ const fn internal(name: &'static str, make: Make) -> Entry {
     }
 }
 
-/// Every operator: those that most models are made of, and the tables of the rooms of rarer ones.
+/// Every operator: those that most models are made of, and with the feature `all-operators` the tables of the rooms of
+/// rarer ones.
 pub static TABLES: &[&[Entry]] = &[
     OPERATORS,
-    super::neural::OPERATORS,
-    super::signal::OPERATORS,
     super::sequence::OPERATORS,
+    #[cfg(any(test, feature = "all-operators"))]
+    super::neural::OPERATORS,
+    #[cfg(any(test, feature = "all-operators"))]
+    super::signal::OPERATORS,
+    #[cfg(any(test, feature = "all-operators"))]
     super::text::OPERATORS,
+    #[cfg(any(test, feature = "all-operators"))]
     super::ml::OPERATORS,
+    #[cfg(any(test, feature = "all-operators"))]
     super::contrib::OPERATORS,
 ];
 

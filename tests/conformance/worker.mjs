@@ -40,17 +40,12 @@ async function readAll(set, kind, infos) {
   const candidates = count > required.length ? infos : required;
   const values = {};
   for (let i = 0; i < count; i++) {
-    const { name, value } = await readValue(await readFile(join(set, `${kind}_${i}.pb`)), candidates[i]);
+    const bytes = await readFile(join(set, `${kind}_${i}.pb`));
+    const { name, value } = await modelet.readValue(bytes, candidates[i]?.type ?? "?");
     const known = candidates.some((info) => info.name === name);
     values[known ? name : (candidates[i]?.name ?? `#${i}`)] = value;
   }
   return values;
-}
-
-async function readValue(bytes, info) {
-  if (modelet.readValue) return await modelet.readValue(bytes, info);
-  const { name, tensor } = await modelet.readTensor(bytes);
-  return { name, value: tensor };
 }
 
 /** The first difference, in words: tensors by their elements, sequences item by item, maps key by key. */
@@ -65,11 +60,12 @@ function compare(name, actual, expected, tolerance) {
     const compared = expected.map((item, i) => compare(`${name}[${i}]`, actual[i], item, tolerance));
     return compared.find((difference) => difference !== undefined);
   }
-  if (expected instanceof Map) {
-    if (!(actual instanceof Map)) return `${name}: not a map, expected one`;
-    if (actual.size !== expected.size) return `${name}: ${actual.size} entries, expected ${expected.size}`;
-    const compared = Array.from(expected, ([key, value]) =>
-      compare(`${name}[${key}]`, actual.get(key), value, tolerance),
+  if (typeof expected === "object" && !(expected instanceof modelet.Tensor)) {
+    if (typeof actual !== "object" || actual instanceof modelet.Tensor) return `${name}: not a map, expected one`;
+    const [size, wanted] = [Object.keys(actual).length, Object.keys(expected).length];
+    if (size !== wanted) return `${name}: ${size} entries, expected ${wanted}`;
+    const compared = Object.entries(expected).map(([key, value]) =>
+      compare(`${name}[${key}]`, actual[key], value, tolerance),
     );
     return compared.find((difference) => difference !== undefined);
   }
