@@ -74,10 +74,18 @@ def stored(value, ty, name):
     if kind == "optional_type":
         return numpy_helper.from_optional(value, name, optional_kind(ty))
     if kind == "sequence_type":
-        return numpy_helper.from_list(value, name)
+        return numpy_helper.from_list([in_type(item, ty.sequence_type.elem_type) for item in value], name)
     if kind == "map_type":
-        return numpy_helper.from_dict(value, name)
+        return numpy_helper.from_dict(in_type(value, ty), name)
     return numpy_helper.from_array(np.asarray(value), name)
+
+
+def in_type(value, ty):
+    """A dictionary with values of the map's element type: Python's own numbers have another."""
+    if not isinstance(value, dict):
+        return value
+    dtype = helper.tensor_dtype_to_np_dtype(ty.map_type.value_type.tensor_type.elem_type)
+    return {key: np.asarray(item, dtype) for key, item in value.items()}
 
 
 def optional_kind(ty):
