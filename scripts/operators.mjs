@@ -112,8 +112,7 @@ function row({ domain, name, since, schema, uses = [], operatorsOfCase, cpu, gpu
   const versions = schema
     ? schema.versions.filter((version, i) => version >= since || schema.versions[i + 1] > since)
     : [];
-  const passedOn = (rows) => uses.filter(({ id }) => /^passed|^failed as/.test(rows.get(id)?.status ?? ""));
-  const passed = passedOn(cpu).filter(({ id }) => cpu.get(id).status.startsWith("passed"));
+  const passed = uses.filter(({ id }) => cpu.get(id)?.status.startsWith("passed"));
   const ids = (list) => new Set(list.map(({ id }) => id));
   // Cases of this operator alone say most; an operator that never stands alone has those that it takes part in.
   const alone = uses.filter(({ id }) => operatorsOfCase.get(id).size === 1);
@@ -123,8 +122,10 @@ function row({ domain, name, since, schema, uses = [], operatorsOfCase, cpu, gpu
     const result = gpu.get(id);
     return result?.status.startsWith("passed") && result.gpuKernels.some((own) => key(...split(own)) === operator);
   });
+  // A case that has the operator on several types does not tell which of them the kernel took.
+  const once = onGpu.filter(({ id }) => uses.filter((use) => use.id === id).length === 1);
   const cpuTypes = typeList(new Set(passed.flatMap(({ types }) => types)));
-  const gpuTypes = typeList(new Set(onGpu.flatMap(({ types }) => types)));
+  const gpuTypes = typeList(new Set(once.flatMap(({ types }) => types)));
   const cells = [
     `\`${name}\``,
     versions.join(", ") || "1",
@@ -172,7 +173,7 @@ const text = [
   "- **Opsets**: the versions in which ONNX changed the operator. A model may import any opset from the first on.",
   "- **Cases**: how many of the operator's test cases pass. Cases of several operators are counted for those that have",
   "  none of their own.",
-  "- **CPU**, **GPU**: the element types that the operator met in passing cases, and those with a GPU kernel among them.",
+  "- **CPU**, **GPU**: the element types that the operator met in passing cases, and those for which it had a GPU kernel.",
   "  Others may work too. What has no GPU kernel for a type runs on the CPU within the same model.",
   "",
   `Types are shortened: ${["f32", "bf16", "i8", "u8", "str"].map((name) => `\`${name}\` is ${[...short].find(([, own]) => own === name)[0]}`).join(", ")}.`,

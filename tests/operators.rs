@@ -12,7 +12,9 @@ use modelet::ops::registry::TABLES;
 fn supported() -> BTreeSet<(String, String)> {
     let entries = TABLES.iter().copied().flatten();
     let public = entries.filter(|entry| entry.domain != INTERNAL_DOMAIN);
-    public.map(|entry| (domain(entry.domain), entry.name.to_string())).collect()
+    public
+        .map(|entry| (domain(entry.domain), entry.name.to_string()))
+        .collect()
 }
 
 fn domain(name: &str) -> String {
@@ -37,7 +39,11 @@ fn documented(page: &str) -> BTreeSet<(String, String)> {
 #[test]
 fn the_page_of_operators_names_those_of_the_table() {
     if let Ok(path) = std::env::var("MODELET_OPERATOR_TABLE") {
-        let lines = TABLES.iter().copied().flatten().filter(|entry| entry.domain != INTERNAL_DOMAIN);
+        let lines = TABLES
+            .iter()
+            .copied()
+            .flatten()
+            .filter(|entry| entry.domain != INTERNAL_DOMAIN);
         let lines = lines.map(|entry| format!("{}\t{}\t{}\n", domain(entry.domain), entry.name, entry.since));
         std::fs::write(&path, lines.collect::<String>()).expect("the table can be written");
         return;
