@@ -2,10 +2,15 @@
 //! convolutions, which are made the same way.
 
 mod attention;
+mod blocks;
 mod composite;
 mod fused;
 mod grouped;
+mod kernels;
+mod matmul;
+mod moe;
 mod quantized;
+mod recurrence;
 mod rotary;
 mod small;
 mod tensors;
@@ -20,6 +25,15 @@ pub(super) static OPERATORS: &[Entry] = &[
     contrib("MultiHeadAttention", attention::make_multi_head),
     contrib("QAttention", attention::make_quantized),
     contrib("RotaryEmbedding", rotary::make),
+    contrib("CausalConvWithState", recurrence::make_causal_conv),
+    contrib("LinearAttention", recurrence::make_linear_attention),
+    // Products.
+    contrib("FusedMatMul", matmul::make_fused),
+    contrib("GatherBlockQuantized", matmul::make_gather),
+    contrib("MatMulBnb4", matmul::make_bnb4),
+    contrib("MatMulNBits", matmul::make_nbits),
+    contrib("MoE", moe::make),
+    contrib("QMoE", moe::make),
     // Fused nodes.
     contrib("BiasAdd", fused::make_bias_add),
     contrib("BiasGelu", fused::make_gelu),
@@ -72,6 +86,11 @@ pub(super) static OPERATORS: &[Entry] = &[
     contrib("Range", small::make_range),
     contrib("Rfft", small::make_rfft),
     contrib("Unique", small::make_unique),
+    // Rare ones with kernels of their own.
+    contrib("CropAndResize", kernels::make_crop_and_resize),
+    contrib("Inverse", kernels::make_inverse),
+    contrib("MaxpoolWithMask", kernels::make_masked_pool),
+    contrib("MurmurHash3", kernels::make_murmur_hash),
     // ONNX's own under another name.
     contrib("GatherND", fused::make_twin),
     contrib("Gelu", fused::make_twin),

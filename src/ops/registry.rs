@@ -76,7 +76,6 @@ pub static TABLES: &[&[Entry]] = &[
 static OPERATORS: &[Entry] = &[
     // Matrix products.
     onnx("MatMul", matmul::MatMul::plain),
-    contrib("FusedMatMul", matmul::MatMul::fused),
     internal("FusedMatMul", matmul::MatMul::fused),
     onnx("Gemm", gemm::Gemm::make),
     // Convolution.

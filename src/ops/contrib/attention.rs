@@ -223,21 +223,31 @@ pub(super) struct Past<'a> {
     pub capacity: usize,
 }
 
+/// What stands behind the new rows of a cache that has room for more.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Rest {
+    /// What the past has there.
+    Past,
+    /// Zeros.
+    Zero,
+}
+
 /// The rows of each sequence behind its past ones, as `[b, n, total, size]`. `used` says how many past rows of a sequence
-/// count. What is behind the new rows is the past's, or zero.
+/// count.
 pub(super) fn append(
     past: Option<Past<'_>>,
     used: &dyn Fn(usize) -> usize,
     new: Heads<'_>,
     [batch, heads, rows, size]: [usize; 4],
-    total: usize,
+    (total, rest): (usize, Rest),
 ) -> Result<Vec<f32>> {
     let mut values = zeros(&[batch, heads, total, size])?;
     for (index, target) in values.chunks_exact_mut((total * size).max(1)).enumerate() {
         let (sequence, head) = (index / heads, index % heads);
         let first = used(sequence).min(total);
         if let Some(past) = past {
-            let kept = past.capacity.min(total) * size;
+            let kept = if rest == Rest::Zero { first } else { total };
+            let kept = kept.min(past.capacity) * size;
             let start = index * past.capacity * size;
             target[..kept].copy_from_slice(&past.values[start..start + kept]);
         }
@@ -300,8 +310,11 @@ fn run(settings: Settings, wanted: [bool; 4], inputs: &[Option<Tensor>]) -> Resu
             return Err(shape_error(BIAS, format!("[{}]", 2 * of_q + of_v), &[bias.len()]));
         }
         q = q.biased(batch, n, Some(&bias[..of_q]))?;
-        k = k.biased(batch, n, Some(&bias[of_q..2 * of_q]))?;
-        v = v.biased(batch, n, Some(&bias[2 * of_q..]))?;
+        // Keys and values that stand head by head come from a cache, with their bias.
+        if key.is_none_or(|key| key.shape().len() != 4) {
+            k = k.biased(batch, n, Some(&bias[of_q..2 * of_q]))?;
+            v = v.biased(batch, n, Some(&bias[2 * of_q..]))?;
+        }
     }
     // Past and present.
     let (past_key, past_value) = (optional(inputs, PAST_KEY), optional(inputs, PAST_VALUE));
@@ -342,7 +355,13 @@ fn run(settings: Settings, wanted: [bool; 4], inputs: &[Option<Tensor>]) -> Resu
             let elements = past.map(Tensor::to_f32s).transpose()?;
             let past = elements.as_deref().map(|values| Past { values, capacity });
             let sizes = [batch, n, new.rows, new.size];
-            present.push(append(past, &|_| past_rows, new.heads(), sizes, present_rows)?);
+            present.push(append(
+                past,
+                &|_| past_rows,
+                new.heads(),
+                sizes,
+                (present_rows, Rest::Past),
+            )?);
         }
     }
     let (keys, values) = match &present[..] {

@@ -5,7 +5,7 @@ use super::{
         CpuLowering, InferContext, Operator,
         lower::{invalid, mismatch, unsupported},
     },
-    attention::{AddedBias, Past, append, attend},
+    attention::{AddedBias, Past, Rest, append, attend},
     rotary::Rotation,
     tensors::{count_attribute, dims, expect_shape, floats, given, optional, optional_f32s, shape_error, zeros},
 };
@@ -337,8 +337,7 @@ fn run(settings: Settings, inputs: &[Option<Tensor>]) -> Result<Vec<Tensor>> {
     let present = |past: usize, new: Heads<'_>| -> Result<Vec<f32>> {
         let elements = optional_f32s(inputs, past)?;
         let past = elements.as_deref().map(|values| Past { values, capacity });
-        // A prompt begins anew, but what the buffer holds behind it stays.
-        append(past, &past_of, new, [batch, m, rows, size], present_rows)
+        append(past, &past_of, new, [batch, m, rows, size], (present_rows, Rest::Zero))
     };
     let (keys, values) = (present(PAST_KEY, k)?, present(PAST_VALUE, v)?);
     let bias = optional(inputs, ATTENTION_BIAS)
