@@ -8,6 +8,8 @@
 import * as fs from "node:fs";
 import { join } from "node:path";
 import { gzipSync } from "node:zlib";
+import { prepareConformance } from "../tests/conformance/prepare.mjs";
+import { checkConformance } from "../tests/conformance/run.mjs";
 import { prepareFixtures } from "../tests/fixtures/make_cases.mjs";
 import { prepareModels } from "../tests/models/prepare.mjs";
 import { command, runAll, Skip } from "./lib/steps.mjs";
@@ -51,13 +53,16 @@ function skippedTests(output) {
 }
 
 async function nativeTests() {
-  const models = await prepareModels().catch((error) => {
+  const skipped = (what, instead) => (error) => {
     if (!(error instanceof Skip)) throw error;
-    console.log(`skipped: the real models: ${error.message}`);
-    return [];
-  });
+    console.log(`skipped: ${what}: ${error.message}`);
+    return instead;
+  };
+  const models = await prepareModels().catch(skipped("the real models", []));
+  const conformance = await prepareConformance().catch(skipped("the cases of the onnx package"));
   const env = {
     ...nativeEnv(),
+    ...(conformance && { MODELET_CONFORMANCE: conformance }),
     MODELET_CASES: [...prepareFixtures(), ...models].join(":"),
     MODELET_MODELS: join(settings.MODELET_CACHE, "models"),
   };
@@ -125,6 +130,7 @@ const steps = [
   { name: "Rust tests", run: nativeTests },
   { name: "wasm tests in Chromium", run: wasmTests },
   { name: "wasm-pack test, relaxed SIMD", run: wasmPackTests },
+  { name: "conformance, wasm", run: async () => checkConformance(await prepareConformance()) },
   { name: "TypeScript tests", run: () => nodeTests("tests/ts") },
   { name: "verify, CPU", run: () => verify("--device", "cpu") },
   { name: "verify, WebGPU", run: () => verify("--device", "webgpu") },

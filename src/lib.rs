@@ -23,5 +23,5 @@ pub mod tensor;
 pub mod wasm;
 
 pub use error::{Error, ErrorCode, Result};
-pub use session::{Device, Model, Outputs, Report, Session, SessionOptions, ValueInfo};
-pub use tensor::{DType, Tensor};
+pub use session::{Device, Limits, Model, Outputs, Report, Session, SessionOptions, ValueInfo};
+pub use tensor::{DType, Tensor, Value};

@@ -1,20 +1,19 @@
 //! Runs every case below `tests/data`: folders with a `model.onnx` and numbered folders `test_data_set_0`, … of feeds
 //! `input_0.pb`, … and expected results `output_0.pb`, … The `make_*.py` scripts beside the cases wrote them, with ONNX
-//! Runtime's results. `MODELET_CASES` names another folder of such cases to run instead.
+//! Runtime's results.
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-use modelet::{DType, Device, Model, Session, SessionOptions, Tensor, import::onnx::read_tensor};
+use modelet::{
+    DType, Device, Model, Session, SessionOptions, Tensor, Value, graph::ValueType, import::onnx::read_value,
+};
 
 #[test]
 fn every_case_gives_its_expected_results() {
-    let folder = std::env::var_os("MODELET_CASES").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data"),
-        PathBuf::from,
-    );
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
     let mut cases = Vec::new();
     collect(&folder, &mut cases);
     let failures: Vec<String> = cases
@@ -59,7 +58,9 @@ fn run_case(case: &Path) -> Result<(), String> {
         ..SessionOptions::default()
     };
     let mut session = pollster::block_on(Session::new(model, options)).map_err(text)?;
+    let types = |infos: &[modelet::ValueInfo]| infos.iter().map(|info| info.ty.clone()).collect::<Vec<_>>();
     let names: Vec<String> = session.inputs().iter().map(|input| input.name.clone()).collect();
+    let (input_types, output_types) = (types(session.inputs()), types(session.outputs()));
     for set in 0.. {
         let folder = case.join(format!("test_data_set_{set}"));
         if !folder.is_dir() {
@@ -70,33 +71,51 @@ fn run_case(case: &Path) -> Result<(), String> {
             };
         }
         let mut feeds = Vec::new();
-        for (index, name) in names.iter().enumerate() {
+        for (index, (name, ty)) in names.iter().zip(&input_types).enumerate() {
             // An input without a file is optional.
-            if let Some(tensor) = read(&folder, "input", index)? {
-                feeds.push((name.as_str(), tensor));
+            if let Some(value) = read(&folder.join(format!("input_{index}.pb")), ty)? {
+                feeds.push((name.as_str(), value));
             }
         }
         let outputs = pollster::block_on(session.run(feeds)).map_err(text)?;
-        for (index, (name, actual)) in outputs.iter().enumerate() {
-            let expected = read(&folder, "output", index)?.ok_or_else(|| format!("output {index} has no file"))?;
+        for (index, ((name, actual), ty)) in outputs.iter().zip(&output_types).enumerate() {
+            let expected = read(&folder.join(format!("output_{index}.pb")), ty)?;
+            let expected = expected.ok_or_else(|| format!("output {index} has no file"))?;
             compare(actual, &expected).map_err(|reason| format!("set {set}, output {name}: {reason}"))?;
         }
     }
     Ok(())
 }
 
-fn read(folder: &Path, kind: &str, index: usize) -> Result<Option<Tensor>, String> {
-    let path = folder.join(format!("{kind}_{index}.pb"));
+/// The value in a file, which the type of an input or output tells how to read; `None` when there is no file.
+fn read(path: &Path, ty: &ValueType) -> Result<Option<Value>, String> {
     if !path.is_file() {
         return Ok(None);
     }
-    let bytes = fs::read(&path).map_err(|error| error.to_string())?;
-    let (_, tensor) = read_tensor(bytes).map_err(|error| format!("{}: {error}", path.display()))?;
-    Ok(Some(tensor))
+    let bytes = fs::read(path).map_err(|error| error.to_string())?;
+    let read = read_value(bytes, ty).map(|(_, value)| Some(value));
+    read.map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// Says where two values differ first.
+fn compare(actual: &Value, expected: &Value) -> Result<(), String> {
+    match (actual, expected) {
+        (Value::Tensor(actual), Value::Tensor(expected)) => compare_tensors(actual, expected),
+        (Value::Sequence(actual), Value::Sequence(expected)) if actual.len() == expected.len() => {
+            let mut pairs = actual.iter().zip(expected).enumerate();
+            pairs.try_for_each(|(at, (a, b))| compare(a, b).map_err(|reason| format!("element {at}: {reason}")))
+        }
+        (Value::Map(actual), Value::Map(expected)) => {
+            compare_tensors(actual.keys(), expected.keys())?;
+            compare_tensors(actual.values(), expected.values())
+        }
+        (Value::Absent, Value::Absent) => Ok(()),
+        _ => Err(format!("{expected:?} is expected, {actual:?} came out")),
+    }
 }
 
 /// Says where two tensors differ first.
-fn compare(actual: &Tensor, expected: &Tensor) -> Result<(), String> {
+fn compare_tensors(actual: &Tensor, expected: &Tensor) -> Result<(), String> {
     if actual.dtype() != expected.dtype() || actual.shape() != expected.shape() {
         return Err(format!("{expected:?} is expected, {actual:?} came out"));
     }

@@ -37,7 +37,7 @@ fn run(graph: &Graph, optimization: Level, feeds: &[(String, Tensor)]) -> Vec<Te
     outputs
         .unwrap_or_else(|error| panic!("{optimization:?}: {error}"))
         .into_iter()
-        .map(|(_, tensor)| tensor)
+        .map(|(_, value)| value.tensor().expect("an output is a tensor").clone())
         .collect()
 }
 

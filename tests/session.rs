@@ -1,9 +1,9 @@
 //! What a session does with inputs that have defaults, with fetches, and with changing shapes.
 
 use modelet::{
-    DType, Device, Model, Session, SessionOptions, Tensor,
-    graph::{Attribute, Graph, GraphBuilder},
-    tensor::Dim,
+    DType, Device, ErrorCode, Limits, Model, Session, SessionOptions, Tensor, Value,
+    graph::{Attribute, Graph, GraphBuilder, OperatorId, Subgraph, TensorType, ValueType},
+    tensor::{Bool8, Dim},
 };
 
 fn session(graph: Graph) -> Session {
@@ -22,7 +22,7 @@ fn row(values: &[f32]) -> Tensor {
 fn run(session: &mut Session, feeds: &[(&str, Tensor)], fetches: Option<&[&str]>) -> Vec<(String, Vec<f32>)> {
     let fetches: Option<Vec<String>> = fetches.map(|names| names.iter().map(|name| name.to_string()).collect());
     let outputs = pollster::block_on(session.run_fetching(feeds.iter().cloned(), fetches.as_deref())).unwrap();
-    let values = |(name, tensor): (String, Tensor)| (name, tensor.to_f32s().unwrap().into_owned());
+    let values = |(name, value): (String, Value)| (name, value.tensor().unwrap().to_f32s().unwrap().into_owned());
     outputs.into_iter().map(values).collect()
 }
 
@@ -79,4 +79,148 @@ fn shapes_may_change_from_run_to_run_beyond_what_the_cache_holds() {
         let outputs = run(&mut session, &[("x", row(&vec![2.0; size]))], None);
         assert_eq!(outputs[0].1, vec![1.0 / size as f32; size]);
     }
+}
+
+/// A graph that puts `x` behind the sequence `list`, and takes `relu` of the element at `at`.
+fn sequence_session() -> Session {
+    let mut b = GraphBuilder::new(17);
+    let list = b.input("list", DType::F32, vec![]);
+    let x = b.input("x", DType::F32, vec![Dim::symbol("n")]);
+    let at = b.input("at", DType::I64, vec![]);
+    let longer = b.node("SequenceInsert", &[list, x]);
+    let element = b.node("SequenceAt", &[longer, at]);
+    let relu = b.node("Relu", &[element]);
+    let mut graph = b.output("longer", longer).output("relu", relu).finish().unwrap();
+    let element = ValueType::Tensor(TensorType {
+        dtype: Some(DType::F32),
+        shape: None,
+    });
+    graph.value_mut(list).ty = ValueType::Sequence(Box::new(element));
+    session(graph)
+}
+
+#[test]
+fn sequences_are_fed_and_come_out() {
+    let mut session = sequence_session();
+    let list = Value::Sequence(vec![row(&[1.0]).into(), row(&[-2.0, 2.0]).into()]);
+    for (at, expected) in [(1i64, vec![0.0, 2.0]), (-1, vec![3.0, 0.0, 0.0]), (0, vec![1.0])] {
+        let x: Value = row(&[3.0, -3.0, -4.0]).into();
+        let feeds = [
+            ("list", list.clone()),
+            ("x", x.clone()),
+            ("at", Tensor::scalar(at).into()),
+        ];
+        let outputs = pollster::block_on(session.run(feeds)).unwrap();
+        assert_eq!(outputs.get("relu").unwrap(), &row(&expected));
+        assert_eq!(outputs.value("longer").unwrap().sequence().unwrap()[2], x);
+        assert!(outputs.get("longer").is_none());
+    }
+    let bytes = Value::Sequence(vec![Tensor::scalar(1u8).into()]);
+    let feeds = [
+        ("list", bytes),
+        ("x", row(&[1.0]).into()),
+        ("at", Tensor::scalar(0i64).into()),
+    ];
+    let error = pollster::block_on(session.run(feeds)).unwrap_err();
+    assert_eq!(
+        (error.code(), error.place().input.as_deref()),
+        (ErrorCode::WrongType, Some("list"))
+    );
+}
+
+/// `iterations` rounds of doubling `x`, with each round's value kept.
+fn doubling_session(limits: Limits) -> Session {
+    let mut body = GraphBuilder::new(17);
+    body.input("i", DType::I64, vec![]);
+    let going = body.input("going", DType::Bool, vec![]);
+    let value = body.input("value", DType::F32, vec![Dim::symbol("n")]);
+    let doubled = body.node("Add", &[value, value]);
+    let (going, kept) = (body.node("Identity", &[going]), body.node("Identity", &[doubled]));
+    body.output("going_out", going)
+        .output("doubled", doubled)
+        .output("kept", kept);
+    let body = body.finish().unwrap();
+    let mut b = GraphBuilder::new(17);
+    let count = b.input("iterations", DType::I64, vec![]);
+    let x = b.input("x", DType::F32, vec![Dim::symbol("n")]);
+    let going = b.constant("going", Tensor::scalar(Bool8::from(true)));
+    let subgraph = Subgraph {
+        graph: body,
+        captures: Vec::new(),
+    };
+    let attributes = [("body", Attribute::Graph(Box::new(subgraph)))];
+    let outputs = b.node_of(
+        OperatorId::new("", "Loop", 17),
+        &[Some(count), Some(going), Some(x)],
+        &attributes,
+        2,
+    );
+    let graph = b.output("last", outputs[0]).output("all", outputs[1]).finish().unwrap();
+    let options = SessionOptions {
+        device: Device::Cpu,
+        limits,
+        ..SessionOptions::default()
+    };
+    pollster::block_on(Session::new(Model::from_graph(graph).unwrap(), options)).unwrap()
+}
+
+#[test]
+fn limits_end_a_run_and_the_session_stays_usable() {
+    let cases = [
+        (
+            Limits {
+                loop_iterations: Some(10),
+                ..Limits::default()
+            },
+            100,
+        ),
+        (
+            Limits {
+                memory_bytes: Some(20_000),
+                ..Limits::default()
+            },
+            1000,
+        ),
+        (
+            Limits {
+                run_millis: Some(1.0),
+                ..Limits::default()
+            },
+            1_000_000,
+        ),
+    ];
+    for (limits, too_many) in cases {
+        let mut session = doubling_session(limits);
+        let mut rounds = |count: i64| {
+            let feeds = [("iterations", Tensor::scalar(count)), ("x", row(&[1.0; 8]))];
+            pollster::block_on(session.run(feeds)).map(|outputs| outputs[1].shape().to_vec())
+        };
+        let error = rounds(too_many).unwrap_err();
+        assert_eq!(error.code(), ErrorCode::LimitExceeded, "{limits:?}: {error}");
+        assert_eq!(rounds(2).unwrap(), [2, 8], "{limits:?}");
+    }
+}
+
+#[test]
+fn memory_is_refused_before_it_is_taken() {
+    let mut b = GraphBuilder::new(17);
+    let shape = b.input("shape", DType::I64, vec![Dim::from(2)]);
+    let filled = b.node("ConstantOfShape", &[shape]);
+    let sum = b.node("ReduceSum", &[filled]);
+    let graph = b.output("sum", sum).finish().unwrap();
+    let options = SessionOptions {
+        device: Device::Cpu,
+        limits: Limits {
+            memory_bytes: Some(1 << 20),
+            ..Limits::default()
+        },
+        ..SessionOptions::default()
+    };
+    let mut session = pollster::block_on(Session::new(Model::from_graph(graph).unwrap(), options)).unwrap();
+    let mut run = |sizes: [i64; 2]| {
+        let feeds = [("shape", Tensor::new(&[2], sizes.to_vec()).unwrap())];
+        pollster::block_on(session.run(feeds)).map(|outputs| outputs[0].to_f32s().unwrap()[0])
+    };
+    assert_eq!(run([1 << 19, 1 << 19]).unwrap_err().code(), ErrorCode::LimitExceeded);
+    assert_eq!(run([3, 4]).unwrap(), 0.0);
 }

@@ -6,11 +6,11 @@ use super::kernel::{CpuKernel, KernelInputs};
 use crate::{
     error::{Error, ErrorCode, Result},
     pointwise::{Access, Collapsed, collapse},
-    tensor::{Bool8, DType},
+    tensor::{Bool8, DType, Rounding, SmallFloat, packed},
 };
 use half::{bf16, f16};
 
-/// Elements worked on at a time. Even, so that tiles of 4-bit elements begin at whole bytes.
+/// Elements worked on at a time. A multiple of 4, so that tiles of packed elements begin at whole bytes.
 pub const TILE: usize = 256;
 
 /// An operand or result: which of the kernel's inputs or outputs it is, its element type and its shape.
@@ -193,6 +193,17 @@ fn scatter<T: bytemuck::Pod, W: Copy>(
     Ok(())
 }
 
+fn small_float(dtype: DType) -> Result<(SmallFloat, usize)> {
+    let format = SmallFloat::of(dtype).zip(dtype.bits());
+    format.ok_or_else(|| not_wide(dtype, "f64"))
+}
+
+/// The bytes of `len` elements of `bits` bits; tiles begin at whole bytes.
+fn packed_part(bits: usize, bytes: &mut [u8], start: usize, len: usize) -> Result<&mut [u8]> {
+    let end = (start + len).div_ceil(8 / bits);
+    bytes.get_mut(start * bits / 8..end).ok_or_else(too_short)
+}
+
 fn not_wide(dtype: DType, wide: &str) -> Error {
     Error::internal(format!("{dtype} elements are not worked on as {wide}"))
 }
@@ -230,6 +241,13 @@ impl Wide for f64 {
             DType::BF16 => gather(bytes, offset, stride, out, bf16::to_f64),
             // Integers of mixed operands, such as the exponent of Pow; those beyond 2^53 round.
             DType::U64 => gather(bytes, offset, stride, out, |v: u64| v as f64),
+            _ if dtype.is_small_float() => {
+                let (format, bits) = small_float(dtype)?;
+                for (number, to) in out.iter_mut().enumerate() {
+                    *to = format.decode(packed::packed_get(bits, bytes, offset + number * stride));
+                }
+                Ok(())
+            }
             _ => {
                 let mut wide = [0i64; TILE];
                 for (number, part) in out.chunks_mut(TILE).enumerate() {
@@ -248,6 +266,16 @@ impl Wide for f64 {
             DType::F32 => scatter(bytes, start, values, |v| v as f32),
             DType::F16 => scatter(bytes, start, values, f16::from_f64),
             DType::BF16 => scatter(bytes, start, values, bf16::from_f64),
+            _ if dtype.is_small_float() => {
+                let (format, bits) = small_float(dtype)?;
+                let encode = |&value: &f64| format.encode(value, true, Rounding::Nearest);
+                packed::pack_into(
+                    bits,
+                    values.iter().map(encode),
+                    packed_part(bits, bytes, start, values.len())?,
+                );
+                Ok(())
+            }
             _ => Err(not_wide(dtype, "f64")),
         }
     }
@@ -269,11 +297,14 @@ impl Wide for i64 {
             DType::U16 => gather(bytes, offset, stride, out, |v: u16| v.into()),
             DType::U32 => gather(bytes, offset, stride, out, |v: u32| v.into()),
             DType::Bool => gather(bytes, offset, stride, out, |v: Bool8| bool::from(v).into()),
-            DType::I4 | DType::U4 => {
+            DType::I2 | DType::I4 | DType::U2 | DType::U4 => {
+                let bits = dtype.bits().unwrap_or(4);
                 for (number, to) in out.iter_mut().enumerate() {
-                    let index = offset + number * stride;
-                    let byte = *bytes.get(index / 2).ok_or_else(too_short)?;
-                    *to = nibble(dtype, byte, index).into();
+                    let value = packed::packed_get(bits, bytes, offset + number * stride);
+                    *to = match dtype.is_unsigned() {
+                        true => value.into(),
+                        false => packed::sign_extend(bits, value).into(),
+                    };
                 }
                 Ok(())
             }
@@ -288,12 +319,10 @@ impl Wide for i64 {
             DType::I32 | DType::U32 => scatter(bytes, start, values, |v| v as u32),
             DType::I64 | DType::U64 => scatter(bytes, start, values, |v| v),
             DType::Bool => scatter(bytes, start, values, |v| (v != 0) as u8),
-            DType::I4 | DType::U4 => {
-                let target = bytes.get_mut(start / 2..).ok_or_else(too_short)?;
-                for (pair, to) in values.chunks(2).zip(target) {
-                    let high = pair.get(1).copied().unwrap_or(0);
-                    *to = (pair[0] & 15) as u8 | ((high & 15) as u8) << 4;
-                }
+            DType::I2 | DType::I4 | DType::U2 | DType::U4 => {
+                let bits = dtype.bits().unwrap_or(4);
+                let target = packed_part(bits, bytes, start, values.len())?;
+                packed::pack_into(bits, values.iter().map(|&value| value as u8), target);
                 Ok(())
             }
             _ => Err(not_wide(dtype, "i64")),
@@ -304,15 +333,5 @@ impl Wide for i64 {
         matches!(dtype, DType::I64 | DType::U64)
             .then(|| elements(bytes).ok())
             .flatten()
-    }
-}
-
-/// Element `index` of packed 4-bit elements, of which `byte` is the byte that holds it.
-pub fn nibble(dtype: DType, byte: u8, index: usize) -> i8 {
-    let nibble = if index.is_multiple_of(2) { byte & 15 } else { byte >> 4 };
-    if dtype == DType::I4 {
-        ((nibble << 4) as i8) >> 4
-    } else {
-        nibble as i8
     }
 }

@@ -1,4 +1,4 @@
-//! What the operators' CPU kernels share: SIMD, matrix products, convolution, pooling, reductions, recurrent layers.
+//! What the operators' CPU kernels share: SIMD, matrix products, convolution, pooling, reductions, recurrent layers, forests.
 //! Kernels are free functions over slices plus small plan-time structs that are `Send` and `Sync`; they allocate
 //! nothing (scratch memory comes in as a slice) and know neither graph nor operators.
 
@@ -8,6 +8,7 @@ pub mod elementwise;
 pub mod epilogue;
 pub mod executor;
 pub mod expression;
+pub mod forest;
 pub mod gemm;
 pub mod kernel;
 pub mod math;

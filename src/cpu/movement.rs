@@ -4,7 +4,7 @@
 use super::kernel::{CpuKernel, InputBytes, KernelInputs};
 use crate::{
     error::{Error, Result},
-    tensor::{AlignedBytes, DType, Tensor, element_count},
+    tensor::{AlignedBytes, DType, Tensor, element_count, packed},
 };
 
 /// A block of elements that is copied from one tensor into another, at steps of its own in each.
@@ -191,7 +191,7 @@ pub fn kernel(
         return Ok(strings(name, data, outputs, run));
     };
     if bits < 8 {
-        return nibbles(name, data, outputs, run);
+        return packed_elements(name, bits, data, outputs, run);
     }
     Ok(CpuKernel::compute(name, move |io| {
         let outputs = (0..outputs.len())
@@ -209,9 +209,10 @@ pub fn kernel(
     }))
 }
 
-/// 4-bit elements are moved as one byte each.
-fn nibbles(
+/// Elements smaller than a byte are moved as one byte each.
+fn packed_elements(
     name: &'static str,
+    bits: usize,
     data: Vec<usize>,
     outputs: Vec<Option<Vec<usize>>>,
     run: Box<MoveFn>,
@@ -221,7 +222,7 @@ fn nibbles(
         .map(|shape| shape.as_ref().map_or(Ok(0), |shape| element_count(shape)))
         .collect::<Result<Vec<_>>>()?;
     Ok(CpuKernel::compute(name, move |io| {
-        let unpack = |bytes: &[u8]| -> Vec<u8> { bytes.iter().flat_map(|byte| [byte & 15, byte >> 4]).collect() };
+        let unpack = |bytes: &[u8]| packed::unpack(bits, bytes, bytes.len() * (8 / bits));
         let unpacked = data
             .iter()
             .map(|&index| io.inputs.bytes(index).map(unpack))
@@ -239,10 +240,7 @@ fn nibbles(
         })?;
         for (index, result) in results.iter().enumerate() {
             let Some(result) = result else { continue };
-            let target = io.outputs.take_bytes(index)?;
-            for (pair, byte) in result.chunks(2).zip(target) {
-                *byte = pair[0] | pair.get(1).copied().unwrap_or(0) << 4;
-            }
+            packed::pack_into(bits, result.iter().copied(), io.outputs.take_bytes(index)?);
         }
         Ok(())
     }))

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::tensor::{DType, Dim, display_shape};
+use crate::tensor::{DType, Dim, Value, display_shape};
 
 /// The type of a value: a tensor, or one of ONNX's container types.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +27,24 @@ pub struct TensorType {
 }
 
 impl ValueType {
+    /// The type of a value, without the shapes of what a container holds.
+    pub fn of(value: &Value) -> ValueType {
+        let element = |dtype| {
+            ValueType::Tensor(TensorType {
+                dtype: Some(dtype),
+                shape: None,
+            })
+        };
+        match value {
+            Value::Tensor(tensor) => element(tensor.dtype()),
+            Value::Sequence(values) => {
+                ValueType::Sequence(Box::new(values.first().map_or_else(ValueType::default, ValueType::of)))
+            }
+            Value::Map(map) => ValueType::Map(map.keys().dtype(), Box::new(element(map.values().dtype()))),
+            Value::Absent => ValueType::Optional(Box::default()),
+        }
+    }
+
     /// A tensor of known element type and (symbolic) shape.
     pub fn tensor(dtype: DType, shape: Vec<Dim>) -> ValueType {
         ValueType::Tensor(TensorType {

@@ -30,6 +30,7 @@ enum Function {
     Max,
     Mean,
     PRelu,
+    SwiGlu { alpha: f32 },
     Compare(CompareOp),
     Logic(LogicOp),
     Bitwise(LogicOp),
@@ -65,6 +66,9 @@ pub fn make(node: &Node) -> Result<Box<dyn Operator>> {
         "Max" => Function::Max,
         "Mean" => Function::Mean,
         "PRelu" => Function::PRelu,
+        "SwiGLU" => Function::SwiGlu {
+            alpha: attributes.float("alpha")?.unwrap_or(1.0),
+        },
         "Equal" => Function::Compare(CompareOp::Equal),
         "Less" => Function::Compare(CompareOp::Less),
         "LessOrEqual" => Function::Compare(CompareOp::LessOrEqual),
@@ -161,6 +165,10 @@ impl Function {
             Function::Min => b.min(x, y),
             Function::Max => b.max(x, y),
             Function::PRelu => b.prelu(x, y),
+            Function::SwiGlu { alpha } => {
+                let gate = b.swish(x, alpha);
+                b.mul(gate, y)
+            }
             Function::Compare(op) => b.compare(op, x, y),
             Function::Logic(op) => b.logic(op, x, y),
             Function::Bitwise(_) | Function::BitShift { .. } => x,
@@ -187,6 +195,10 @@ impl Function {
             Function::Min => zip(|x, y| if x.is_nan() || y.is_nan() { f64::NAN } else { x.min(y) }),
             Function::Max => zip(|x, y| if x.is_nan() || y.is_nan() { f64::NAN } else { x.max(y) }),
             Function::PRelu => zip(|x, y| if x < 0.0 { x * y } else { x }),
+            Function::SwiGlu { alpha } => {
+                let swish = |x: f64| x / (1.0 + (-f64::from(alpha) * x).exp());
+                x.iter_mut().zip(y).for_each(|(x, y)| *x = swish(*x) * y);
+            }
             Function::Compare(op) => {
                 x.iter_mut()
                     .zip(y)
@@ -250,7 +262,7 @@ impl Function {
                     0
                 }
             }),
-            Function::Mean => return Err(Error::internal("Mean of integers")),
+            Function::Mean | Function::SwiGlu { .. } => return Err(Error::internal("an average or gate of integers")),
         }
         Ok(())
     }
@@ -280,7 +292,11 @@ impl Function {
                     LogicOp::Xor => x ^ y,
                 })
             }
-            Function::Mean | Function::PRelu | Function::Bitwise(_) | Function::BitShift { .. } => return None,
+            Function::Mean
+            | Function::PRelu
+            | Function::SwiGlu { .. }
+            | Function::Bitwise(_)
+            | Function::BitShift { .. } => return None,
         })
     }
 }
@@ -420,7 +436,7 @@ impl Operator for Binary {
         let inputs = self.operands(ctx)?;
         let output = ctx.result(0)?;
         let second = inputs.get(1).map_or(dtype, |input| input.dtype);
-        if function == Function::Mean && !dtype.is_float() {
+        if matches!(function, Function::Mean | Function::SwiGlu { .. }) && !dtype.is_float() {
             return Err(ctx.unsupported_type(0));
         }
         match dtype {

@@ -13,23 +13,37 @@ use crate::{
     error::{Error, ErrorCode, Result},
     graph::Node,
     pointwise::{Builder, Expr, Storage, Type},
-    tensor::{Bool8, DType, Dim, Tensor},
+    tensor::{Bool8, DType, Dim, Rounding, Tensor},
 };
 
 /// ONNX `Cast` (target in attribute `to`, a name before opset 6) and `CastLike` (the second input's type).
 ///
 /// Any pair of types. Floats become integers by cutting off (NaN becomes 0, what does not fit i64 its nearest end, and
 /// narrower integers wrap around); everything but zero becomes true. Strings hold numbers as they are written, with
-/// `INF` and `NaN` in any case. `saturate` concerns 8-bit floats alone, which are not supported.
+/// `INF` and `NaN` in any case. `saturate` (opset 19) and `round_mode` (opset 24) concern 8-bit floats alone.
 #[derive(Debug)]
 struct Cast {
     to: Option<DType>,
+    saturate: bool,
+    /// How a number becomes a power of two (float8e8m0).
+    rounding: Rounding,
 }
 
 /// Makes [`Cast`].
 pub fn make(node: &Node) -> Result<Box<dyn Operator>> {
+    let saturate = node.attributes.flag("saturate", true)?;
+    let rounding = match node.attributes.string("round_mode")?.unwrap_or("up") {
+        "up" => Rounding::Up,
+        "down" => Rounding::Down,
+        "nearest" => Rounding::Nearest,
+        other => return Err(invalid("attribute round_mode is not up, down or nearest").actual(other)),
+    };
+    let cast_to = |to| {
+        let cast: Box<dyn Operator> = Box::new(Cast { to, saturate, rounding });
+        Ok(cast)
+    };
     if &*node.operator.name == "CastLike" {
-        return Ok(Box::new(Cast { to: None }));
+        return cast_to(None);
     }
     let missing = || invalid("attribute to is missing");
     let to = if node.operator.version < 6 {
@@ -48,7 +62,7 @@ pub fn make(node: &Node) -> Result<Box<dyn Operator>> {
             unsupported("casts to this element type are not supported").actual(format!("TensorProto.DataType {number}"))
         })?
     };
-    Ok(Box::new(Cast { to: Some(to) }))
+    cast_to(Some(to))
 }
 
 fn storage_of(dtype: DType) -> Option<Storage> {
@@ -120,8 +134,9 @@ impl Operator for Cast {
         }
         let inputs = vec![ctx.operands().swap_remove(0)];
         match (from, to) {
-            (DType::String, _) => Ok(parse(to)),
+            (DType::String, _) if !to.is_small_float() => Ok(parse(to)),
             (_, DType::String) => Ok(print()),
+            _ if from.is_small_float() || to.is_small_float() => Ok(self.small(to)),
             _ if from.is_float() => from_floats(from, inputs, output),
             _ => from_ints(from, inputs, output),
         }
@@ -131,6 +146,37 @@ impl Operator for Cast {
         let to = self.target(inputs.get(1).map(|like| like.dtype)).ok()?;
         let expr = cast_expr(storage_of(inputs.first()?.dtype)?, storage_of(to)?).ok()?;
         Some(PointwiseForm { expr, inputs: vec![0] })
+    }
+}
+
+impl Cast {
+    /// From or to a float of 8 or 4 bits.
+    fn small(&self, to: DType) -> CpuKernel {
+        let (saturate, rounding) = (self.saturate, self.rounding);
+        CpuKernel::dynamic("cast", move |inputs| {
+            let tensor = input_tensor(inputs)?;
+            let values = match tensor.dtype() {
+                DType::String => parse_all(tensor.strings()?, parse_float)?,
+                _ => tensor.to_f64s()?,
+            };
+            let result = match to.is_small_float() {
+                true => {
+                    let rounding = if to == DType::F8E8M0 {
+                        rounding
+                    } else {
+                        Rounding::Nearest
+                    };
+                    Tensor::from_f64s_as(to, tensor.shape(), &values, saturate, rounding)?
+                }
+                // Integers wrap around as they do from other floats.
+                false if to.is_integer() && to != DType::U64 => {
+                    let whole: Vec<i64> = values.iter().map(|&value| value as i64).collect();
+                    int_tensor(to, tensor.shape(), &whole)?
+                }
+                false => Tensor::from_f64s(to, tensor.shape(), &values)?,
+            };
+            Ok(vec![result])
+        })
     }
 }
 
@@ -326,13 +372,16 @@ mod tests {
 
     #[test]
     fn every_pair_of_numeric_types_keeps_small_integers() {
-        let numeric = DType::ALL.into_iter().filter(|&dtype| dtype != DType::String);
+        // Powers of two have no zero.
+        let numeric = DType::ALL
+            .into_iter()
+            .filter(|dtype| !matches!(dtype, DType::String | DType::F8E8M0));
         for from in numeric.clone() {
-            let start = cast(i64s(&[3], &[0, 1, 1]), from);
+            let start = cast(i64s(&[5], &[0, 1, 1, 0, 1]), from);
             assert_eq!(start.dtype(), from);
             for to in numeric.clone() {
                 let back = cast(cast(start.clone(), to), DType::I64);
-                assert_eq!(back, i64s(&[3], &[0, 1, 1]), "{from} to {to}");
+                assert_eq!(back, i64s(&[5], &[0, 1, 1, 0, 1]), "{from} to {to}");
             }
         }
     }
@@ -392,11 +441,29 @@ mod tests {
     }
 
     #[test]
+    fn small_floats_saturate_or_not() {
+        let wide = f32s(&[4], &[1e6, -1e6, 3.3, 0.0]);
+        let to = |dtype: DType, saturate: i64| {
+            let node = TestNode::new("Cast", 19)
+                .attr("to", dtype.to_onnx())
+                .attr("saturate", saturate);
+            cast(node.input(wide.clone()).run1().unwrap(), DType::F32)
+        };
+        assert_eq!(to(DType::F8E4M3FN, 1), f32s(&[4], &[448.0, -448.0, 3.25, 0.0]));
+        assert_eq!(
+            to(DType::F8E5M2, 0),
+            f32s(&[4], &[f32::INFINITY, f32::NEG_INFINITY, 3.5, 0.0])
+        );
+        let loose = to(DType::F8E4M3FNUZ, 0).to_f64s().unwrap();
+        assert!(loose[0].is_nan() && loose[1].is_nan() && loose[2] == 3.25);
+    }
+
+    #[test]
     fn early_opsets_name_the_type_and_unknown_types_are_refused() {
         let named = TestNode::new("Cast", 5).attr("to", "INT32").input(f32s(&[1], &[2.5]));
         assert_eq!(named.run1().unwrap(), tensor(&[1], &[2i32]));
-        let float8 = TestNode::new("Cast", 19).attr("to", 17).input(f32s(&[1], &[2.5]));
-        assert_eq!(float8.run().unwrap_err().code(), ErrorCode::UnsupportedOperator);
+        let complex = TestNode::new("Cast", 19).attr("to", 14).input(f32s(&[1], &[2.5]));
+        assert_eq!(complex.run().unwrap_err().code(), ErrorCode::UnsupportedOperator);
         let like = TestNode::new("CastLike", 15)
             .input(f32s(&[1], &[2.5]))
             .input(i64s(&[0], &[]));

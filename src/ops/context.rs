@@ -208,6 +208,18 @@ impl<'a> InferContext<'a> {
         }
     }
 
+    /// Sets the type of an output that is not a tensor, when the node has it.
+    pub fn set_container(&mut self, index: usize, ty: ValueType) {
+        if let Some(facts) = self.outputs.get_mut(index) {
+            facts.container = Some(ty);
+        }
+    }
+
+    /// The type of input `index`, when it is given and not a tensor.
+    pub fn container(&self, index: usize) -> Option<&'a ValueType> {
+        self.input(index)?.container.as_ref()
+    }
+
     /// The output gets the type and shape of an input.
     pub fn copy_type(&mut self, from_input: usize, to_output: usize) -> Result<()> {
         let dtype = self.dtype(from_input)?;

@@ -1,4 +1,4 @@
-//! Operators that run graphs: If, Loop and Scan. Here stand their types and shapes; the executor runs them.
+//! Operators that run graphs: If, Loop, Scan and SequenceMap. Here stand their types and shapes; the executor runs them.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::{
 use crate::{
     cpu::kernel::CpuKernel,
     error::{Error, Result},
-    graph::{Graph, Node, NodeId},
+    graph::{Graph, Node, NodeId, TensorType, ValueType},
     tensor::{DType, Dim},
 };
 
@@ -285,6 +285,71 @@ impl Operator for Loop {
 
     fn control(&self) -> Option<Control> {
         Some(Control::Loop)
+    }
+}
+
+/// ONNX `SequenceMap` (opset 17): a graph run on each element of a sequence; its outputs are sequences.
+#[derive(Debug)]
+struct SequenceMap {
+    body: Body,
+}
+
+/// Makes [`SequenceMap`].
+pub fn make_sequence_map(node: &Node) -> Result<Box<dyn Operator>> {
+    let body = Body::of(node, "body")?;
+    let (inputs, outputs) = (node.operator_inputs().len(), node.outputs.len());
+    if body.graph().inputs.len() != inputs || body.graph().outputs.len() != outputs || inputs == 0 {
+        return Err(invalid("the body's inputs and outputs do not fit the node's")
+            .expected(format!("{inputs} inputs and {outputs} outputs"))
+            .actual(format!(
+                "{} inputs and {} outputs",
+                body.graph().inputs.len(),
+                body.graph().outputs.len()
+            )));
+    }
+    Ok(Box::new(SequenceMap { body }))
+}
+
+impl Operator for SequenceMap {
+    fn infer(&self, ctx: &mut InferContext<'_>) -> Result<()> {
+        let mut inputs = Vec::with_capacity(ctx.input_count());
+        for index in 0..ctx.input_count() {
+            inputs.push(match (index, ctx.container(index)) {
+                (_, Some(ValueType::Sequence(inner))) => ValueFacts::of_type(inner),
+                (0, Some(other)) => {
+                    return Err(invalid("the input is not a sequence").actual(other.to_string()));
+                }
+                (0, None) if ctx.input(0).is_some_and(|facts| facts.dtype.is_some()) => {
+                    return Err(invalid("the input is not a sequence").actual("a tensor"));
+                }
+                _ => ValueFacts {
+                    elements: None,
+                    constant: None,
+                    ..ctx.input(index).cloned().unwrap_or_default()
+                },
+            });
+        }
+        let outputs = self.body.infer(&inputs, ctx.captured, ctx.fresh)?;
+        for (index, facts) in outputs.into_iter().enumerate() {
+            let element = facts.container.unwrap_or(ValueType::Tensor(TensorType {
+                dtype: facts.dtype,
+                shape: None,
+            }));
+            ctx.set_container(index, ValueType::Sequence(Box::new(element)));
+        }
+        Ok(())
+    }
+
+    fn cpu(&self, _: &CpuLowering<'_>) -> Result<CpuKernel> {
+        Err(no_kernel())
+    }
+
+    fn is_deterministic(&self) -> bool {
+        self.body.is_deterministic()
+    }
+
+    fn control(&self) -> Option<Control> {
+        Some(Control::SequenceMap)
     }
 }
 

@@ -20,7 +20,7 @@ pub fn evaluate(
     facts: &mut [ValueFacts],
 ) -> Result<Option<Vec<Option<Tensor>>>> {
     let node = &graph.nodes[id.index()];
-    if operator.control().is_some() {
+    if operator.control().is_some() || operator.works_on_values() {
         return Ok(None);
     }
     infer_node(graph, id, node, &**operator, facts, &mut 0)?;

@@ -13,7 +13,7 @@ use crate::{
     },
     error::{Error, ErrorCode, Result},
     graph::{Attribute, Node},
-    tensor::{AlignedBytes, DType, Dim, Tensor, element_count},
+    tensor::{AlignedBytes, DType, Dim, Tensor, element_count, packed},
 };
 
 /// ONNX `Constant`: the tensor of one of its attributes.
@@ -137,9 +137,9 @@ impl Operator for ConstantOfShape {
         Ok(CpuKernel::compute("fill", move |io| {
             let target = io.outputs.take_bytes(0)?;
             match bits {
-                4 => {
-                    let nibble = value.bytes()[0] & 15;
-                    target.fill(nibble | nibble << 4);
+                2 | 4 => {
+                    let count = target.len() * (8 / bits);
+                    packed::pack_into(bits, std::iter::repeat_n(value.bytes()[0], count), target);
                     Ok(())
                 }
                 _ => fill(bits / 8, target, value.bytes()),

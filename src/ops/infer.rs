@@ -83,11 +83,13 @@ pub fn initial_facts(graph: &Graph) -> Vec<ValueFacts> {
 pub fn annotate(graph: &mut Graph, facts: &[ValueFacts]) {
     let given: Vec<ValueId> = graph.inputs.iter().chain(&graph.captures).copied().collect();
     for (index, (value, facts)) in graph.values.iter_mut().zip(facts).enumerate() {
-        if given.iter().all(|id| id.index() != index)
-            && let ValueType::Tensor(ty) = &mut value.ty
-        {
-            ty.dtype = facts.dtype.or(ty.dtype);
-            ty.shape = facts.shape.clone().or(ty.shape.take());
+        if given.iter().all(|id| id.index() != index) {
+            if let Some(container) = &facts.container {
+                value.ty = container.clone();
+            } else if let ValueType::Tensor(ty) = &mut value.ty {
+                ty.dtype = facts.dtype.or(ty.dtype);
+                ty.shape = facts.shape.clone().or(ty.shape.take());
+            }
         }
     }
 }
@@ -133,7 +135,10 @@ pub fn infer_node(
     for (output, mut inferred) in node.outputs.iter().zip(outputs) {
         let Some(output) = output else { continue };
         if inferred.dtype.is_none() && inferred.container.is_none() {
-            inferred.dtype = graph.value(*output).ty.dtype();
+            match &graph.value(*output).ty {
+                ValueType::Tensor(declared) => inferred.dtype = declared.dtype,
+                declared => inferred.container = Some(declared.clone()),
+            }
         }
         facts[output.index()] = inferred;
     }

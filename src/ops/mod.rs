@@ -9,6 +9,7 @@ mod contrib;
 mod control;
 mod conv;
 mod conv_transpose;
+mod elements;
 mod epilogue;
 pub mod evaluate;
 mod fill;
@@ -130,6 +131,8 @@ pub enum Control {
     Loop,
     /// A subgraph over slices of tensors.
     Scan,
+    /// A subgraph over the elements of sequences.
+    SequenceMap,
 }
 
 /// What [`Operator::pointwise`] may look at of an input.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    CpuLowering, InferContext, Operator,
+    CpuLowering, InferContext, Operator, TensorDesc,
     lower::{invalid, mismatch, operand, unsupported},
 };
 use crate::{
@@ -14,18 +14,20 @@ use crate::{
     error::{Error, Result},
     graph::Node,
     pointwise::access::broadcast_strides,
-    tensor::{DType, Dim, broadcast_shapes, display_shape, element_count, resolve_axis},
+    tensor::{DType, Dim, Rounding, SmallFloat, broadcast_shapes, display_shape, element_count, resolve_axis},
 };
 
 /// ONNX `QuantizeLinear` (`saturate(round(x / scale) + zero_point)`, halves to even) and `DequantizeLinear`
-/// (`(x - zero_point) * scale`): per tensor, per axis (opset 13) and by blocks (opset 21). 8-, 16- and 4-bit integers,
-/// and int32 to dequantise.
+/// (`(x - zero_point) * scale`): per tensor, per axis (opset 13) and by blocks (opset 21). Integers of 2 to 16 bits, floats
+/// of 8 and 4 bits, and int32 to dequantise.
 #[derive(Debug)]
 struct Linear {
     is_quantize: bool,
     axis: i64,
     block_size: usize,
     output_dtype: Option<DType>,
+    /// Whether what lies beyond a small float's range becomes its largest number.
+    saturate: bool,
     /// In which type x is divided by the scale; the scale's when not given.
     precision: Option<DType>,
 }
@@ -47,6 +49,7 @@ pub fn make_linear(node: &Node) -> Result<Box<dyn Operator>> {
         axis: node.attributes.int("axis")?.unwrap_or(1),
         block_size: usize::try_from(block_size).map_err(|_| invalid("attribute block_size is negative"))?,
         output_dtype: dtype("output_dtype")?,
+        saturate: node.attributes.flag("saturate", true)?,
         precision: dtype("precision")?,
     }))
 }
@@ -107,14 +110,20 @@ impl Linear {
             // Exact in f64, and rounded once when it is stored.
             return Ok(Box::new(|x, scale, zero_point| (x - zero_point) * scale));
         }
-        let (low, high) = int_range(output)
-            .ok_or_else(|| unsupported("the quantised type is not supported").actual(output.name()))?;
         let round: fn(f64) -> f64 = match self.precision.unwrap_or(scale) {
             DType::F64 => |x| x,
             DType::F16 => |x| half::f16::from_f64(x).to_f64(),
             DType::BF16 => |x| half::bf16::from_f64(x).to_f64(),
             _ => |x| f64::from(x as f32),
         };
+        if let Some(format) = SmallFloat::of(output) {
+            let saturate = self.saturate;
+            return Ok(Box::new(move |x, scale, zero_point| {
+                format.decode(format.encode(round(x / scale) + zero_point, saturate, Rounding::Nearest))
+            }));
+        }
+        let (low, high) = int_range(output)
+            .ok_or_else(|| unsupported("the quantised type is not supported").actual(output.name()))?;
         Ok(Box::new(move |x, scale, zero_point| {
             (round(x / scale).round_ties_even() + zero_point).clamp(low, high)
         }))
@@ -149,7 +158,12 @@ impl Operator for Linear {
             return Err(ctx.unsupported_type(if scale.dtype.is_float() { 0 } else { 1 }));
         }
         let zero_point = ctx.optional_input(2);
-        if zero_point.is_some_and(|zero_point| zero_point.shape != scale.shape) {
+        // One number may be a scalar here and a list there.
+        let is_one = |shape: &[usize]| shape.iter().product::<usize>() == 1;
+        let fits = |zero_point: &TensorDesc| {
+            zero_point.shape == scale.shape || (is_one(&zero_point.shape) && is_one(&scale.shape))
+        };
+        if !zero_point.is_none_or(fits) {
             return Err(mismatch("zero point and scale have different shapes"));
         }
         let apply = self.apply(scale.dtype, output.dtype)?;
@@ -160,7 +174,7 @@ impl Operator for Linear {
                 operands[1..]
                     .iter_mut()
                     .for_each(|operand| operand.shape = aligned.clone());
-                if output.dtype.is_float() {
+                if !output.dtype.is_integer() {
                     return elementwise::kernel(
                         name,
                         operands,
@@ -243,7 +257,7 @@ impl Blocks {
                 }
                 results[index] = (self.apply)(x[index], scale[0], zero_point[0]);
             }
-            if self.output.is_float() {
+            if !self.output.is_integer() {
                 f64::store(self.output, &results[..len], target, start)?;
             } else {
                 let whole = results.map(|value| value as i64);

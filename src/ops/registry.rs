@@ -166,6 +166,7 @@ static OPERATORS: &[Entry] = &[
     onnx("Pow", binary::make),
     onnx("Sub", binary::make),
     onnx("Sum", binary::make),
+    onnx("SwiGLU", binary::make),
     onnx("Xor", binary::make),
     onnx("Where", select::make_where),
     onnx("Clip", select::make_clip),
@@ -231,6 +232,7 @@ static OPERATORS: &[Entry] = &[
         since: 9,
         make: control::make_scan,
     },
+    onnx("SequenceMap", control::make_sequence_map),
     // Reductions.
     onnx("ReduceL1", reduce::Reduce::l1),
     onnx("ReduceL2", reduce::Reduce::l2),

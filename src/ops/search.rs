@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 
 use super::{
     CpuLowering, InferContext, Operator,
+    elements::take,
     lower::{Concrete, Movement, invalid, lower_movement, mismatch},
 };
 use crate::{
@@ -14,7 +15,7 @@ use crate::{
     },
     error::{Error, ErrorCode, Result},
     graph::Node,
-    tensor::{AlignedBytes, DType, Dim, Tensor, display_shape, element_count, resolve_axis, strides_of},
+    tensor::{DType, Dim, Tensor, display_shape, resolve_axis, strides_of},
 };
 
 /// ONNX `OneHot` (opset 9): a new dimension at `axis` of size `depth`, which holds the on-value where its index is the
@@ -113,35 +114,6 @@ impl Movement for OneHot {
             Ok(())
         }))
     }
-}
-
-/// A tensor of the elements of `tensor` at these places.
-fn take(tensor: &Tensor, shape: &[usize], places: &[usize]) -> Result<Tensor> {
-    let outside = || Error::internal("an element is taken from outside its tensor");
-    let Some(bits) = tensor.dtype().bits() else {
-        let strings = tensor.strings()?;
-        let taken = places
-            .iter()
-            .map(|&place| strings.get(place).cloned().ok_or_else(outside));
-        return Tensor::from_strings(shape, taken.collect::<Result<_>>()?);
-    };
-    let len = tensor.dtype().byte_len(element_count(shape)?).ok_or_else(outside)?;
-    let mut memory = AlignedBytes::zeroed(len)?;
-    let (source, target) = (tensor.bytes(), memory.as_mut());
-    if bits < 8 {
-        for (number, &place) in places.iter().enumerate() {
-            let byte = *source.get(place / 2).ok_or_else(outside)?;
-            let nibble = if place.is_multiple_of(2) { byte & 15 } else { byte >> 4 };
-            *target.get_mut(number / 2).ok_or_else(outside)? |= nibble << (number % 2 * 4);
-        }
-    } else {
-        let size = bits / 8;
-        for (to, &place) in target.chunks_exact_mut(size).zip(places) {
-            let from = source.get(place * size..(place + 1) * size);
-            to.copy_from_slice(from.ok_or_else(outside)?);
-        }
-    }
-    Tensor::from_bytes(tensor.dtype(), shape, memory)
 }
 
 fn given(inputs: &[Option<Tensor>], index: usize) -> Result<&Tensor> {

@@ -10,7 +10,7 @@ use crate::{
     cpu::{elementwise::Wide, kernel::CpuKernel},
     error::{Error, ErrorCode, Result},
     graph::Node,
-    tensor::{Bool8, DType, Dim, display_shape, element_count, resolve_axes, resolve_axis},
+    tensor::{Bool8, DType, Dim, Value, display_shape, element_count, resolve_axes, resolve_axis},
 };
 
 /// ONNX `Shape`: the input's dimensions from `start` to `end` (opset 15) as i64.
@@ -353,6 +353,10 @@ impl Operator for Identity {
 
     fn cpu(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
         view(ctx)
+    }
+
+    fn on_values(&self, inputs: &[Option<Value>]) -> Result<Vec<Value>> {
+        Ok(inputs.iter().flatten().cloned().collect())
     }
 }
 

@@ -18,8 +18,9 @@ mod transpose;
 
 use crate::{
     error::{Error, Result},
-    graph::Graph,
-    ops::{ValueFacts, infer::annotate},
+    graph::{Graph, ValueType},
+    ops::{Control, ValueFacts, infer::annotate},
+    tensor::DType,
 };
 use rewrite::Analysis;
 
@@ -161,9 +162,11 @@ fn optimize_subgraphs(graph: &mut Graph, level: Level, captures: &[ValueFacts]) 
     {
         return Ok(());
     }
-    let facts = Analysis::of(graph, captures)?.facts;
-    for node in &mut graph.nodes {
+    let Analysis { operators, facts } = Analysis::of(graph, captures)?;
+    for (node, operator) in graph.nodes.iter_mut().zip(operators) {
+        let given: Vec<Option<DType>> = node.inputs.iter().map(|id| facts[(*id)?.index()].dtype).collect();
         for subgraph in node.attributes.subgraphs_mut() {
+            declare_inputs(&mut subgraph.graph, operator.control(), &given);
             let known: Vec<ValueFacts> = subgraph.captures.iter().map(|id| facts[id.index()].clone()).collect();
             optimize_with(&mut subgraph.graph, level, &known)?;
             // What the passes inside made superfluous is no longer taken from outside.
@@ -171,6 +174,21 @@ fn optimize_subgraphs(graph: &mut Graph, level: Level, captures: &[ValueFacts]) 
         }
     }
     Ok(())
+}
+
+/// Gives the inputs of a loop's body their element types where it leaves them open: they are those of the node's inputs.
+fn declare_inputs(body: &mut Graph, control: Option<Control>, given: &[Option<DType>]) {
+    let iteration = [Some(DType::I64), Some(DType::Bool)];
+    let dtypes = match control {
+        Some(Control::Loop) => iteration.iter().chain(given.get(2..).unwrap_or(&[])),
+        Some(Control::Scan) => [].iter().chain(given),
+        _ => return,
+    };
+    for (id, dtype) in body.inputs.clone().into_iter().zip(dtypes) {
+        if let ValueType::Tensor(ty) = &mut body.values[id.index()].ty {
+            ty.dtype = ty.dtype.or(*dtype);
+        }
+    }
 }
 
 fn run_until_stable(passes: &[Pass], graph: &mut Graph, captures: &[ValueFacts]) -> Result<()> {

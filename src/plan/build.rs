@@ -400,6 +400,9 @@ impl<'a> Builder<'a> {
         if let Some(control) = operator.control() {
             return Ok(TailStep::Control { node: id, control });
         }
+        if self.state.works_on_values(id) {
+            return Ok(TailStep::Values { node: id });
+        }
         let describe = |value: &Option<ValueId>| {
             let Some(value) = *value else { return Ok(None) };
             let facts = &self.state.facts[value.index()];

@@ -47,6 +47,7 @@ impl fmt::Display for Segment {
         }
         for step in &self.tail {
             match step {
+                TailStep::Values { node } => writeln!(f, "  then values of node {}", node.0)?,
                 TailStep::Dynamic { node, kernel, .. } => writeln!(f, "  then {} of node {}", kernel.name, node.0)?,
                 TailStep::Control { node, control } => writeln!(f, "  then {control:?} of node {}", node.0)?,
             }

@@ -8,7 +8,7 @@ mod memory;
 mod place;
 mod select;
 
-pub use select::PlanState;
+pub use select::{InputType, PlanState};
 
 use std::ops::Range;
 
@@ -115,6 +115,11 @@ pub enum TailStep {
         inputs: Vec<Option<ValueId>>,
         /// The node's outputs.
         outputs: Vec<Option<ValueId>>,
+    },
+    /// An operator on values that are not tensors.
+    Values {
+        /// The node, in the state's graph.
+        node: NodeId,
     },
     /// A loop or scan over a subgraph.
     Control {

@@ -10,18 +10,48 @@ use std::{
 use super::{NodePlacement, Placement};
 use crate::{
     error::{Error, ErrorCode, Result},
-    graph::{Graph, NodeId, Value, ValueId, inline_subgraph},
+    graph::{self, Graph, NodeId, ValueId, ValueType, inline_subgraph},
     ops::{
         Control, Operator, ValueFacts,
         evaluate::evaluate,
         infer::{BoundGraph, infer_node, initial_facts},
         registry,
     },
-    tensor::{DType, Dim, Tensor, display_shape, element_count},
+    tensor::{DType, Dim, Tensor, Value, display_shape, element_count},
 };
 
 /// Larger results of constant nodes than this are computed in each run rather than kept with the plan.
 const MAX_FOLDED_BYTES: usize = 1 << 20;
+
+/// The type of a value that is fed, as far as programs differ by it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InputType {
+    /// A tensor's element type and shape.
+    Tensor(DType, Vec<usize>),
+    /// The type of another value.
+    Container(ValueType),
+}
+
+impl InputType {
+    /// The type of a value.
+    pub fn of(value: &Value) -> InputType {
+        match value {
+            Value::Tensor(tensor) => InputType::Tensor(tensor.dtype(), tensor.shape().to_vec()),
+            other => InputType::Container(ValueType::of(other)),
+        }
+    }
+
+    fn facts(&self) -> ValueFacts {
+        match self {
+            InputType::Tensor(dtype, shape) => ValueFacts {
+                dtype: Some(*dtype),
+                shape: Some(shape.iter().map(|&dim| Dim::from(dim)).collect()),
+                ..ValueFacts::default()
+            },
+            InputType::Container(ty) => ValueFacts::of_type(ty),
+        }
+    }
+}
 
 /// What is known of a run between two segments, and which nodes are left.
 #[derive(Clone)]
@@ -52,17 +82,15 @@ pub(super) struct Selection {
 
 impl PlanState {
     /// The state before the first segment. `inputs` are the graph's inputs, then its captures.
-    pub fn start(bound: Rc<BoundGraph>, inputs: &[(DType, Vec<usize>)]) -> Result<PlanState> {
+    pub fn start(bound: Rc<BoundGraph>, inputs: &[InputType]) -> Result<PlanState> {
         let graph = &bound.graph;
         let mut facts = initial_facts(graph);
         let fed = graph.inputs.iter().chain(&graph.captures);
-        for (&id, (dtype, shape)) in fed.zip(inputs) {
-            let shape = shape.iter().map(|&dim| Dim::from(dim)).collect();
-            facts[id.index()] = ValueFacts {
-                dtype: Some(*dtype),
-                shape: Some(shape),
-                ..ValueFacts::default()
-            };
+        for (&id, ty) in fed.zip(inputs) {
+            // An optional that holds a tensor stays an optional to the nodes that take it.
+            if facts[id.index()].container.is_none() {
+                facts[id.index()] = ty.facts();
+            }
         }
         let remaining = (0..graph.nodes.len() as u32).map(NodeId).collect();
         Ok(PlanState {
@@ -79,26 +107,30 @@ impl PlanState {
         self.remaining.is_empty()
     }
 
-    /// The state once the last segment has run and left `tensors` behind (by value).
-    pub fn advance(&self, tensors: &[Option<Tensor>]) -> Result<PlanState> {
+    /// The state once the last segment has run and left `values` behind (by value).
+    pub fn advance(&self, values: &[Option<Value>]) -> Result<PlanState> {
         let mut next = self.clone();
-        let tensor = |id: &ValueId| {
-            let tensor = tensors.get(id.index()).and_then(Option::as_ref);
-            tensor.ok_or_else(|| Error::internal("a value that the plan waits for was not made"))
+        let value = |id: &ValueId| {
+            let value = values.get(id.index()).and_then(Option::as_ref);
+            value.ok_or_else(|| Error::internal("a value that the plan waits for was not made"))
         };
         for id in std::mem::take(&mut next.awaited) {
-            let tensor = tensor(&id)?;
-            let shape = tensor.shape().iter().map(|&dim| Dim::from(dim)).collect();
-            next.facts[id.index()] = ValueFacts {
-                dtype: Some(tensor.dtype()),
-                shape: Some(shape),
-                ..ValueFacts::default()
-            };
+            if next.facts[id.index()].container.is_none() {
+                next.facts[id.index()] = InputType::of(value(&id)?).facts();
+            }
         }
         for id in std::mem::take(&mut next.needed) {
-            next.facts[id.index()] = ValueFacts::of_constant(tensor(&id)?);
+            next.facts[id.index()] = ValueFacts::of_constant(value(&id)?.tensor()?);
         }
         Ok(next)
+    }
+
+    /// Whether a node whose outputs have been inferred works on values other than tensors.
+    pub(super) fn works_on_values(&self, id: NodeId) -> bool {
+        let node = &self.bound.graph.nodes[id.index()];
+        let mut values = node.inputs.iter().chain(&node.outputs).flatten();
+        self.bound.operators[id.index()].works_on_values()
+            || values.any(|value| self.facts[value.index()].container.is_some())
     }
 
     /// Takes the nodes of the next segment out of the state.
@@ -148,6 +180,11 @@ impl PlanState {
                 None => {}
             }
             let wanted = infer_node(&bound.graph, id, node, &**operator, &mut self.facts, &mut fresh)?;
+            if self.works_on_values(id) {
+                pending.extend(node.outputs.iter().flatten());
+                tail.push(id);
+                continue;
+            }
             if self.fold(&bound.graph, id, operator)? {
                 folded.push(NodePlacement {
                     node: bound.graph.node_label(id),
@@ -300,7 +337,7 @@ impl PlanState {
     pub(super) fn concrete(&self, id: ValueId) -> Result<(DType, Vec<usize>)> {
         let facts = &self.facts[id.index()];
         facts.dtype.zip(facts.concrete_shape()).ok_or_else(|| {
-            let value: &Value = self.bound.graph.value(id);
+            let value: &graph::Value = self.bound.graph.value(id);
             let shape = facts
                 .shape
                 .as_ref()

@@ -2,12 +2,12 @@
 
 use std::pin::Pin;
 
-use super::{runner::Runner, runtime::Runtime};
+use super::{limits::bytes_of, runner::Runner, runtime::Runtime};
 use crate::{
     error::{Error, ErrorCode, Result},
     graph::{Node, Subgraph},
     ops::Control,
-    tensor::{AlignedBytes, DType, Tensor, display_shape, element_count, resolve_axis},
+    tensor::{DType, Tensor, Value, display_shape, resolve_axis},
 };
 
 /// The body of a loop or scan.
@@ -21,20 +21,22 @@ pub(super) struct Call<'a> {
     pub runtime: &'a Runtime,
     pub body: &'a Runner,
     pub node: &'a Node,
-    pub inputs: Vec<Option<Tensor>>,
-    pub captures: Vec<Tensor>,
+    pub inputs: Vec<Option<Value>>,
+    pub captures: Vec<Value>,
 }
 
 impl Call<'_> {
-    pub async fn run(self, control: Control) -> Result<Vec<Tensor>> {
+    pub async fn run(self, control: Control) -> Result<Vec<Value>> {
         match control {
             Control::If => Err(Error::internal("an If is planned, not run")),
             Control::Loop => self.run_loop().await,
             Control::Scan => self.run_scan().await,
+            Control::SequenceMap => self.run_sequence_map().await,
         }
     }
 
-    async fn iterate(&self, feeds: Vec<Tensor>) -> Result<Vec<Tensor>> {
+    async fn iterate(&self, feeds: Vec<Value>) -> Result<Vec<Value>> {
+        self.runtime.meter.iterate()?;
         let expected = self.body.bound().graph.inputs.len();
         if feeds.len() != expected {
             return Err(
@@ -45,40 +47,43 @@ impl Call<'_> {
         }
         let feeds = feeds.into_iter().chain(self.captures.iter().cloned()).collect();
         // Boxed: a body may hold another loop.
-        let run: Pin<Box<dyn Future<Output = Result<Vec<Tensor>>> + '_>> = Box::pin(self.body.run(self.runtime, feeds));
+        let run: Pin<Box<dyn Future<Output = Result<Vec<Value>>> + '_>> = Box::pin(self.body.run(self.runtime, feeds));
         run.await
     }
 
-    async fn run_loop(self) -> Result<Vec<Tensor>> {
-        let trip_count = match self.inputs.first().and_then(Option::as_ref) {
+    /// Input `index`, when it is given; it must be a tensor.
+    fn tensor(&self, index: usize) -> Result<Option<&Tensor>> {
+        let input = self.inputs.get(index).and_then(Option::as_ref);
+        input.map(Value::tensor).transpose()
+    }
+
+    async fn run_loop(self) -> Result<Vec<Value>> {
+        let trip_count = match self.tensor(0)? {
             Some(tensor) => Some(one_integer(tensor, "the trip count")?),
             None => None,
         };
-        let mut keep_going = match self.inputs.get(1).and_then(Option::as_ref) {
+        let mut keep_going = match self.tensor(1)? {
             Some(tensor) => truth_of(tensor)?,
             None => true,
         };
-        let mut state: Vec<Tensor> = self.inputs.iter().skip(2).flatten().cloned().collect();
+        let mut state: Vec<Value> = self.inputs.iter().skip(2).flatten().cloned().collect();
         let state_count = state.len();
         let mut collected: Vec<Vec<Tensor>> = Vec::new();
         let mut iteration = 0i64;
         while keep_going && trip_count.is_none_or(|count| iteration < count) {
             let mut feeds = vec![
-                Tensor::scalar(iteration),
-                Tensor::scalar(crate::tensor::Bool8::from(keep_going)),
+                Tensor::scalar(iteration).into(),
+                Tensor::scalar(crate::tensor::Bool8::from(keep_going)).into(),
             ];
             feeds.append(&mut state);
             let mut results = self.iterate(feeds).await?.into_iter();
-            keep_going = truth_of(&results.next().ok_or_else(too_few_outputs)?)?;
+            keep_going = truth_of(results.next().ok_or_else(too_few_outputs)?.tensor()?)?;
             state = results.by_ref().take(state_count).collect();
             if state.len() != state_count {
                 return Err(too_few_outputs());
             }
             collected.resize_with(results.len(), Vec::new);
-            collected
-                .iter_mut()
-                .zip(results)
-                .for_each(|(list, tensor)| list.push(tensor));
+            self.collect(&mut collected, results)?;
             iteration += 1;
         }
         let outputs = self.node.outputs.len();
@@ -86,17 +91,17 @@ impl Call<'_> {
         if collected.is_empty() {
             // Without an iteration only the body's declared types say what an empty list is made of.
             for id in self.body.bound().graph.outputs.iter().skip(1 + state_count).take(scans) {
-                state.push(empty_stack(self.body, *id)?);
+                state.push(empty_stack(self.body, *id)?.into());
             }
         } else {
             for list in collected.iter().take(scans) {
-                state.push(stack(list, 0)?);
+                state.push(Tensor::stack(list, 0)?.into());
             }
         }
         Ok(state)
     }
 
-    async fn run_scan(self) -> Result<Vec<Tensor>> {
+    async fn run_scan(self) -> Result<Vec<Value>> {
         let attributes = &self.node.attributes;
         let scan_inputs = attributes.int("num_scan_inputs")?;
         let scan_inputs = scan_inputs.and_then(|count| usize::try_from(count).ok());
@@ -108,8 +113,9 @@ impl Call<'_> {
                     "attribute num_scan_inputs is missing or too large",
                 )
             })?;
-        let inputs: Vec<Tensor> = self.inputs.iter().flatten().cloned().collect();
+        let inputs: Vec<Value> = self.inputs.iter().flatten().cloned().collect();
         let (initial, scanned) = inputs.split_at(inputs.len().saturating_sub(scan_inputs));
+        let scanned = scanned.iter().map(Value::tensor).collect::<Result<Vec<_>>>()?;
         let mut state = initial.to_vec();
         let scan_outputs = self.node.outputs.len().saturating_sub(state.len());
         let axes = |name: &str, count: usize| -> Result<Vec<i64>> {
@@ -142,39 +148,81 @@ impl Call<'_> {
                 } else {
                     step
                 };
-                feeds.push(slice_at(
-                    tensor,
-                    resolve_axis(input_axes[index], tensor.shape().len())?,
-                    position,
-                )?);
+                let axis = resolve_axis(input_axes[index], tensor.shape().len())?;
+                let mut shape = tensor.shape().to_vec();
+                shape.remove(axis);
+                feeds.push(tensor.slice_along(axis, position, 1)?.reshaped(&shape)?.into());
             }
             let mut results = self.iterate(feeds).await?.into_iter();
             state = results.by_ref().take(initial.len()).collect();
             if state.len() != initial.len() || results.len() < scan_outputs {
                 return Err(too_few_outputs());
             }
-            collected
-                .iter_mut()
-                .zip(results)
-                .for_each(|(list, tensor)| list.push(tensor));
+            self.collect(&mut collected, results)?;
         }
         for (index, mut list) in collected.into_iter().enumerate() {
             if output_reversed[index] != 0 {
                 list.reverse();
             }
-            state.push(match list.first() {
+            let stacked = match list.first() {
                 Some(first) => {
                     let axis = resolve_axis(output_axes[index], first.shape().len() + 1)?;
-                    stack(&list, axis)?
+                    Tensor::stack(&list, axis)?
                 }
                 None => {
                     let outputs = &self.body.bound().graph.outputs;
                     let id = outputs.get(initial.len() + index).ok_or_else(too_few_outputs)?;
                     empty_stack(self.body, *id)?
                 }
-            });
+            };
+            state.push(stacked.into());
         }
         Ok(state)
+    }
+
+    /// Puts the tensors of one iteration behind those of the ones before.
+    fn collect(&self, collected: &mut [Vec<Tensor>], results: impl Iterator<Item = Value>) -> Result<()> {
+        for (list, value) in collected.iter_mut().zip(results) {
+            self.runtime
+                .meter
+                .hold(bytes_of(&value), "the outputs of a loop take")?;
+            list.push(value.tensor()?.clone());
+        }
+        Ok(())
+    }
+
+    /// Runs the body on each element of the first sequence, with the elements of the other sequences beside it.
+    async fn run_sequence_map(self) -> Result<Vec<Value>> {
+        let inputs: Vec<&Value> = self.inputs.iter().flatten().collect();
+        let first = inputs
+            .first()
+            .ok_or_else(|| Error::internal("a SequenceMap without a sequence"))?;
+        let length = first.sequence()?.len();
+        let mut outputs = vec![Vec::with_capacity(length); self.node.outputs.len()];
+        for position in 0..length {
+            let mut feeds = Vec::with_capacity(inputs.len());
+            for input in &inputs {
+                feeds.push(match input {
+                    Value::Sequence(values) => values.get(position).cloned().ok_or_else(|| {
+                        Error::new(ErrorCode::ShapeMismatch, "the sequences have different lengths")
+                            .expected(length.to_string())
+                            .actual(values.len().to_string())
+                    })?,
+                    other => (*other).clone(),
+                });
+            }
+            let results = self.iterate(feeds).await?;
+            if results.len() < outputs.len() {
+                return Err(too_few_outputs());
+            }
+            for (list, value) in outputs.iter_mut().zip(results) {
+                self.runtime
+                    .meter
+                    .hold(bytes_of(&value), "the outputs of a loop take")?;
+                list.push(value);
+            }
+        }
+        Ok(outputs.into_iter().map(Value::Sequence).collect())
     }
 }
 
@@ -215,99 +263,4 @@ fn empty_stack(body: &Runner, id: crate::graph::ValueId) -> Result<Tensor> {
     let inner = ty.shape().unwrap_or(&[]).iter().map(|dim| dim.size().unwrap_or(0));
     let shape: Vec<usize> = [0].into_iter().chain(inner).collect();
     Tensor::zeros(dtype, &shape)
-}
-
-/// Tensors of one type and shape joined along a new axis.
-fn stack(tensors: &[Tensor], axis: usize) -> Result<Tensor> {
-    let first = tensors.first().ok_or_else(|| Error::internal("nothing to stack"))?;
-    if let Some(other) = tensors
-        .iter()
-        .find(|t| t.shape() != first.shape() || t.dtype() != first.dtype())
-    {
-        return Err(Error::new(
-            ErrorCode::ShapeMismatch,
-            "a loop's iterations made outputs of different shapes",
-        )
-        .expected(format!("{}{}", first.dtype(), display_shape(first.shape())))
-        .actual(format!("{}{}", other.dtype(), display_shape(other.shape()))));
-    }
-    let mut shape = first.shape().to_vec();
-    shape.insert(axis, tensors.len());
-    if first.dtype() == DType::String {
-        let outer: usize = first.shape()[..axis].iter().product();
-        let inner: usize = first.shape()[axis..].iter().product();
-        let mut strings = Vec::with_capacity(element_count(&shape)?);
-        for row in 0..outer {
-            for tensor in tensors {
-                strings.extend_from_slice(&tensor.strings()?[row * inner..(row + 1) * inner]);
-            }
-        }
-        return Tensor::from_strings(&shape, strings);
-    }
-    let width = element_width(first.dtype())?;
-    let outer: usize = first.shape()[..axis].iter().product();
-    let inner: usize = first.shape()[axis..].iter().product::<usize>() * width;
-    let mut bytes = AlignedBytes::zeroed(element_count(&shape)? * width)?;
-    let target = bytes.as_mut();
-    for row in 0..outer {
-        for (index, tensor) in tensors.iter().enumerate() {
-            let to = (row * tensors.len() + index) * inner;
-            target[to..to + inner].copy_from_slice(&tensor.bytes()[row * inner..(row + 1) * inner]);
-        }
-    }
-    Tensor::from_bytes(first.dtype(), &shape, bytes)
-}
-
-/// The tensor at `position` of `axis`, which disappears.
-fn slice_at(tensor: &Tensor, axis: usize, position: usize) -> Result<Tensor> {
-    let mut shape = tensor.shape().to_vec();
-    let size = shape.remove(axis);
-    let outer: usize = tensor.shape()[..axis].iter().product();
-    let inner: usize = tensor.shape()[axis + 1..].iter().product();
-    if tensor.dtype() == DType::String {
-        let strings = tensor.strings()?;
-        let rows = (0..outer).map(|row| &strings[(row * size + position) * inner..][..inner]);
-        return Tensor::from_strings(&shape, rows.flatten().cloned().collect());
-    }
-    let inner = inner * element_width(tensor.dtype())?;
-    let mut bytes = AlignedBytes::zeroed(outer * inner)?;
-    for row in 0..outer {
-        let from = (row * size + position) * inner;
-        bytes.as_mut()[row * inner..(row + 1) * inner].copy_from_slice(&tensor.bytes()[from..from + inner]);
-    }
-    Tensor::from_bytes(tensor.dtype(), &shape, bytes)
-}
-
-fn element_width(dtype: DType) -> Result<usize> {
-    dtype
-        .bits()
-        .filter(|bits| bits % 8 == 0)
-        .map(|bits| bits / 8)
-        .ok_or_else(|| {
-            Error::new(
-                ErrorCode::UnsupportedOperator,
-                format!("loops over {dtype} tensors are not supported"),
-            )
-        })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn stacking_and_slicing_are_inverse_along_every_axis() {
-        let parts: Vec<Tensor> = (0..3)
-            .map(|k| Tensor::new(&[2, 4], (0..8).map(|i| 10 * k + i).collect()).unwrap())
-            .collect();
-        for axis in 0..3 {
-            let stacked = stack(&parts, axis).unwrap();
-            assert_eq!(stacked.shape()[axis], 3);
-            for (index, part) in parts.iter().enumerate() {
-                assert_eq!(&slice_at(&stacked, axis, index).unwrap(), part, "axis {axis}");
-            }
-        }
-        let other = Tensor::new(&[8], vec![0i32; 8]).unwrap();
-        assert!(stack(&[parts[0].clone(), other], 0).is_err());
-    }
 }

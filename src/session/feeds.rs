@@ -5,8 +5,9 @@ use std::{collections::HashMap, sync::Arc};
 use super::ValueInfo;
 use crate::{
     error::{Error, ErrorCode, Result},
-    graph::Graph,
-    tensor::{DType, Tensor, display_shape},
+    graph::{Graph, ValueType},
+    plan::InputType,
+    tensor::{Tensor, Value, display_shape},
 };
 
 /// The feeds in the order of the model's inputs, and whether one with a default is among them.
@@ -15,10 +16,10 @@ use crate::{
 /// `inconsistent-dimension`.
 pub(super) fn ordered<N: AsRef<str>>(
     inputs: &[ValueInfo],
-    feeds: impl IntoIterator<Item = (N, Tensor)>,
-) -> Result<(Vec<Option<Tensor>>, bool)> {
-    let mut tensors: Vec<Option<Tensor>> = vec![None; inputs.len()];
-    for (name, tensor) in feeds {
+    feeds: impl IntoIterator<Item = (N, impl Into<Value>)>,
+) -> Result<(Vec<Option<Value>>, bool)> {
+    let mut values: Vec<Option<Value>> = vec![None; inputs.len()];
+    for (name, value) in feeds {
         let name = name.as_ref();
         let Some(position) = inputs.iter().position(|input| input.name == name) else {
             return Err(Error::new(
@@ -28,14 +29,14 @@ pub(super) fn ordered<N: AsRef<str>>(
             .at_input(name)
             .expected(names(inputs)));
         };
-        if tensors[position].replace(tensor).is_some() {
+        if values[position].replace(value.into()).is_some() {
             return Err(Error::new(ErrorCode::InvalidArgument, format!("input {name:?} is fed twice")).at_input(name));
         }
     }
     let missing = inputs
         .iter()
-        .zip(&tensors)
-        .filter(|(input, tensor)| tensor.is_none() && !input.optional);
+        .zip(&values)
+        .filter(|(input, value)| value.is_none() && !input.optional);
     let missing: Vec<ValueInfo> = missing.map(|(input, _)| input.clone()).collect();
     if let Some(first) = missing.first() {
         let message = format!("{} of the model's {} inputs are not fed", missing.len(), inputs.len());
@@ -45,43 +46,69 @@ pub(super) fn ordered<N: AsRef<str>>(
     }
     let mut sizes: HashMap<Arc<str>, (usize, String)> = HashMap::new();
     let mut defaults_are_fed = false;
-    for (input, tensor) in inputs.iter().zip(&tensors) {
-        if let Some(tensor) = tensor {
-            check(input, tensor, &mut sizes)?;
+    for (input, value) in inputs.iter().zip(&values) {
+        if let Some(value) = value {
+            check(input, value, &mut sizes)?;
             defaults_are_fed |= input.optional;
         }
     }
-    Ok((tensors, defaults_are_fed))
+    Ok((values, defaults_are_fed))
 }
 
 /// The tensors that a variant of the model takes: without those that have a default, or with the defaults themselves
 /// where they are not fed.
 pub(super) fn with_defaults(
     imported: &Graph,
-    tensors: Vec<Option<Tensor>>,
+    values: Vec<Option<Value>>,
     defaults_are_fed: bool,
-) -> Result<Vec<Tensor>> {
-    let mut result = Vec::with_capacity(tensors.len());
-    for (tensor, &id) in tensors.into_iter().zip(&imported.inputs) {
+) -> Result<Vec<Value>> {
+    let mut result = Vec::with_capacity(values.len());
+    for (value, &id) in values.into_iter().zip(&imported.inputs) {
         let default = imported.value(id).constant.as_ref();
-        match (tensor, default) {
+        match (value, default) {
             (_, Some(_)) if !defaults_are_fed => {}
-            (Some(tensor), _) => result.push(tensor.aligned()?),
-            (None, Some(default)) => result.push(default.aligned()?),
+            (Some(value), _) => result.push(value),
+            (None, Some(default)) => result.push(default.aligned()?.into()),
             (None, None) => return Err(Error::internal("an input without a default is not fed")),
         }
     }
     Ok(result)
 }
 
-fn check(input: &ValueInfo, tensor: &Tensor, sizes: &mut HashMap<Arc<str>, (usize, String)>) -> Result<()> {
-    let Some(ty) = input.ty.as_tensor() else {
-        return Err(
-            Error::new(ErrorCode::UnsupportedModel, "inputs other than tensors cannot be fed")
-                .at_input(input.name.clone())
-                .actual(input.ty.to_string()),
-        );
-    };
+fn check(input: &ValueInfo, value: &Value, sizes: &mut HashMap<Arc<str>, (usize, String)>) -> Result<()> {
+    match (&input.ty, value) {
+        (ValueType::Tensor(_), Value::Tensor(tensor)) => check_tensor(input, tensor, sizes),
+        (ty, value) if fits(ty, value) => Ok(()),
+        (ty, value) => Err(Error::new(
+            ErrorCode::WrongType,
+            format!("input {:?} is fed with a value of another type", input.name),
+        )
+        .at_input(input.name.clone())
+        .expected(ty.to_string())
+        .actual(match value {
+            Value::Tensor(tensor) => format!("{}{}", tensor.dtype(), display_shape(tensor.shape())),
+            other => other.kind().to_string(),
+        })),
+    }
+}
+
+/// Whether a value is of a type, shapes aside.
+fn fits(ty: &ValueType, value: &Value) -> bool {
+    let holds = |inner: &ValueType, dtype| inner.dtype().is_none_or(|wanted| wanted == dtype);
+    match (ty, value) {
+        (ValueType::Tensor(_), Value::Tensor(tensor)) => holds(ty, tensor.dtype()),
+        (ValueType::Sequence(inner), Value::Sequence(values)) => values.iter().all(|value| fits(inner, value)),
+        (ValueType::Map(key, inner), Value::Map(map)) => {
+            *key == map.keys().dtype() && holds(inner, map.values().dtype())
+        }
+        (ValueType::Optional(_), Value::Absent) => true,
+        (ValueType::Optional(inner), value) => fits(inner, value),
+        _ => false,
+    }
+}
+
+fn check_tensor(input: &ValueInfo, tensor: &Tensor, sizes: &mut HashMap<Arc<str>, (usize, String)>) -> Result<()> {
+    let Some(ty) = input.ty.as_tensor() else { return Ok(()) };
     let error = |code, message: String| {
         Error::new(code, message)
             .at_input(input.name.clone())
@@ -143,22 +170,28 @@ pub(super) fn fetch_positions(outputs: &[ValueInfo], fetches: Option<&[String]>)
 }
 
 /// Types and shapes of the inputs when no shape is open.
-pub(super) fn fixed_input_types(graph: &Graph) -> Result<Vec<(DType, Vec<usize>)>> {
+pub(super) fn fixed_input_types(graph: &Graph) -> Result<Vec<InputType>> {
     let fixed = |&id: &crate::graph::ValueId| {
         let value = graph.value(id);
         if let Some(tensor) = &value.constant {
-            return Ok((tensor.dtype(), tensor.shape().to_vec()));
+            return Ok(InputType::Tensor(tensor.dtype(), tensor.shape().to_vec()));
+        }
+        if value.ty.as_tensor().is_none() {
+            return Ok(InputType::Container(value.ty.clone()));
         }
         let shape = value.ty.shape();
         let shape = shape.and_then(|dims| dims.iter().map(|dim| dim.size()).collect::<Option<Vec<_>>>());
-        value.ty.dtype().zip(shape).ok_or_else(|| {
-            Error::new(
-                ErrorCode::InvalidArgument,
-                "a program needs concrete input shapes: run the session first",
-            )
-            .at_input(value.name.clone())
-            .actual(value.ty.to_string())
-        })
+        let known = value.ty.dtype().zip(shape);
+        known
+            .map(|(dtype, shape)| InputType::Tensor(dtype, shape))
+            .ok_or_else(|| {
+                Error::new(
+                    ErrorCode::InvalidArgument,
+                    "a program needs concrete input shapes: run the session first",
+                )
+                .at_input(value.name.clone())
+                .actual(value.ty.to_string())
+            })
     };
     graph.inputs.iter().map(fixed).collect()
 }

@@ -2,12 +2,14 @@
 
 mod control;
 mod feeds;
+mod limits;
 mod model;
 mod report;
 mod runner;
 mod runtime;
 mod variant;
 
+pub use limits::Limits;
 pub use model::{Model, ValueInfo};
 pub use report::{Memory, Report, Timings};
 
@@ -17,8 +19,9 @@ use crate::{
     error::{Error, ErrorCode, Result},
     graph::Graph,
     optimize::Level,
-    tensor::Tensor,
+    tensor::{Tensor, Value},
 };
+use limits::Meter;
 use runtime::Runtime;
 use variant::{VariantKey, Variants};
 
@@ -43,6 +46,8 @@ pub struct SessionOptions {
     pub optimization: Level,
     /// How many programs, one for each set of input shapes, are kept.
     pub program_cache: usize,
+    /// What the model may use.
+    pub limits: Limits,
     /// Milliseconds since some fixed moment, for the report's timings.
     pub clock: fn() -> f64,
 }
@@ -53,6 +58,7 @@ impl Default for SessionOptions {
             device: Device::Auto,
             optimization: Level::All,
             program_cache: 8,
+            limits: Limits::default(),
             clock: runtime::default_clock,
         }
     }
@@ -86,7 +92,7 @@ pub struct Session {
 
 /// The outputs of a run, in the model's order; indexed by position or name.
 #[derive(Clone, Debug)]
-pub struct Outputs(Vec<(String, Tensor)>);
+pub struct Outputs(Vec<(String, Value)>);
 
 impl Session {
     /// Optimizes the model and opens the device. Programs are planned at the first run of each set of input shapes.
@@ -99,7 +105,10 @@ impl Session {
         let outputs = model::outputs_of(&imported)?;
         let variants = Variants::new(&imported, options.optimization, options.program_cache)?;
         let optimized = (options.clock)();
-        let runtime = Runtime::new(options.device, options.clock).await?;
+        let weights = imported.values.iter().filter_map(|value| value.constant.as_ref());
+        let weights = weights.map(|tensor| tensor.bytes().len() as u64).sum();
+        let meter = Meter::new(options.limits, options.clock, weights)?;
+        let runtime = Runtime::new(options.device, options.clock, meter).await?;
         let opened = (options.clock)();
         let timings = Timings {
             parse_ms,
@@ -130,35 +139,40 @@ impl Session {
     }
 
     /// Runs the model on named feeds and returns every output.
-    pub async fn run<N: AsRef<str>>(&mut self, feeds: impl IntoIterator<Item = (N, Tensor)>) -> Result<Outputs> {
+    pub async fn run<N: AsRef<str>>(
+        &mut self,
+        feeds: impl IntoIterator<Item = (N, impl Into<Value>)>,
+    ) -> Result<Outputs> {
         self.run_fetching(feeds, None).await
     }
 
     /// Runs the model and returns the outputs named by `fetches`, in their order; all when `None`.
     pub async fn run_fetching<N: AsRef<str>>(
         &mut self,
-        feeds: impl IntoIterator<Item = (N, Tensor)>,
+        feeds: impl IntoIterator<Item = (N, impl Into<Value>)>,
         fetches: Option<&[String]>,
     ) -> Result<Outputs> {
         self.check_released()?;
         let positions = feeds::fetch_positions(&self.outputs, fetches)?;
-        let (tensors, defaults_are_fed) = feeds::ordered(&self.inputs, feeds)?;
+        let (values, defaults_are_fed) = feeds::ordered(&self.inputs, feeds)?;
         let mut outputs = positions.clone();
         outputs.sort_unstable();
         outputs.dedup();
-        let tensors = feeds::with_defaults(&self.imported, tensors, defaults_are_fed)?;
+        let values = feeds::with_defaults(&self.imported, values, defaults_are_fed)?;
         let key = VariantKey {
             defaults_are_fed,
             outputs: outputs.clone(),
         };
         let (level, cache) = (self.options.optimization, self.options.program_cache);
         let runner = self.variants.get(&self.imported, key, level, cache)?;
-        let results = match runner.run(&self.runtime, tensors.clone()).await {
+        self.runtime.meter.begin();
+        let results = match runner.run(&self.runtime, values.clone()).await {
             Err(error) if self.falls_back(&error) => {
                 let reason = error.message().to_string();
                 self.runtime.fall_back_to_cpu(reason);
                 self.variants.forget_programs();
-                runner.run(&self.runtime, tensors).await?
+                self.runtime.meter.begin();
+                runner.run(&self.runtime, values).await?
             }
             other => other?,
         };
@@ -224,14 +238,19 @@ impl Session {
 }
 
 impl Outputs {
-    /// The output called `name`.
+    /// The output called `name`, when it is a tensor.
     pub fn get(&self, name: &str) -> Option<&Tensor> {
-        self.0.iter().find(|(own, _)| own == name).map(|(_, tensor)| tensor)
+        self.value(name)?.as_tensor()
     }
 
-    /// Names and tensors in order.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
-        self.0.iter().map(|(name, tensor)| (name.as_str(), tensor))
+    /// The output called `name`, of whatever kind.
+    pub fn value(&self, name: &str) -> Option<&Value> {
+        self.0.iter().find(|(own, _)| own == name).map(|(_, value)| value)
+    }
+
+    /// Names and values in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value))
     }
 
     /// Number of outputs.
@@ -248,14 +267,22 @@ impl Outputs {
 impl Index<usize> for Outputs {
     type Output = Tensor;
 
+    /// The tensor at `position`.
+    ///
+    /// # Panics
+    /// When there is no such output, or it is a sequence, a map or an empty optional; [`Outputs::value`] has those.
     fn index(&self, position: usize) -> &Tensor {
-        &self.0[position].1
+        let (name, value) = &self.0[position];
+        match value {
+            Value::Tensor(tensor) => tensor,
+            other => panic!("output {name:?} is {}, not a tensor", other.kind()),
+        }
     }
 }
 
 impl IntoIterator for Outputs {
-    type Item = (String, Tensor);
-    type IntoIter = std::vec::IntoIter<(String, Tensor)>;
+    type Item = (String, Value);
+    type IntoIter = std::vec::IntoIter<(String, Value)>;
 
     fn into_iter(self) -> Self::IntoIter {
         self.0.into_iter()

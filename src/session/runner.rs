@@ -4,15 +4,16 @@ use std::{cell::RefCell, collections::HashMap, rc::Rc};
 
 use super::{
     control,
+    limits::bytes_of,
     runtime::{Recorded, Runtime},
 };
 use crate::{
     cpu::executor::{Frame, Slot},
     error::{Error, ErrorCode, Result},
-    graph::{NodeId, ValueId},
+    graph::{NodeId, ValueId, ValueType},
     ops::infer::BoundGraph,
-    plan::{Placement, PlanState, Planned, Segment, SlotSource, Step, TailStep},
-    tensor::{AlignedBytes, DType, Tensor},
+    plan::{InputType, Placement, PlanState, Planned, Segment, SlotSource, Step, TailStep},
+    tensor::{AlignedBytes, DType, Tensor, Value, element_count},
 };
 
 /// A graph with its cached programs.
@@ -23,14 +24,15 @@ pub(super) struct Runner {
     capacity: usize,
 }
 
-/// Element types and shapes of a graph's inputs and captures.
-type InputKey = Vec<(DType, Vec<usize>)>;
+/// The types of a graph's inputs and captures.
+type InputKey = Vec<InputType>;
 
 /// What a segment's plan depends on beside what was known before.
 #[derive(Clone, PartialEq)]
 enum Fact {
     Shape(ValueId, DType, Vec<usize>),
     Content(ValueId, Tensor),
+    Container(ValueId, ValueType),
 }
 
 /// One segment of a program, with the segments that may follow it.
@@ -67,7 +69,7 @@ impl Runner {
     }
 
     /// Plans the first segment for inputs of these types.
-    pub fn plan_first(&self, runtime: &Runtime, inputs: &[(DType, Vec<usize>)]) -> Result<Rc<Link>> {
+    pub fn plan_first(&self, runtime: &Runtime, inputs: &[InputType]) -> Result<Rc<Link>> {
         let key = inputs.to_vec();
         if let Some(link) = self.programs.borrow_mut().get(&key) {
             return Ok(link);
@@ -103,21 +105,22 @@ impl Runner {
         }))
     }
 
-    /// Runs the graph on tensors for its inputs and captures, in that order.
-    pub async fn run(&self, runtime: &Runtime, feeds: Vec<Tensor>) -> Result<Vec<Tensor>> {
-        let key: InputKey = feeds
-            .iter()
-            .map(|tensor| (tensor.dtype(), tensor.shape().to_vec()))
-            .collect();
+    /// Runs the graph on values for its inputs and captures, in that order.
+    pub async fn run(&self, runtime: &Runtime, feeds: Vec<Value>) -> Result<Vec<Value>> {
+        let key: InputKey = feeds.iter().map(InputType::of).collect();
         let graph = &self.bound.graph;
-        let mut table: Vec<Option<Tensor>> = vec![None; graph.values.len()];
-        for (&id, tensor) in graph.inputs.iter().chain(&graph.captures).zip(feeds) {
-            table[id.index()] = Some(tensor.aligned()?);
+        let mut table: Vec<Option<Value>> = vec![None; graph.values.len()];
+        for (&id, value) in graph.inputs.iter().chain(&graph.captures).zip(feeds) {
+            table[id.index()] = Some(aligned(value)?);
         }
         let mut link = self.plan_first(runtime, &key)?;
         let mut chain = vec![Rc::clone(&link)];
         loop {
+            runtime.meter.check_time()?;
+            let held = table.iter().flatten().map(bytes_of).sum();
+            let before = runtime.meter.hold(held, "the values of a run take")?;
             link.run(runtime, &mut table, self.capacity).await?;
+            runtime.meter.release_to(before);
             if link.planned.state.is_finished() {
                 break;
             }
@@ -134,16 +137,19 @@ impl Runner {
         Ok(outputs)
     }
 
-    fn next_link(&self, runtime: &Runtime, link: &Link, table: &[Option<Tensor>]) -> Result<Rc<Link>> {
+    fn next_link(&self, runtime: &Runtime, link: &Link, table: &[Option<Value>]) -> Result<Rc<Link>> {
         let state = &link.planned.state;
         let missing = || Error::internal("a value that the plan waits for was not made");
         let mut facts = Vec::new();
         for &id in &state.awaited {
-            let tensor = value_of(state, table, id).ok_or_else(missing)?;
-            facts.push(Fact::Shape(id, tensor.dtype(), tensor.shape().to_vec()));
+            facts.push(match value_of(state, table, id).ok_or_else(missing)? {
+                Value::Tensor(tensor) => Fact::Shape(id, tensor.dtype(), tensor.shape().to_vec()),
+                other => Fact::Container(id, ValueType::of(&other)),
+            });
         }
         for &id in &state.needed {
-            facts.push(Fact::Content(id, value_of(state, table, id).ok_or_else(missing)?));
+            let value = value_of(state, table, id).ok_or_else(missing)?;
+            facts.push(Fact::Content(id, value.tensor()?.clone()));
         }
         if let Some(next) = link.next.borrow_mut().get(&facts) {
             return Ok(next);
@@ -179,7 +185,7 @@ impl Link {
         self.bodies.borrow().values().cloned().collect()
     }
 
-    async fn run(&self, runtime: &Runtime, table: &mut Vec<Option<Tensor>>, capacity: usize) -> Result<()> {
+    async fn run(&self, runtime: &Runtime, table: &mut Vec<Option<Value>>, capacity: usize) -> Result<()> {
         let (segment, state) = (&self.planned.segment, &self.planned.state);
         table.resize(table.len().max(state.bound.graph.values.len()), None);
         if !self.is_recorded.get() {
@@ -187,13 +193,19 @@ impl Link {
             *self.recorded.borrow_mut() = recorded;
             self.is_recorded.set(true);
         }
+        let buffers = segment.slots.iter().map(|source| match source {
+            SlotSource::Buffer(len) => *len as u64,
+            _ => 0,
+        });
+        let planned = buffers.sum::<u64>() + segment.arena_bytes as u64;
+        runtime.meter.check_memory(planned, "the values of a run take")?;
         let mut slots = Vec::with_capacity(segment.slots.len());
         for source in &segment.slots {
             slots.push(match source {
                 SlotSource::Value(id) => {
                     let tensor = value_of(state, table, *id);
                     let tensor = tensor.ok_or_else(|| Error::internal("a segment's input was not made"))?;
-                    Slot::Tensor(tensor.aligned()?)
+                    Slot::Tensor(tensor.tensor()?.aligned()?)
                 }
                 SlotSource::Constant(tensor) => Slot::Tensor(tensor.clone()),
                 SlotSource::Buffer(len) => Slot::Buffer(AlignedBytes::zeroed(*len)?),
@@ -210,19 +222,26 @@ impl Link {
             arena: &mut arena,
             slots: &mut slots,
         };
-        let result = self.run_steps(&mut frame, recorded.as_mut()).await;
+        let result = self.run_steps(runtime, &mut frame, recorded.as_mut()).await;
         *self.recorded.borrow_mut() = recorded;
         *runtime.arena.borrow_mut() = arena;
         result?;
         self.keep_outputs(slots, table)?;
         for step in &segment.tail {
+            runtime.meter.check_time()?;
             self.run_tail(runtime, step, table, capacity).await?;
         }
         Ok(())
     }
 
-    async fn run_steps(&self, frame: &mut Frame<'_>, mut recorded: Option<&mut Recorded>) -> Result<()> {
+    async fn run_steps(
+        &self,
+        runtime: &Runtime,
+        frame: &mut Frame<'_>,
+        mut recorded: Option<&mut Recorded>,
+    ) -> Result<()> {
         for step in &self.planned.segment.steps {
+            runtime.meter.check_time()?;
             match step {
                 Step::Cpu(step) => step.run(frame)?,
                 other => {
@@ -236,7 +255,7 @@ impl Link {
     }
 
     /// Moves what outlives the segment from its slots into the table.
-    fn keep_outputs(&self, slots: Vec<Slot>, table: &mut [Option<Tensor>]) -> Result<()> {
+    fn keep_outputs(&self, slots: Vec<Slot>, table: &mut [Option<Value>]) -> Result<()> {
         let mut tensors: Vec<Option<Tensor>> = vec![None; slots.len()];
         let mut slots: Vec<Option<Slot>> = slots.into_iter().map(Some).collect();
         for output in &self.planned.segment.outputs {
@@ -248,7 +267,7 @@ impl Link {
                     _ => return Err(Error::internal("a segment's output slot is empty")),
                 },
             };
-            table[output.value.index()] = Some(kept.reshaped(&output.shape)?);
+            table[output.value.index()] = Some(kept.reshaped(&output.shape)?.into());
             tensors[output.slot] = Some(kept);
         }
         Ok(())
@@ -258,7 +277,7 @@ impl Link {
         &self,
         runtime: &Runtime,
         step: &TailStep,
-        table: &mut [Option<Tensor>],
+        table: &mut [Option<Value>],
         capacity: usize,
     ) -> Result<()> {
         let state = &self.planned.state;
@@ -268,20 +287,38 @@ impl Link {
                 .at_node(graph.node_label(*node))
                 .at_operator(graph.nodes[node.index()].operator.to_string())
         };
-        let fetch = |id: &Option<ValueId>, table: &[Option<Tensor>]| match id {
+        let fetch = |id: &Option<ValueId>, table: &[Option<Value>]| match id {
             None => Ok(None),
             Some(id) => {
-                let tensor = value_of(state, table, *id);
-                let tensor = tensor.ok_or_else(|| Error::internal("an input of a dynamic node was not made"))?;
-                tensor.aligned().map(Some)
+                let value = value_of(state, table, *id);
+                let value = value.ok_or_else(|| Error::internal("an input of a dynamic node was not made"))?;
+                aligned(value).map(Some)
             }
         };
+        let tensor_of = |value: Option<Value>| value.map(|value| value.tensor().cloned()).transpose();
         let (node, results) = match step {
             TailStep::Dynamic {
-                node, kernel, inputs, ..
+                node,
+                kernel,
+                inputs,
+                outputs,
             } => {
+                let inputs = inputs.iter().map(|id| tensor_of(fetch(id, table)?));
+                let inputs = inputs.collect::<Result<Vec<_>>>()?;
+                let known = outputs.iter().flatten().filter_map(|id| {
+                    let facts = &state.facts[id.index()];
+                    facts.dtype?.byte_len(element_count(&facts.concrete_shape()?).ok()?)
+                });
+                let known = known.sum::<usize>() as u64;
+                let check = |bytes| runtime.meter.check_memory(bytes, "the node's outputs take");
+                check(known).map_err(|error| label(node, error))?;
+                let results = (kernel.run)(&inputs).map_err(|error| label(node, error))?;
+                (node, results.into_iter().map(Value::Tensor).collect())
+            }
+            TailStep::Values { node } => {
+                let (inputs, operator) = (&graph.nodes[node.index()].inputs, &state.bound.operators[node.index()]);
                 let inputs = inputs.iter().map(|id| fetch(id, table)).collect::<Result<Vec<_>>>()?;
-                (node, (kernel.run)(&inputs).map_err(|error| label(node, error))?)
+                (node, operator.on_values(&inputs).map_err(|error| label(node, error))?)
             }
             TailStep::Control { node, control } => {
                 let inputs = &graph.nodes[node.index()].inputs;
@@ -289,7 +326,7 @@ impl Link {
                 let body = self.body(*node, capacity).map_err(|error| label(node, error))?;
                 let subgraph = control::body_of(&graph.nodes[node.index()])?;
                 let captures = subgraph.captures.iter().map(|&id| fetch(&Some(id), table));
-                let captures: Vec<Tensor> = captures.filter_map(Result::transpose).collect::<Result<_>>()?;
+                let captures: Vec<Value> = captures.filter_map(Result::transpose).collect::<Result<_>>()?;
                 let call = control::Call {
                     runtime,
                     body: &body,
@@ -300,9 +337,10 @@ impl Link {
                 (node, call.run(*control).await.map_err(|error| label(node, error))?)
             }
         };
-        for (id, tensor) in graph.nodes[node.index()].outputs.iter().zip(results) {
+        for (id, value) in graph.nodes[node.index()].outputs.iter().zip(results) {
+            runtime.meter.hold(bytes_of(&value), "the values of a run take")?;
             if let Some(id) = id {
-                table[id.index()] = Some(tensor);
+                table[id.index()] = Some(value);
             }
         }
         Ok(())
@@ -343,9 +381,17 @@ async fn run_gpu_step(_: &Step, _: &mut Frame<'_>, _: &mut Recorded) -> Result<(
 }
 
 /// A value that was made, or is constant in the plan.
-fn value_of(state: &PlanState, table: &[Option<Tensor>], id: ValueId) -> Option<Tensor> {
+fn value_of(state: &PlanState, table: &[Option<Value>], id: ValueId) -> Option<Value> {
     let made = table.get(id.index()).and_then(Option::clone);
-    made.or_else(|| state.facts.get(id.index())?.constant.clone())
+    made.or_else(|| Some(Value::Tensor(state.facts.get(id.index())?.constant.clone()?)))
+}
+
+/// The value with a tensor's data aligned. What containers hold is aligned when it is taken out.
+fn aligned(value: Value) -> Result<Value> {
+    match value {
+        Value::Tensor(tensor) => Ok(Value::Tensor(tensor.aligned()?)),
+        other => Ok(other),
+    }
 }
 
 /// A small map that forgets what was used longest ago.

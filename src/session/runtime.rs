@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 #[cfg(feature = "gpu")]
 use std::rc::Rc;
 
-use super::Device;
+use super::{Device, limits::Meter};
 #[cfg(not(feature = "gpu"))]
 use crate::error::ErrorCode;
 #[cfg(feature = "gpu")]
@@ -26,6 +26,8 @@ pub(super) struct Runtime {
     pub planner: Planner,
     pub arena: RefCell<AlignedBytes>,
     pub clock: fn() -> f64,
+    /// What the current run uses.
+    pub meter: Meter,
     pub plan_ms: Cell<f64>,
     pub compile_ms: Cell<f64>,
     pub warnings: Vec<String>,
@@ -48,7 +50,7 @@ pub(super) struct Recorded {
 }
 
 impl Runtime {
-    pub async fn new(device: Device, clock: fn() -> f64) -> Result<Runtime> {
+    pub async fn new(device: Device, clock: fn() -> f64, meter: Meter) -> Result<Runtime> {
         let mut runtime = Runtime {
             planner: Planner {
                 target: Target::Cpu,
@@ -56,6 +58,7 @@ impl Runtime {
             },
             arena: RefCell::default(),
             clock,
+            meter,
             plan_ms: Cell::new(0.0),
             compile_ms: Cell::new(0.0),
             warnings: Vec::new(),

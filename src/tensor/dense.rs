@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, fmt, sync::Arc};
 
-use super::{AlignedBytes, Bool8, Bytes, DType, Element, display_shape, element_count};
+use super::{AlignedBytes, Bool8, Bytes, DType, Element, display_shape, element_count, packed};
 use crate::error::{Error, ErrorCode, Result};
 use crate::with_element;
 
@@ -173,9 +173,14 @@ impl Tensor {
                 };
                 self.view::<u64>()?.iter().map(narrow).collect::<Result<_>>()?
             }
-            DType::I4 | DType::U4 => (0..self.len())
-                .map(|index| unpack_4bit(self.dtype, bytes, index))
-                .collect(),
+            DType::I2 | DType::I4 | DType::U2 | DType::U4 => {
+                let bits = self.dtype.bits().unwrap_or(4);
+                let wide = |value: u8| match self.dtype.is_unsigned() {
+                    true => value.into(),
+                    false => packed::sign_extend(bits, value).into(),
+                };
+                packed::unpack(bits, bytes, self.len()).into_iter().map(wide).collect()
+            }
             _ => return Err(self.type_error("an integer type")),
         })
     }
@@ -245,7 +250,7 @@ impl fmt::Debug for Tensor {
             Data::Bytes(bytes) => with_element!(self.dtype, T => {
                 let values: Vec<T> = bytemuck::pod_collect_to_vec(&bytes[..shown * std::mem::size_of::<T>()]);
                 list.entries(values)
-            }, _ => list.entries((0..shown).map(|index| unpack_4bit(self.dtype, bytes, index)))),
+            }, _ => list.entries(self.to_f64s().unwrap_or_default().into_iter().take(shown))),
         };
         if self.len() > SHOWN {
             list.entry(&format_args!("…"));
@@ -277,16 +282,6 @@ fn check_count(dtype: DType, shape: &[usize], count: usize) -> Result<()> {
     )
     .expected(expected.to_string())
     .actual(count.to_string()))
-}
-
-fn unpack_4bit(dtype: DType, bytes: &[u8], index: usize) -> i64 {
-    let byte = bytes.get(index / 2).copied().unwrap_or(0);
-    let nibble = if index.is_multiple_of(2) { byte & 15 } else { byte >> 4 };
-    if dtype == DType::I4 {
-        (((nibble << 4) as i8) >> 4).into()
-    } else {
-        nibble.into()
-    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,8 @@ use std::fmt;
 
 use half::{bf16, f16};
 
-/// The element type of a tensor. `I4`, `U4` are stored packed, two to a byte, low nibble first, as ONNX does.
+/// The element type of a tensor. Types of 4 and 2 bits are stored packed, two and four to a byte, the first in the lowest
+/// bits, as ONNX does. Floats of 8 and 4 bits are known by their bits: [`super::SmallFloat`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 #[allow(missing_docs)]
@@ -13,11 +14,19 @@ pub enum DType {
     BF16,
     F32,
     F64,
+    F8E4M3FN,
+    F8E4M3FNUZ,
+    F8E5M2,
+    F8E5M2FNUZ,
+    F8E8M0,
+    F4E2M1,
+    I2,
     I4,
     I8,
     I16,
     I32,
     I64,
+    U2,
     U4,
     U8,
     U16,
@@ -29,16 +38,24 @@ pub enum DType {
 
 impl DType {
     /// Every element type.
-    pub const ALL: [DType; 16] = [
+    pub const ALL: [DType; 24] = [
         DType::F16,
         DType::BF16,
         DType::F32,
         DType::F64,
+        DType::F8E4M3FN,
+        DType::F8E4M3FNUZ,
+        DType::F8E5M2,
+        DType::F8E5M2FNUZ,
+        DType::F8E8M0,
+        DType::F4E2M1,
+        DType::I2,
         DType::I4,
         DType::I8,
         DType::I16,
         DType::I32,
         DType::I64,
+        DType::U2,
         DType::U4,
         DType::U8,
         DType::U16,
@@ -72,6 +89,14 @@ impl DType {
             DType::BF16 => 16,
             DType::U4 => 21,
             DType::I4 => 22,
+            DType::F8E4M3FN => 17,
+            DType::F8E4M3FNUZ => 18,
+            DType::F8E5M2 => 19,
+            DType::F8E5M2FNUZ => 20,
+            DType::F4E2M1 => 23,
+            DType::F8E8M0 => 24,
+            DType::U2 => 25,
+            DType::I2 => 26,
         }
     }
 
@@ -82,6 +107,14 @@ impl DType {
             DType::BF16 => "bfloat16",
             DType::F32 => "float32",
             DType::F64 => "float64",
+            DType::F8E4M3FN => "float8e4m3fn",
+            DType::F8E4M3FNUZ => "float8e4m3fnuz",
+            DType::F8E5M2 => "float8e5m2",
+            DType::F8E5M2FNUZ => "float8e5m2fnuz",
+            DType::F8E8M0 => "float8e8m0",
+            DType::F4E2M1 => "float4e2m1",
+            DType::I2 => "int2",
+            DType::U2 => "uint2",
             DType::I4 => "int4",
             DType::I8 => "int8",
             DType::I16 => "int16",
@@ -105,8 +138,10 @@ impl DType {
     /// Size of one element in bits; `None` for strings.
     pub fn bits(self) -> Option<usize> {
         Some(match self {
-            DType::I4 | DType::U4 => 4,
+            DType::I2 | DType::U2 => 2,
+            DType::I4 | DType::U4 | DType::F4E2M1 => 4,
             DType::I8 | DType::U8 | DType::Bool => 8,
+            DType::F8E4M3FN | DType::F8E4M3FNUZ | DType::F8E5M2 | DType::F8E5M2FNUZ | DType::F8E8M0 => 8,
             DType::F16 | DType::BF16 | DType::I16 | DType::U16 => 16,
             DType::F32 | DType::I32 | DType::U32 => 32,
             DType::F64 | DType::I64 | DType::U64 => 64,
@@ -119,19 +154,27 @@ impl DType {
         Some(count.checked_mul(self.bits()?)?.div_ceil(8))
     }
 
-    /// Whether this is one of the floating-point types.
+    /// Whether this is a floating-point type of 8 or 4 bits, which is stored and converted but not computed in.
+    pub fn is_small_float(self) -> bool {
+        super::SmallFloat::of(self).is_some()
+    }
+
+    /// Whether this is one of the floating-point types that are computed in.
     pub fn is_float(self) -> bool {
         matches!(self, DType::F16 | DType::BF16 | DType::F32 | DType::F64)
     }
 
     /// Whether this is a signed or unsigned integer type.
     pub fn is_integer(self) -> bool {
-        !self.is_float() && !matches!(self, DType::Bool | DType::String)
+        !self.is_float() && !self.is_small_float() && !matches!(self, DType::Bool | DType::String)
     }
 
     /// Whether this is an unsigned integer type.
     pub fn is_unsigned(self) -> bool {
-        matches!(self, DType::U4 | DType::U8 | DType::U16 | DType::U32 | DType::U64)
+        matches!(
+            self,
+            DType::U2 | DType::U4 | DType::U8 | DType::U16 | DType::U32 | DType::U64
+        )
     }
 }
 

@@ -1,10 +1,13 @@
 //! Element types, shapes (concrete and symbolic) and tensors whose storage is owned or borrowed from the model's bytes.
 
+mod blocks;
 mod bytes;
 mod dense;
 mod dim;
 mod dtype;
+pub mod packed;
 mod shape;
+mod small;
 mod value;
 mod widen;
 
@@ -13,6 +16,7 @@ pub use dense::Tensor;
 pub use dim::{Dim, Symbols};
 pub use dtype::{Bool8, DType, Element};
 pub use shape::{broadcast_shapes, display_shape, element_count, resolve_axes, resolve_axis, strides_of};
+pub use small::{Rounding, SmallFloat};
 pub use value::{Map, Value};
 
 /// Calls `$body` with `$T` bound to the Rust type of a numeric or bool [`DType`]; evaluates `$otherwise` for packed

@@ -96,6 +96,18 @@ impl Value {
     }
 }
 
+impl TryFrom<Value> for Tensor {
+    type Error = Error;
+
+    /// The tensor; an error when the value is something else.
+    fn try_from(value: Value) -> Result<Tensor> {
+        match value {
+            Value::Tensor(tensor) => Ok(tensor),
+            other => Err(other.kind_error("a tensor")),
+        }
+    }
+}
+
 impl From<Tensor> for Value {
     fn from(tensor: Tensor) -> Value {
         Value::Tensor(tensor)

@@ -3,7 +3,7 @@
 
 use half::{bf16, f16};
 
-use super::{Bool8, DType, Element, Tensor};
+use super::{Bool8, DType, Element, Rounding, SmallFloat, Tensor, packed};
 use crate::error::{Error, ErrorCode, Result};
 
 impl Tensor {
@@ -18,7 +18,14 @@ impl Tensor {
             DType::F16 => each(self, |value: f16| value.to_f64()),
             DType::BF16 => each(self, |value: bf16| value.to_f64()),
             DType::U64 => each(self, |value: u64| value as f64),
-            _ => Ok(self.to_i64s()?.into_iter().map(|value| value as f64).collect()),
+            dtype => match SmallFloat::of(dtype) {
+                Some(format) => {
+                    let bits = dtype.bits().unwrap_or(8);
+                    let decode = |index| format.decode(packed::packed_get(bits, self.bytes(), index));
+                    Ok((0..self.len()).map(decode).collect())
+                }
+                None => Ok(self.to_i64s()?.into_iter().map(|value| value as f64).collect()),
+            },
         }
     }
 
@@ -35,11 +42,30 @@ impl Tensor {
             DType::BF16 => each(shape, values, bf16::from_f64),
             DType::Bool => each(shape, values, |value| Bool8::from(value != 0.0)),
             DType::U64 => each(shape, values, |value| value as u64),
+            _ if dtype.is_small_float() => Tensor::from_f64s_as(dtype, shape, values, true, Rounding::Nearest),
             _ => {
                 let values: Vec<i64> = values.iter().map(|&value| value as i64).collect();
                 Tensor::from_i64s(dtype, shape, &values)
             }
         }
+    }
+
+    /// A tensor of a small float type from `f64`s, with what happens to numbers beyond its range and between powers of
+    /// two; see [`SmallFloat::encode`].
+    pub fn from_f64s_as(
+        dtype: DType,
+        shape: &[usize],
+        values: &[f64],
+        saturate: bool,
+        rounding: Rounding,
+    ) -> Result<Tensor> {
+        let format = SmallFloat::of(dtype)
+            .ok_or_else(|| Error::new(ErrorCode::WrongType, "the type is not a small float").actual(dtype.name()))?;
+        let encoded: Vec<u8> = values
+            .iter()
+            .map(|&value| format.encode(value, saturate, rounding))
+            .collect();
+        Tensor::from_bytes(dtype, shape, packed::pack(dtype.bits().unwrap_or(8), &encoded))
     }
 
     /// A tensor of an integer type from `i64`s, each saturated to the type's range; of bool from whether it is not 0.
@@ -66,13 +92,14 @@ impl Tensor {
             DType::U16 => saturated!(u16),
             DType::U8 => saturated!(u8),
             DType::Bool => Tensor::new(shape, values.iter().map(|&value| Bool8::from(value != 0)).collect()),
-            DType::I4 | DType::U4 => {
-                let (low, high) = if dtype == DType::I4 { (-8, 7) } else { (0, 15) };
-                let mut bytes = vec![0u8; values.len().div_ceil(2)];
-                for (index, &value) in values.iter().enumerate() {
-                    bytes[index / 2] |= (value.clamp(low, high) as u8 & 15) << (index % 2 * 4);
-                }
-                Tensor::from_bytes(dtype, shape, bytes)
+            DType::I2 | DType::I4 | DType::U2 | DType::U4 => {
+                let bits = dtype.bits().unwrap_or(4);
+                let (low, high) = match dtype.is_unsigned() {
+                    true => (0, (1 << bits) - 1),
+                    false => (-(1 << (bits - 1)), (1 << (bits - 1)) - 1),
+                };
+                let narrow: Vec<u8> = values.iter().map(|&value| value.clamp(low, high) as u8).collect();
+                Tensor::from_bytes(dtype, shape, packed::pack(bits, &narrow))
             }
             _ => Err(
                 Error::new(ErrorCode::WrongType, "integers do not make a tensor of this type")
@@ -90,10 +117,12 @@ mod tests {
     #[test]
     fn every_numeric_type_goes_there_and_back() {
         for dtype in DType::ALL.into_iter().filter(|dtype| *dtype != DType::String) {
-            let values: &[f64] = if dtype == DType::Bool {
-                &[0.0, 1.0, 1.0]
-            } else {
-                &[0.0, 1.0, 6.0]
+            let values: &[f64] = match dtype {
+                // Powers of two only.
+                DType::F8E8M0 => &[1.0, 2.0, 0.25],
+                DType::Bool | DType::I2 => &[0.0, 1.0, 1.0],
+                DType::U2 => &[0.0, 1.0, 3.0],
+                _ => &[0.0, 1.0, 6.0],
             };
             let tensor = Tensor::from_f64s(dtype, &[3], values).unwrap();
             assert_eq!((tensor.dtype(), tensor.to_f64s().unwrap().as_slice()), (dtype, values));

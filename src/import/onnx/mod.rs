@@ -21,7 +21,7 @@ mod tests;
 pub use external::{ExternalData, NoExternalData};
 pub use message::{Message, Numbers};
 pub use tensor::write_tensor;
-pub use value::{StoredKey, StoredValue, read_map, read_optional, read_sequence, read_tensor};
+pub use value::{read_tensor, read_value, write_value};
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::graph::Graph;

@@ -138,7 +138,16 @@ impl<'x> TensorReader<'x> {
                     .map(|bits| bits as u16)
                     .or_else(|_| narrow::<i32, u16>(value))
             }),
-            DType::I4 | DType::U4 => self.integers(&proto.int32_data, count.div_ceil(2), |value| {
+            DType::I2
+            | DType::I4
+            | DType::U2
+            | DType::U4
+            | DType::F4E2M1
+            | DType::F8E4M3FN
+            | DType::F8E4M3FNUZ
+            | DType::F8E5M2
+            | DType::F8E5M2FNUZ
+            | DType::F8E8M0 => self.integers(&proto.int32_data, dtype.byte_len(count).unwrap_or(count), |value| {
                 i8::try_from(value)
                     .map(|bits| bits as u8)
                     .or_else(|_| narrow::<i32, u8>(value))
@@ -569,9 +578,9 @@ mod tests {
 
     #[test]
     fn unsupported_forms_say_so() {
-        let float8 = tensor(&[1], data_type::FLOAT8E5M2, |t| t.bytes_field(9, &[0])).unwrap_err();
-        assert_eq!(float8.code(), ErrorCode::UnsupportedOperator);
-        assert!(float8.message().contains("float8e5m2"));
+        let complex = tensor(&[1], data_type::COMPLEX64, |t| t.bytes_field(9, &[0; 8])).unwrap_err();
+        assert_eq!(complex.code(), ErrorCode::UnsupportedOperator);
+        assert!(complex.message().contains("complex64"));
         let segment = tensor(&[1], data_type::FLOAT, |t| t.bytes_field(3, &[])).unwrap_err();
         assert_eq!(segment.code(), ErrorCode::UnsupportedModel);
     }

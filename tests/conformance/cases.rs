@@ -1,0 +1,87 @@
+//! The list of cases, and the list of those that are known to fail.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A model with its test data.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// `<kind>/<name>`, which is also its folder below the folder of cases.
+    pub id: String,
+    pub folder: PathBuf,
+    pub relative: f64,
+    pub absolute: f64,
+}
+
+impl Case {
+    /// Every case of the table in `folder`, in its order.
+    pub fn all(folder: &Path) -> Vec<Case> {
+        let table = read(&folder.join("cases.tsv"));
+        let cases: Vec<Case> = table.lines().skip(1).map(|line| Case::parse(folder, line)).collect();
+        assert!(!cases.is_empty(), "{} holds no cases", folder.display());
+        cases
+    }
+
+    fn parse(folder: &Path, line: &str) -> Case {
+        let mut columns = line.split('\t');
+        let mut next = || columns.next().unwrap_or_else(|| panic!("too few columns: {line}"));
+        let id = next().to_string();
+        let number = |text: &str| text.parse().unwrap_or_else(|_| panic!("{text} is no number: {line}"));
+        Case {
+            folder: folder.join(&id),
+            id,
+            relative: number(next()),
+            absolute: number(next()),
+        }
+    }
+
+    /// The folders of its test data, in order.
+    pub fn sets(&self) -> Vec<PathBuf> {
+        let set = |index| self.folder.join(format!("test_data_set_{index}"));
+        (0..).map(set).take_while(|path| path.exists()).collect()
+    }
+
+    /// The files `<prefix>_<index>.pb` of a set, in order.
+    pub fn files(set: &Path, prefix: &str) -> Vec<Vec<u8>> {
+        let path = |index| set.join(format!("{prefix}_{index}.pb"));
+        (0..).map_while(|index| fs::read(path(index)).ok()).collect()
+    }
+}
+
+/// The cases that fail, each with the reason.
+pub struct ExpectedFailures(BTreeMap<String, String>);
+
+impl ExpectedFailures {
+    /// The list that lies beside the cases, if there is one, else the committed one.
+    pub fn read(cases: &Path) -> ExpectedFailures {
+        let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance/expected_failures.tsv");
+        let own = cases.join("expected_failures.tsv");
+        let path = if own.exists() { own } else { committed };
+        let entry = |line: &str| match line.split_once('\t') {
+            Some((case, reason)) if !reason.trim().is_empty() => (case.to_string(), reason.to_string()),
+            _ => panic!("a line of {} gives no reason: {line}", path.display()),
+        };
+        let text = read(&path);
+        let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+        ExpectedFailures(lines.map(entry).collect())
+    }
+
+    pub fn contains(&self, case: &str) -> bool {
+        self.0.contains_key(case)
+    }
+
+    /// What is listed and is none of the cases.
+    pub fn unknown(&self, cases: &[Case]) -> Vec<&str> {
+        let known: std::collections::BTreeSet<&str> = cases.iter().map(|case| case.id.as_str()).collect();
+        self.0
+            .keys()
+            .map(String::as_str)
+            .filter(|case| !known.contains(case))
+            .collect()
+    }
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{} cannot be read: {error}", path.display()))
+}

@@ -1,0 +1,1 @@
+2p2q2_Unused2_Unused
