@@ -89,7 +89,6 @@ pub(super) static OPERATORS: &[Entry] = &[
     // Rare ones with kernels of their own.
     contrib("CropAndResize", kernels::make_crop_and_resize),
     contrib("Inverse", kernels::make_inverse),
-    contrib("MaxpoolWithMask", kernels::make_masked_pool),
     contrib("MurmurHash3", kernels::make_murmur_hash),
     // ONNX's own under another name.
     contrib("GatherND", fused::make_twin),

@@ -308,7 +308,6 @@ def small():
     which, size = C(np.array([0, 1, 0], np.int32)), C(np.array([3, 4], np.int32))
     case("crop", "CropAndResize", [f32(2, 2, 5, 6), rois, which, size], extrapolation_value=0.5)
     case("crop_nearest", "CropAndResize", [f32(2, 2, 5, 6), rois, which, size], mode="nearest")
-    case("maxpool_mask", "MaxpoolWithMask", [f32(1, 2, 4, 4), rng.integers(0, 2, (1, 2, 4, 4)).astype(np.int32)], kernel_shape=[2, 2], strides=[2, 2])
 
 
 def attention():

@@ -12,12 +12,14 @@ use crate::cpu::{
 
 /// A matrix `[rows, depth]` that makes its elements when they are asked for.
 pub trait WeightRows: Sync {
-    /// Writes elements `depth` of row `row`. There are at most [`RUN`] of them, beginning at a multiple of 4.
+    /// Writes elements `depth` of row `row`, which begin at a multiple of [`ALIGN`].
     fn dequantize(&self, row: usize, depth: Range<usize>, out: &mut [f32]);
 }
 
 /// Elements that are dequantised at a time, at most: the longest run of depth that a matrix product packs.
-pub const RUN: usize = 256;
+const RUN: usize = 256;
+/// Where runs begin: elements of 2 bits or more begin a byte there.
+pub const ALIGN: usize = 4;
 /// Up to this many rows of the first factor, the weights are used as they are made instead of being packed.
 const THIN_ROWS: usize = 4;
 
@@ -26,7 +28,7 @@ struct Columns<'a>(&'a dyn WeightRows);
 
 impl PackColumns for Columns<'_> {
     fn pack(&self, depth: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
-        let mut run = [0.0; RUN];
+        let mut run = [0.0; RUN + ALIGN];
         let len = depth.len();
         for (panel, out) in out.chunks_exact_mut((len * NR).max(1)).enumerate() {
             for lane in 0..NR {
@@ -34,10 +36,11 @@ impl PackColumns for Columns<'_> {
                 if column < cols.end {
                     for (part, start) in depth.clone().step_by(RUN).enumerate() {
                         let end = depth.end.min(start + RUN);
-                        let run = &mut run[..end - start];
-                        self.0.dequantize(column, start..end, run);
+                        let aligned = start / ALIGN * ALIGN;
+                        let run = &mut run[..end - aligned];
+                        self.0.dequantize(column, aligned..end, run);
                         let places = out[part * RUN * NR + lane..].iter_mut().step_by(NR);
-                        places.zip(run).for_each(|(to, &mut from)| *to = from);
+                        places.zip(&run[start - aligned..]).for_each(|(to, &from)| *to = from);
                     }
                 } else {
                     out[lane..].iter_mut().step_by(NR).for_each(|to| *to = 0.0);

@@ -1,14 +1,12 @@
-//! Rare operators of `com.microsoft` that have kernels of their own: `Inverse`, `MurmurHash3`, `CropAndResize`,
-//! `MaxpoolWithMask`.
+//! Rare operators of `com.microsoft` that have kernels of their own: `Inverse`, `MurmurHash3` and `CropAndResize`.
 
 use super::{
     super::{
         CpuLowering, InferContext, Operator,
         context::rank_error,
         lower::{invalid, mismatch},
-        window::Window,
     },
-    tensors::{dims, expect_shape, floats, given, shape_error, zeros},
+    tensors::{dims, expect_shape, given, shape_error},
 };
 use crate::{
     cpu::kernel::CpuKernel,
@@ -219,7 +217,7 @@ fn crop(inputs: &[Option<Tensor>], nearest: bool, extrapolation: f64) -> Result<
             .ok_or_else(|| mismatch("the size of the crops is not two positive numbers").actual(format!("{sizes:?}")))
     };
     let out_shape = [count, channels, size(0)?, size(1)?];
-    let (x_values, corners, which) = (x.to_f64s()?, boxes.to_f64s()?, which.to_i64s()?);
+    let (x_values, corners, which) = (x.to_f64s()?, boxes.to_f32s()?, which.to_i64s()?);
     let mut out = Vec::new();
     out.try_reserve_exact(element_count(&out_shape)?)
         .map_err(|_| Error::new(ErrorCode::OutOfMemory, "memory for a result could not be had"))?;
@@ -232,12 +230,13 @@ fn crop(inputs: &[Option<Tensor>], nearest: bool, extrapolation: f64) -> Result<
                     .expected(format!("below {images}"))
                     .actual(image.to_string())
             })?;
-        let place = |low: f64, high: f64, length: usize, index: usize, of: usize| {
-            let last = length.saturating_sub(1) as f64;
-            match of {
+        // In f32, which decides what is nearest.
+        let place = |low: f32, high: f32, length: usize, index: usize, of: usize| {
+            let last = length.saturating_sub(1) as f32;
+            f64::from(match of {
                 1 => 0.5 * (low + high) * last,
-                _ => low * last + index as f64 * (high - low) * last / (of - 1) as f64,
-            }
+                _ => low * last + index as f32 * ((high - low) * last / (of - 1) as f32),
+            })
         };
         for channel in 0..channels {
             let plane = &x_values[(image * channels + channel) * height * width..][..height * width];
@@ -264,85 +263,6 @@ fn crop(inputs: &[Option<Tensor>], nearest: bool, extrapolation: f64) -> Result<
         }
     }
     Tensor::from_f64s(x.dtype(), &out_shape, &out)
-}
-
-/// `MaxpoolWithMask`: the largest of each window of X `[n, c, ..]` up to the first place behind the plane's first whose
-/// mask (of X's shape) is 0. float32.
-#[derive(Debug)]
-struct MaxpoolWithMask {
-    window: Window,
-}
-
-/// Makes [`MaxpoolWithMask`].
-pub fn make_masked_pool(node: &Node) -> Result<Box<dyn Operator>> {
-    let window = Window::of_pool(node)?;
-    Ok(Box::new(MaxpoolWithMask { window }))
-}
-
-impl Operator for MaxpoolWithMask {
-    fn infer(&self, ctx: &mut InferContext<'_>) -> Result<()> {
-        let dtype = ctx.dtype(0)?;
-        let kernel = self.window.kernel.as_deref().unwrap_or(&[]);
-        let kernel: Vec<Dim> = kernel.iter().map(|&size| Dim::from(size)).collect();
-        let shape = match ctx.shape(0) {
-            Some(x) if x.len() == kernel.len() + 2 => {
-                let places = self.window.output_dims(&x[2..], &kernel)?;
-                Some(x[..2].iter().cloned().chain(places).collect())
-            }
-            Some(x) => return Err(rank_error(0, kernel.len() + 2, x.len())),
-            None => None,
-        };
-        ctx.set_output(0, dtype, shape);
-        Ok(())
-    }
-
-    fn cpu(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
-        if ctx.input(0)?.dtype != DType::F32 {
-            return Err(ctx.unsupported_type(0));
-        }
-        let window = self.window.clone();
-        Ok(CpuKernel::dynamic("masked_max_pool", move |inputs| {
-            masked_pool(&window, inputs).map(|result| vec![result])
-        }))
-    }
-}
-
-fn masked_pool(window: &Window, inputs: &[Option<Tensor>]) -> Result<Tensor> {
-    let (x, mask) = (given(inputs, 0)?, given(inputs, 1)?);
-    expect_shape(1, mask, x.shape())?;
-    let (lead, places) = x.shape().split_at(x.shape().len().min(2));
-    let geometry = window.geometry(places, window.kernel.as_deref().unwrap_or(&[]))?;
-    let shape = [lead, &geometry.output].concat();
-    let mut out = zeros(&shape)?;
-    let (values, mask) = (x.to_f32s()?, mask.to_i64s()?);
-    let (plane, positions): (usize, usize) = (places.iter().product(), geometry.output.iter().product());
-    let taps: usize = geometry.kernel.iter().product();
-    for (index, to) in out.iter_mut().enumerate() {
-        let start = index / positions * plane;
-        *to = f32::MIN;
-        'taps: for tap in 0..taps {
-            let (mut position, mut rest, mut place, mut stride) = (index % positions, tap, 0, 1);
-            for axis in (0..places.len()).rev() {
-                let (output, k) = (position % geometry.output[axis], rest % geometry.kernel[axis]);
-                position /= geometry.output[axis];
-                rest /= geometry.kernel[axis];
-                let at = output * geometry.strides[axis] + k * geometry.dilations[axis];
-                let Some(at) = at
-                    .checked_sub(geometry.pads_begin[axis])
-                    .filter(|&at| at < places[axis])
-                else {
-                    continue 'taps;
-                };
-                place += at * stride;
-                stride *= places[axis];
-            }
-            if place > 0 && mask[start + place] == 0 {
-                break;
-            }
-            *to = to.max(values[start + place]);
-        }
-    }
-    floats(DType::F32, &shape, out)
 }
 
 #[cfg(test)]

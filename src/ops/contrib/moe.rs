@@ -441,8 +441,9 @@ impl Settings {
             Activation::Relu => x.max(0.0),
             Activation::Silu => x * sigmoid(x),
             Activation::Gelu => {
-                let erf = crate::cpu::math::scalar(crate::cpu::math::erf, x * std::f32::consts::FRAC_1_SQRT_2);
-                0.5 * x * (1.0 + erf)
+                // By the hyperbolic tangent.
+                let inner = (2.0 / std::f32::consts::PI).sqrt() * (x + 0.044_715 * x * x * x);
+                0.5 * x * (1.0 + inner.tanh())
             }
             Activation::SwiGlu | Activation::Identity => x,
         };
