@@ -22,6 +22,7 @@ pub(super) static OPERATORS: &[Entry] = &[
     // Attention.
     contrib("Attention", attention::make_attention),
     contrib("GroupQueryAttention", grouped::make),
+    contrib("MRotaryEmbedding", rotary::make_multimodal),
     contrib("MultiHeadAttention", attention::make_multi_head),
     contrib("QAttention", attention::make_quantized),
     contrib("RotaryEmbedding", rotary::make),
@@ -32,6 +33,8 @@ pub(super) static OPERATORS: &[Entry] = &[
     contrib("GatherBlockQuantized", matmul::make_gather),
     contrib("MatMulBnb4", matmul::make_bnb4),
     contrib("MatMulNBits", matmul::make_nbits),
+    contrib("MatMulNBitsMlp", small::make_nbits_group),
+    contrib("MatMulNBitsQkv", small::make_nbits_group),
     contrib("MoE", moe::make),
     contrib("QMoE", moe::make),
     // Fused nodes.
@@ -77,14 +80,21 @@ pub(super) static OPERATORS: &[Entry] = &[
     onnx("QLinearConv", quantized::make_conv),
     onnx("QLinearMatMul", quantized::make_matmul),
     // Put together from ONNX's.
+    contrib("BiasDropout", small::make_bias_dropout),
     contrib("CDist", small::make_cdist),
     contrib("ComplexMul", small::make_complex_mul),
     contrib("ComplexMulConj", small::make_complex_mul),
     contrib("ExpandDims", small::make_expand_dims),
+    contrib("GatedAdd", small::make_gated_add),
     contrib("IsAllFinite", small::make_is_all_finite),
+    contrib("LinearAttentionGate", small::make_linear_attention_gate),
+    contrib("MatMulInteger16", small::make_matmul_integer16),
+    contrib("MulInteger", small::make_mul_integer),
     contrib("Pad", small::make_pad),
     contrib("Range", small::make_range),
+    contrib("ReduceSumInteger", small::make_reduce_sum_integer),
     contrib("Rfft", small::make_rfft),
+    contrib("TorchEmbedding", small::make_torch_embedding),
     contrib("Unique", small::make_unique),
     // Rare ones with kernels of their own.
     contrib("CropAndResize", kernels::make_crop_and_resize),

@@ -638,3 +638,72 @@ fn project(
     }
     body.finish(&[Some(results[0]), present])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::testing::{TestNode, f32s, tensor};
+    use crate::{error::ErrorCode, graph::OperatorId, tensor::Tensor};
+
+    fn multi_head(heads: i64) -> TestNode {
+        TestNode::of(OperatorId::new("com.microsoft", "MultiHeadAttention", 1)).attr("num_heads", heads)
+    }
+
+    fn ones(shape: &[usize]) -> Tensor {
+        f32s(shape, &vec![1.0; shape.iter().product()])
+    }
+
+    #[test]
+    fn equal_keys_average_the_visible_values() {
+        let values = f32s(&[1, 3, 2], &[1.0, 10.0, 2.0, 20.0, 6.0, 60.0]);
+        let node = multi_head(2)
+            .input(ones(&[1, 3, 2]))
+            .input(ones(&[1, 3, 2]))
+            .input(values);
+        let all = node.clone().run1().unwrap();
+        assert_eq!(all, f32s(&[1, 3, 2], &[3.0, 30.0, 3.0, 30.0, 3.0, 30.0]));
+        let causal = node.clone().attr("unidirectional", 1i64).outputs(3).run().unwrap();
+        assert_eq!(causal[0], f32s(&[1, 3, 2], &[1.0, 10.0, 1.5, 15.0, 3.0, 30.0]));
+        assert_eq!(causal[2], f32s(&[1, 2, 3, 1], &[1.0, 2.0, 6.0, 10.0, 20.0, 60.0]));
+        let masked = node.no_input().input(tensor(&[1], &[2i32])).run1().unwrap();
+        assert_eq!(masked, f32s(&[1, 3, 2], &[1.5, 15.0, 1.5, 15.0, 1.5, 15.0]));
+    }
+
+    #[test]
+    fn no_queries_and_no_keys_are_fine() {
+        let none = multi_head(1)
+            .input(ones(&[1, 0, 2]))
+            .input(ones(&[1, 4, 2]))
+            .input(ones(&[1, 4, 2]));
+        assert_eq!(none.run1().unwrap().shape(), [1, 0, 2]);
+        let empty = multi_head(1)
+            .input(ones(&[1, 1, 2]))
+            .input(ones(&[1, 0, 2]))
+            .input(ones(&[1, 0, 2]));
+        assert_eq!(empty.run1().unwrap(), f32s(&[1, 1, 2], &[0.0, 0.0]));
+    }
+
+    #[test]
+    fn shapes_that_do_not_fit_are_errors() {
+        let x = || ones(&[1, 2, 6]);
+        let code = |node: TestNode| node.run().unwrap_err().code();
+        assert_eq!(
+            code(multi_head(4).input(x()).input(x()).input(x())),
+            ErrorCode::ShapeMismatch
+        );
+        assert_eq!(
+            code(multi_head(0).input(x()).input(x()).input(x())),
+            ErrorCode::InvalidGraph
+        );
+        assert_eq!(
+            code(multi_head(2).input(x()).input(x()).input(ones(&[1, 3, 6]))),
+            ErrorCode::ShapeMismatch
+        );
+        let masked = multi_head(2).input(x()).input(x()).input(x()).no_input();
+        assert_eq!(
+            code(masked.input(tensor(&[1, 5], &[1i32; 5]))),
+            ErrorCode::ShapeMismatch
+        );
+        let biased = multi_head(2).input(x()).input(x()).input(x()).input(ones(&[17]));
+        assert_eq!(code(biased), ErrorCode::ShapeMismatch);
+    }
+}

@@ -571,3 +571,98 @@ pub(super) fn product(shape: GemmShape, a: &[f32], weights: &dyn WeightRows, bia
     multiply(shape, a, weights, &mut out, &mut scratch, &epilogue);
     Ok(out)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::testing::{TestNode, assert_tensor_close, f32s, i64s, tensor};
+    use crate::{error::ErrorCode, graph::OperatorId, tensor::Tensor};
+
+    fn node(name: &str) -> TestNode {
+        TestNode::of(OperatorId::new("com.microsoft", name, 1))
+    }
+
+    fn nbits(a: Tensor, bits: i64) -> TestNode {
+        node("MatMulNBits")
+            .attr("N", 1i64)
+            .attr("K", 16i64)
+            .attr("bits", bits)
+            .attr("block_size", 16i64)
+            .input(a)
+    }
+
+    #[test]
+    fn constant_and_fed_weights_give_the_same_product() {
+        let ones = |rows: usize| f32s(&[rows, 16], &vec![1.0; rows * 16]);
+        // Codes 9 and 6, less zero points of 8 or 7.
+        let (data, scale) = (tensor(&[1, 1, 8], &[0x69u8; 8]), f32s(&[1, 1], &[0.5]));
+        for rows in [1, 6] {
+            let plain = nbits(ones(rows), 4).constant(data.clone()).constant(scale.clone());
+            let fed = nbits(ones(rows), 4).input(data.clone()).input(scale.clone());
+            for (node, expected) in [(&plain, -4.0), (&fed, -4.0)] {
+                assert_eq!(node.run1().unwrap(), f32s(&[rows, 1], &vec![expected; rows]));
+            }
+            let zeros = tensor(&[1, 1], &[7u8]);
+            for node in [plain.clone().constant(zeros.clone()), fed.clone().input(zeros)] {
+                assert_eq!(node.run1().unwrap(), f32s(&[rows, 1], &vec![4.0; rows]));
+            }
+        }
+        assert_eq!(
+            nbits(ones(0), 4).constant(data).constant(scale).run1().unwrap().shape(),
+            [0, 1]
+        );
+    }
+
+    #[test]
+    fn weights_of_the_wrong_size_or_kind_are_errors() {
+        let ones = || f32s(&[1, 16], &[1.0; 16]);
+        let scale = || f32s(&[1, 1], &[0.5]);
+        let code = |node: TestNode| node.run().unwrap_err().code();
+        assert_eq!(
+            code(nbits(ones(), 4).input(tensor(&[1, 1, 7], &[0u8; 7])).input(scale())),
+            ErrorCode::ShapeMismatch
+        );
+        assert_eq!(
+            code(nbits(ones(), 3).input(tensor(&[1, 1, 8], &[0u8; 8])).input(scale())),
+            ErrorCode::UnsupportedOperator
+        );
+        assert_eq!(
+            code(
+                nbits(f32s(&[1, 8], &[1.0; 8]), 4)
+                    .input(tensor(&[1, 1, 8], &[0u8; 8]))
+                    .input(scale())
+            ),
+            ErrorCode::ShapeMismatch
+        );
+        let huge = nbits(ones(), 4).attr("N", 1i64 << 29).attr("block_size", 1i64 << 29);
+        assert!(huge.input(tensor(&[1, 1, 8], &[0u8; 8])).input(scale()).run().is_err());
+    }
+
+    #[test]
+    fn gathered_rows_out_of_range_are_zeros() {
+        let data: Vec<u8> = (0..32).collect();
+        let gathered = node("GatherBlockQuantized")
+            .attr("bits", 8i64)
+            .attr("block_size", 16i64)
+            .constant(tensor(&[2, 16], &data))
+            .input(i64s(&[3], &[-1, 2, 0]))
+            .constant(f32s(&[2, 1], &[1.0, 0.5]))
+            .run1()
+            .unwrap();
+        let row = |start: i32, scale: f32| (start..start + 16).map(move |code| (code - 128) as f32 * scale);
+        let expected: Vec<f32> = row(16, 0.5).chain([0.0; 16]).chain(row(0, 1.0)).collect();
+        assert_eq!(gathered, f32s(&[3, 16], &expected));
+    }
+
+    #[test]
+    fn batches_between_rows_and_columns_move_to_the_front() {
+        let a = f32s(&[2, 2, 1], &[1.0, 10.0, 2.0, 20.0]);
+        let b = f32s(&[2, 1, 1], &[3.0, 5.0]);
+        let product = node("FusedMatMul")
+            .attr("transBatchA", 1i64)
+            .input(a)
+            .input(b)
+            .run1()
+            .unwrap();
+        assert_tensor_close(&product, &f32s(&[2, 2, 1], &[3.0, 6.0, 50.0, 100.0]), 1e-6);
+    }
+}

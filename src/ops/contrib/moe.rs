@@ -239,7 +239,11 @@ impl<'a> Layer<'a> {
                         let count = if is_blocked { blocks } else { outputs };
                         let lines = if is_blocked { rows } else { experts };
                         let row_bytes = (count * bits).div_ceil(8);
-                        if zeros.dtype() != DType::U8 || zeros.len() != element_count(&[lines, row_bytes])? {
+                        let counts_fit = is_blocked || blocks == 1;
+                        if !counts_fit
+                            || zeros.dtype() != DType::U8
+                            || zeros.len() != element_count(&[lines, row_bytes])?
+                        {
                             let expected = display_shape(&[lines, row_bytes]);
                             return Err(shape_error(11 + number, expected, zeros.shape()));
                         }
@@ -452,5 +456,51 @@ impl Settings {
             Some(gate) => layer.iter().zip(gate).map(|(&x, by)| apply(x) * by).collect(),
             None => layer.iter().map(|&x| apply(x)).collect(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::testing::{TestNode, assert_tensor_close, f32s, tensor};
+    use crate::{error::ErrorCode, graph::OperatorId};
+
+    fn node(name: &str) -> TestNode {
+        TestNode::of(OperatorId::new("com.microsoft", name, 1))
+    }
+
+    /// Two experts that multiply by 2 and by 3.
+    fn experts(k: i64) -> TestNode {
+        node("MoE")
+            .attr("k", k)
+            .attr("activation_type", "identity")
+            .input(f32s(&[2, 1], &[1.0, 10.0]))
+            .input(f32s(&[2, 2], &[0.0, 1.0, 5.0, 5.0]))
+            .input(f32s(&[2, 1, 1], &[2.0, 3.0]))
+            .no_input()
+            .input(f32s(&[2, 1, 1], &[1.0, 1.0]))
+    }
+
+    #[test]
+    fn rows_go_to_the_experts_that_rank_highest() {
+        let one = experts(1).attr("normalize_routing_weights", 1i64).run1().unwrap();
+        assert_tensor_close(&one, &f32s(&[2, 1], &[3.0, 20.0]), 1e-6);
+        let both = experts(2).run1().unwrap();
+        let e = std::f32::consts::E;
+        let first = (2.0 + 3.0 * e) / (1.0 + e);
+        assert_tensor_close(&both, &f32s(&[2, 1], &[first, 25.0]), 1e-6);
+    }
+
+    #[test]
+    fn experts_that_do_not_fit_are_errors() {
+        assert_eq!(experts(3).run().unwrap_err().code(), ErrorCode::InvalidGraph);
+        let packed = node("QMoE")
+            .input(f32s(&[1, 2], &[1.0, 2.0]))
+            .input(f32s(&[1, 1], &[0.0]))
+            .input(tensor(&[1, 1, 2], &[0u8; 2]))
+            .input(f32s(&[1, 1], &[1.0]))
+            .no_input()
+            .input(tensor(&[1, 2, 1], &[0u8; 2]))
+            .input(f32s(&[1, 2], &[1.0; 2]));
+        assert_eq!(packed.run().unwrap_err().code(), ErrorCode::ShapeMismatch);
     }
 }

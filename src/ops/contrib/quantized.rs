@@ -322,3 +322,61 @@ pub fn make_where(node: &Node) -> Result<Box<dyn Operator>> {
 pub fn make_linear(node: &Node) -> Result<Box<dyn Operator>> {
     super::composite::twin(node, &node.operator.name, 21)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::testing::{TestNode, f32s, tensor};
+    use crate::{error::ErrorCode, graph::OperatorId, tensor::Tensor};
+
+    fn one<T: crate::tensor::Element>(value: T) -> Tensor {
+        tensor(&[], &[value])
+    }
+
+    #[test]
+    fn a_quantised_convolution_saturates_and_takes_a_scale_for_each_channel() {
+        let node = TestNode::new("QLinearConv", 10)
+            .input(tensor(&[1, 1, 2], &[10u8, 12]))
+            .input(one(0.5f32))
+            .input(one(10u8))
+            .constant(tensor(&[2, 1, 1], &[1i8, -1]))
+            .constant(f32s(&[2], &[1.0, 1000.0]))
+            .constant(tensor(&[2], &[0i8, 0]))
+            .input(one(0.25f32))
+            .input(one(100u8))
+            .constant(tensor(&[2], &[3i32, 0]));
+        // 3 and 2 + 3, times 0.5 / 0.25; 0 and -1000 / 0.25.
+        assert_eq!(node.run1().unwrap(), tensor(&[1, 2, 2], &[106u8, 110, 100, 0]));
+    }
+
+    #[test]
+    fn integer_convolutions_are_exact_beyond_what_f32_counts() {
+        let (x, w) = (vec![255u8; 400], vec![255u8; 400]);
+        let sum = TestNode::new("ConvInteger", 10)
+            .input(tensor(&[1, 400, 1], &x))
+            .constant(tensor(&[1, 400, 1], &w))
+            .run1()
+            .unwrap();
+        assert_eq!(sum, tensor(&[1, 1, 1], &[400 * 255 * 255]));
+        let odd = TestNode::new("ConvInteger", 10)
+            .input(tensor(&[1, 400, 1], &x))
+            .constant(tensor(&[1, 400, 1], &w))
+            .input(one(2u8))
+            .input(one(1u8));
+        assert_eq!(odd.run1().unwrap(), tensor(&[1, 1, 1], &[400 * 253 * 254]));
+    }
+
+    #[test]
+    fn results_without_a_zero_point_have_the_input_s_type() {
+        let node = TestNode::of(OperatorId::new("com.microsoft", "QLinearAdd", 1))
+            .input(tensor(&[2], &[-3i8, 4]))
+            .input(one(1.0f32))
+            .no_input()
+            .input(tensor(&[1], &[100i8]))
+            .input(one(1.0f32))
+            .no_input()
+            .input(one(1.0f32));
+        assert_eq!(node.run1().unwrap(), tensor(&[2], &[97i8, 104]));
+        let missing = TestNode::of(OperatorId::new("com.microsoft", "QLinearAdd", 1)).input(tensor(&[1], &[1i8]));
+        assert_eq!(missing.run().unwrap_err().code(), ErrorCode::InvalidGraph);
+    }
+}

@@ -14,6 +14,9 @@ use crate::{
     tensor::{DType, Dim, Tensor, element_count},
 };
 
+/// A causal convolution that looks further back than this is refused: its state would take memory that nothing justifies.
+const MAX_PAST: usize = 1 << 16;
+
 /// Attribute `state_window`: how many states are kept; 0 for one, without an axis of its own.
 fn state_window(node: &Node) -> Result<usize> {
     let window = node.attributes.int("state_window")?.unwrap_or(0);
@@ -330,7 +333,7 @@ fn run_causal(settings: Causal, inputs: &[Option<Tensor>]) -> Result<Vec<Tensor>
     }
     let past = (kernel - 1)
         .checked_mul(dilation)
-        .filter(|&past| past < 1 << 30)
+        .filter(|&past| past <= MAX_PAST)
         .ok_or_else(|| invalid("attribute dilation is out of range"))?;
     let mut state_shape = x.shape().to_vec();
     state_shape[if channels_last { 1 } else { 2 }] = past;
@@ -392,4 +395,82 @@ fn run_causal(settings: Causal, inputs: &[Option<Tensor>]) -> Result<Vec<Tensor>
         floats(x.dtype(), x.shape(), out)?,
         floats(x.dtype(), &state_shape, present)?,
     ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::testing::{TestNode, f32s};
+    use crate::{error::ErrorCode, graph::OperatorId};
+
+    fn node(name: &str) -> TestNode {
+        TestNode::of(OperatorId::new("com.microsoft", name, 1))
+    }
+
+    #[test]
+    fn a_window_of_states_holds_the_last_ones_and_zeros_before_the_first() {
+        let linear = |window: i64, past: &[f32]| {
+            let node = node("LinearAttention")
+                .attr("q_num_heads", 1i64)
+                .attr("kv_num_heads", 1i64)
+                .attr("update_rule", "linear")
+                .attr("state_window", window)
+                .input(f32s(&[1, 2, 1], &[1.0, 1.0]))
+                .input(f32s(&[1, 2, 1], &[1.0, 2.0]))
+                .input(f32s(&[1, 2, 1], &[3.0, 5.0]));
+            let node = node.input(f32s(&[past.len(), 1, 1, 1, 1], past));
+            node.outputs(2).run().unwrap()
+        };
+        // From 10 to 13 to 23.
+        let results = linear(3, &[7.0, 8.0, 10.0]);
+        assert_eq!(results[0], f32s(&[1, 2, 1], &[13.0, 23.0]));
+        assert_eq!(results[1], f32s(&[3, 1, 1, 1, 1], &[0.0, 13.0, 23.0]));
+        assert_eq!(linear(1, &[10.0])[1], f32s(&[1, 1, 1, 1, 1], &[23.0]));
+    }
+
+    #[test]
+    fn a_convolution_goes_on_where_its_state_ends() {
+        let conv = |x: &[f32], state: Option<&[f32]>| {
+            let node = node("CausalConvWithState")
+                .input(f32s(&[1, 1, x.len()], x))
+                .input(f32s(&[1, 1, 3], &[1.0, 10.0, 100.0]));
+            let node = match state {
+                Some(state) => node.no_input().input(f32s(&[1, 1, 2], state)),
+                None => node,
+            };
+            node.outputs(2).run().unwrap()
+        };
+        let whole = conv(&[1.0, 2.0, 3.0], None);
+        assert_eq!(whole[0], f32s(&[1, 1, 3], &[100.0, 210.0, 321.0]));
+        let first = conv(&[1.0, 2.0], None);
+        assert_eq!(first[1], f32s(&[1, 1, 2], &[1.0, 2.0]));
+        let second = conv(&[3.0], Some(&[1.0, 2.0]));
+        assert_eq!((&second[0], &second[1]), (&f32s(&[1, 1, 1], &[321.0]), &whole[1]));
+        let windowed = node("CausalConvWithState")
+            .attr("state_window", 2i64)
+            .input(f32s(&[1, 1, 1], &[4.0]))
+            .input(f32s(&[1, 1, 2], &[1.0, 1.0]))
+            .outputs(2)
+            .run()
+            .unwrap();
+        assert_eq!(windowed[1], f32s(&[2, 1, 1, 1], &[0.0, 4.0]));
+    }
+
+    #[test]
+    fn heads_and_rules_that_do_not_fit_are_errors() {
+        let node = |heads: i64, rule: &str| {
+            let x = || f32s(&[1, 1, 6], &[0.0; 6]);
+            node("LinearAttention")
+                .attr("q_num_heads", heads)
+                .attr("kv_num_heads", 2i64)
+                .attr("update_rule", rule)
+                .input(x())
+                .input(x())
+                .input(x())
+                .outputs(2)
+        };
+        let code = |node: TestNode| node.run().unwrap_err().code();
+        assert_eq!(code(node(3, "linear")), ErrorCode::InvalidGraph);
+        assert_eq!(code(node(2, "cubic")), ErrorCode::InvalidGraph);
+        assert_eq!(code(node(2, "gated")), ErrorCode::InvalidGraph);
+    }
 }
