@@ -606,6 +606,36 @@ mod tests {
     }
 
     #[test]
+    fn one_scale_gives_what_equal_scales_along_an_axis_give() {
+        let mut floats: Vec<f32> = (-700..700).map(|i| i as f32 * 0.41).collect();
+        floats.extend([f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.15, -0.15, 1e30]);
+        let bytes: Vec<u8> = (0..=255).collect();
+        let run = |name: &str, x: &Tensor, zero: &dyn Fn(usize) -> Tensor, count: usize| {
+            let shape: &[usize] = if count == 1 { &[] } else { &[2] };
+            TestNode::new(name, 13)
+                .attr("axis", 0)
+                .input(x.clone())
+                .input(f32s(shape, &vec![0.3; count]))
+                .input(zero(count).reshaped(shape).unwrap())
+                .run1()
+                .unwrap()
+        };
+        let (half, quarter) = (floats.len() / 2, bytes.len() / 2);
+        let signed: Vec<i8> = bytes.iter().map(|&byte| byte as i8).collect();
+        let zero_u8 = |count| tensor(&[count], &vec![7u8; count]);
+        let zero_i8 = |count| tensor(&[count], &vec![-7i8; count]);
+        let cases: [(&str, Tensor, &dyn Fn(usize) -> Tensor); 4] = [
+            ("QuantizeLinear", f32s(&[2, half], &floats), &zero_u8),
+            ("QuantizeLinear", f32s(&[2, half], &floats), &zero_i8),
+            ("DequantizeLinear", tensor(&[2, quarter], &bytes), &zero_u8),
+            ("DequantizeLinear", tensor(&[2, quarter], &signed), &zero_i8),
+        ];
+        for (name, x, zero) in cases {
+            assert_eq!(run(name, &x, zero, 1), run(name, &x, zero, 2));
+        }
+    }
+
+    #[test]
     fn scales_belong_to_an_axis() {
         let node = TestNode::new("DequantizeLinear", 13)
             .attr("axis", -2)
