@@ -147,6 +147,15 @@ fn from_wrapping_ints(dtype: DType, shape: &[usize], values: &[i64]) -> Result<T
     Tensor::from_bytes(dtype, shape, memory)
 }
 
+/// A tensor of any numeric type from sums: integers wrap around instead of saturating.
+fn from_sums(dtype: DType, shape: &[usize], values: &[f64]) -> Result<Tensor> {
+    if !dtype.is_integer() {
+        return Tensor::from_f64s(dtype, shape, values);
+    }
+    let values: Vec<i64> = values.iter().map(|&value| value as i64).collect();
+    from_wrapping_ints(dtype, shape, &values)
+}
+
 /// A tensor of any floating-point type from `f32`s.
 fn singles(dtype: DType, shape: &[usize], values: Vec<f32>) -> Result<Tensor> {
     if dtype == DType::F32 {

@@ -202,12 +202,7 @@ static OPERATORS: &[Entry] = &[
     onnx("Trilu", layout::make_trilu),
     onnx("ReverseSequence", layout::make_reverse_sequence),
     onnx("Resize", resize::make),
-    Entry {
-        domain: "",
-        name: "Upsample",
-        since: 7,
-        make: resize::make,
-    },
+    onnx("Upsample", resize::make),
     // Search.
     onnx("OneHot", search::make_one_hot),
     onnx("Compress", search::make_compress),
