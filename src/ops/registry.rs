@@ -222,12 +222,7 @@ static OPERATORS: &[Entry] = &[
     // Control flow.
     onnx("If", control::make_if),
     onnx("Loop", control::make_loop),
-    Entry {
-        domain: "",
-        name: "Scan",
-        since: 9,
-        make: control::make_scan,
-    },
+    onnx("Scan", control::make_scan),
     onnx("SequenceMap", control::make_sequence_map),
     // Reductions.
     onnx("ReduceL1", reduce::Reduce::l1),
