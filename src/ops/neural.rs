@@ -165,6 +165,13 @@ fn singles(dtype: DType, shape: &[usize], values: Vec<f32>) -> Result<Tensor> {
     Tensor::from_f64s(dtype, shape, &wide)
 }
 
+/// The error of an index that is outside its table.
+fn outside(index: i64, len: usize) -> Error {
+    Error::new(ErrorCode::RunFailed, "an index is out of range")
+        .expected(format!("0 to {len}"))
+        .actual(index.to_string())
+}
+
 /// As many zeros as a shape has elements.
 fn zeros<T: Default + Clone>(shape: &[usize]) -> Result<Vec<T>> {
     let count = element_count(shape)?;

@@ -1,9 +1,9 @@
 //! The one table of operators.
 
 use super::{
-    Operator, binary, cast, channel_norm, control, conv, conv_transpose, fill, gather, gemm, join, layout, matmul,
-    normalization, pad, pointwise, pool, quantize, recurrent, reduce, resize, scatter, search, select, shape, slice,
-    softmax, transpose, unary,
+    Operator, binary, cast, channel_norm, control, conv, conv_transpose, dropout, fill, gather, gemm, join, layout,
+    matmul, normalization, pad, pointwise, pool, quantize, recurrent, reduce, resize, scatter, search, select, shape,
+    slice, softmax, transpose, unary,
 };
 use crate::{
     error::{Error, ErrorCode, Result},
@@ -182,7 +182,7 @@ static OPERATORS: &[Entry] = &[
     onnx("Unsqueeze", shape::make_squeeze),
     onnx("Flatten", shape::make_flatten),
     onnx("Identity", shape::make_identity),
-    onnx("Dropout", shape::make_dropout),
+    onnx("Dropout", dropout::make),
     // Data movement.
     onnx("Transpose", transpose::make),
     onnx("Concat", join::make_concat),
