@@ -1,5 +1,5 @@
-//! The `com.microsoft` operators that ONNX Runtime's optimisers and quantisers emit, and ONNX's quantised products and
-//! convolutions, which are made the same way.
+//! The `com.microsoft` operators that ONNX Runtime's optimisers and quantisers emit, and those of ONNX that are made the
+//! same way: quantised products and convolutions, and layers with a state.
 
 mod attention;
 mod blocks;
@@ -28,6 +28,8 @@ pub(super) static OPERATORS: &[Entry] = &[
     contrib("RotaryEmbedding", rotary::make),
     contrib("CausalConvWithState", recurrence::make_causal_conv),
     contrib("LinearAttention", recurrence::make_linear_attention),
+    onnx("CausalConvWithState", recurrence::make_causal_conv),
+    onnx("LinearAttention", recurrence::make_linear_attention),
     // Products.
     contrib("FusedMatMul", matmul::make_fused),
     contrib("GatherBlockQuantized", matmul::make_gather),

@@ -11,7 +11,6 @@ mod matrix;
 mod region;
 mod rotary;
 mod sample;
-mod state;
 mod store;
 
 use std::{borrow::Cow, fmt::Debug, sync::Arc};
@@ -31,7 +30,6 @@ pub(super) static OPERATORS: &[Entry] = &[
     onnx("AffineGrid", sample::make_affine_grid),
     onnx("Attention", attention::make),
     onnx("BitCast", store::make_bit_cast),
-    onnx("CausalConvWithState", state::make_causal_conv),
     onnx("CenterCropPad", fold::make_center_crop_pad),
     onnx("Col2Im", fold::make_col2im),
     onnx("CumProd", matrix::make_cum_prod),
@@ -39,7 +37,6 @@ pub(super) static OPERATORS: &[Entry] = &[
     onnx("Det", matrix::make_det),
     onnx("Einsum", einsum::make),
     onnx("GridSample", sample::make_grid_sample),
-    onnx("LinearAttention", state::make_linear_attention),
     onnx("MaxRoiPool", region::make_max_roi_pool),
     onnx("MaxUnpool", fold::make_max_unpool),
     onnx("NegativeLogLikelihoodLoss", loss::make),

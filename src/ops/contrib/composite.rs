@@ -143,7 +143,7 @@ impl<'a> Body<'a> {
     }
 
     /// The value as float32.
-    pub fn to_f32(&mut self, value: ValueId) -> ValueId {
+    pub fn as_f32(&mut self, value: ValueId) -> ValueId {
         self.op_with("Cast", &[value], &[("to", Attribute::Int(1))])
     }
 

@@ -223,7 +223,7 @@ impl<'a> Layer<'a> {
                     return Err(misfit());
                 }
                 let block = if block == 0 { depth.max(1) } else { block };
-                if depth % block != 0 {
+                if !depth.is_multiple_of(block) {
                     return Err(misfit());
                 }
                 let blocks = depth / block;

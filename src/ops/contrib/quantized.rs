@@ -57,7 +57,7 @@ pub fn make_conv(node: &Node) -> Result<Box<dyn Operator>> {
     let factor = body.op("Div", &[factor, y_scale]);
     let w = body.dequantize(w, factor, Some(w_zero), 0);
     let bias = body.optional(8).map(|bias| {
-        let bias = body.to_f32(bias);
+        let bias = body.as_f32(bias);
         body.op("Mul", &[bias, factor])
     });
     let inputs = vec![Some(x), Some(w), bias];
@@ -80,9 +80,9 @@ pub fn make_matmul(node: &Node) -> Result<Box<dyn Operator>> {
     let (y_scale, y_zero) = (body.input(6)?, body.input(7)?);
     let a = body.dequantize(a, a_scale, Some(a_zero), -2);
     let b = body.dequantize(b, b_scale, Some(b_zero), -1);
-    let (a, b) = (body.to_f32(a), body.to_f32(b));
+    let (a, b) = (body.as_f32(a), body.as_f32(b));
     let y = body.op("MatMul", &[a, b]);
-    let y_scale = body.to_f32(y_scale);
+    let y_scale = body.as_f32(y_scale);
     let y = body.quantize(y, y_scale, Some(y_zero));
     body.finish(&[Some(y)])
 }
@@ -98,7 +98,7 @@ pub fn make_conv_integer(node: &Node) -> Result<Box<dyn Operator>> {
     // The scales need the shape of the zero points.
     let ones = match w_zero {
         Some(zero) => {
-            let wide = body.to_f32(zero);
+            let wide = body.as_f32(zero);
             let zeros = body.op("Sub", &[wide, wide]);
             body.op("Add", &[zeros, one])
         }
@@ -186,7 +186,7 @@ pub fn make_gemm(node: &Node) -> Result<Box<dyn Operator>> {
     let alpha = body.scalar(attributes.float("alpha")?.unwrap_or(1.0));
     let scale = body.op("Mul", &[a_scale, b_scale]);
     let scale = body.op("Mul", &[scale, alpha]);
-    let sums = body.to_f32(sums);
+    let sums = body.as_f32(sums);
     let mut y = body.op("Mul", &[sums, scale]);
     if let Some(y_scale) = body.optional(7) {
         y = body.quantize_like(y, y_scale, body.optional(8), a);
@@ -204,12 +204,12 @@ pub fn make_lstm(node: &Node) -> Result<Box<dyn Operator>> {
         let zero = body.optional(scale_zero(weights));
         // Scales of `[direction]` or `[direction, 4 * hidden]`, to stand beside `[direction, 4 * hidden, input]`.
         let shape = body.ints(&[0, -1, 1])?;
-        let wide = body.to_f32(w);
+        let wide = body.as_f32(w);
         let wide = body.transpose(wide, &[0, 2, 1]);
         let scale = body.op("Reshape", &[scale, shape]);
         let centred = match zero {
             Some(zero) => {
-                let zero = body.to_f32(zero);
+                let zero = body.as_f32(zero);
                 let zero = body.op("Reshape", &[zero, shape]);
                 body.op("Sub", &[wide, zero])
             }

@@ -1,4 +1,5 @@
-//! Layers with a state that take the place of attention: `com.microsoft.LinearAttention` and `CausalConvWithState`.
+//! Layers with a state that take the place of attention: `LinearAttention` and `CausalConvWithState`, of ONNX (opset 27) and,
+//! with more attributes, of `com.microsoft`.
 
 use super::{
     super::{

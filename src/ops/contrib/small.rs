@@ -232,7 +232,7 @@ pub fn make_gated_add(node: &Node) -> Result<Box<dyn Operator>> {
 pub fn make_linear_attention_gate(node: &Node) -> Result<Box<dyn Operator>> {
     let mut body = Body::new(node);
     let (a, bias, scale) = (body.input(0)?, body.input(1)?, body.input(2)?);
-    let wide = body.to_f32(a);
+    let wide = body.as_f32(a);
     let sum = body.op("Add", &[wide, bias]);
     let soft = body.op("Softplus", &[sum]);
     let decay = body.op("Mul", &[soft, scale]);
