@@ -1,6 +1,10 @@
 //! ONNX's other normalisations: `BatchNormalization`, `LRN`, `LpNormalization` and `MeanVarianceNormalization`.
 
-use super::{CpuLowering, InferContext, Operator, context::rank_error, widen::widened};
+use super::{
+    CpuLowering, InferContext, Operator,
+    context::rank_error,
+    widen::{converted, widened},
+};
 use crate::{
     cpu::{
         kernel::{CpuKernel, KernelIo, scratch_as_f32},
@@ -15,8 +19,8 @@ use crate::{
 /// channel; with `spatial` 0 (opsets 1 to 8) per element of `[c, ..]`. Floats.
 ///
 /// With `training_mode` (since opset 14) by the batch's own mean and variance, giving the running ones as further
-/// outputs. Before opset 14 further outputs mean training, which is an error; opsets 1 to 6 say `is_test`, whose default
-/// of 0 counts as inference when only Y is asked for.
+/// outputs. Before opset 14 it is such outputs that mean training, and the batch's own statistics follow them; opsets 1
+/// to 6 say `is_test`, whose default of 0 counts as inference when only Y is asked for.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchNorm {
     epsilon: f32,
@@ -31,17 +35,20 @@ impl BatchNorm {
         let attributes = &node.attributes;
         let version = node.operator.version;
         let further = (1..node.outputs.len()).any(|index| node.output(index).is_some());
-        if version < 14 && further {
+        if version < 7 && further && attributes.flag("is_test", false)? {
             return Err(Error::new(
-                ErrorCode::UnsupportedOperator,
-                "BatchNormalization in training mode is not supported before opset 14",
+                ErrorCode::InvalidGraph,
+                "BatchNormalization that does not train has one output",
             ));
         }
         Ok(Box::new(BatchNorm {
             epsilon: attributes.float("epsilon")?.unwrap_or(1e-5),
             momentum: attributes.float("momentum")?.unwrap_or(0.9),
             per_element: version < 9 && !attributes.flag("spatial", true)?,
-            trains: version >= 14 && attributes.flag("training_mode", false)?,
+            trains: match version {
+                ..14 => further,
+                _ => attributes.flag("training_mode", false)?,
+            },
         }))
     }
 
@@ -104,7 +111,7 @@ impl BatchNorm {
                     Ok(None)
                 }
             };
-            let mut results = [taken(0)?, taken(1)?, taken(2)?];
+            let mut results = [taken(0)?, taken(1)?, taken(2)?, taken(3)?, taken(4)?];
             let count = (batch * volume) as f64;
             for channel in 0..channels {
                 let planes = || (0..batch).map(|image| (image * channels + channel) * volume);
@@ -128,6 +135,9 @@ impl BatchNorm {
                     if let Some(out) = &mut results[index] {
                         let before = running[index - 1][channel].wide();
                         out[channel] = T::narrow(before * momentum + current * (1.0 - momentum));
+                    }
+                    if let Some(out) = &mut results[index + 2] {
+                        out[channel] = T::narrow(current);
                     }
                 }
             }
@@ -156,20 +166,28 @@ impl BatchNorm {
 impl Operator for BatchNorm {
     fn infer(&self, ctx: &mut InferContext<'_>) -> Result<()> {
         if self.trains {
-            ctx.copy_type(3, 1)?;
-            ctx.copy_type(4, 2)?;
+            for (statistic, output) in [(3, 1), (4, 2), (3, 3), (4, 4)] {
+                ctx.copy_type(statistic, output)?;
+            }
         }
         ctx.copy_type(0, 0)
     }
 
     fn cpu(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
         let dtype = ctx.input(0)?.dtype;
-        // Scale and statistics of half-precision inputs may be wider (opset 15).
+        // Scale and statistics may have other types (opset 15); those of half-precision inputs are mostly wider.
         for index in 1..5 {
             let other = ctx.input(index)?.dtype;
             let wider = matches!(dtype, DType::F16 | DType::BF16) && other.is_float() && other != DType::F64;
-            if other != dtype && !wider {
+            if !other.is_float() {
                 return Err(ctx.unsupported_type(index));
+            }
+            if other != dtype && !wider {
+                return converted(
+                    ctx,
+                    |dtype| if dtype.is_float() { DType::F64 } else { dtype },
+                    |ctx| self.cpu(ctx),
+                );
             }
         }
         match (dtype, self.trains) {
@@ -470,11 +488,28 @@ mod tests {
     }
 
     #[test]
+    fn statistics_may_have_another_type() {
+        let x = tensor(&[1, 1, 2], &[1.0f64, 3.0]);
+        let node = batch_norm(15, x, [&[2.0], &[1.0], &[1.0], &[4.0]], &[1]);
+        assert_eq!(node.run1().unwrap(), tensor(&[1, 1, 2], &[1.0f64, 3.0]));
+    }
+
+    #[test]
     fn old_training_forms_and_wrong_shapes_are_errors() {
         let x = f32s(&[1, 1, 2], &[1.0, 2.0]);
         let one: [&[f32]; 4] = [&[1.0]; 4];
-        let training = batch_norm(9, x.clone(), one, &[1]).outputs(3);
-        assert_eq!(training.run1().unwrap_err().code(), ErrorCode::UnsupportedOperator);
+        let node = |version| {
+            batch_norm(version, x.clone(), one, &[1])
+                .attr("momentum", 0.5f32)
+                .outputs(5)
+        };
+        let statistics: Vec<f32> = node(9).run().unwrap()[1..]
+            .iter()
+            .map(|tensor| tensor.to_f32s().unwrap()[0])
+            .collect();
+        assert_eq!(statistics, [1.25, 0.625, 1.5, 0.25]);
+        let not_training = node(6).attr("is_test", 1i64);
+        assert_eq!(not_training.run1().unwrap_err().code(), ErrorCode::InvalidGraph);
         let wrong = batch_norm(15, x, [&[1.0, 2.0]; 4], &[2]);
         assert_eq!(wrong.run1().unwrap_err().code(), ErrorCode::ShapeMismatch);
     }

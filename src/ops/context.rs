@@ -149,22 +149,16 @@ impl<'a> InferContext<'a> {
         constant
     }
 
-    /// The elements of a small integer input, possibly symbolic. Notes that they matter when they are not known.
+    /// The elements of a small integer input, possibly symbolic, or of a constant of whole numbers. Notes that they matter
+    /// when they are not known.
     pub fn elements(&mut self, index: usize) -> Option<Vec<Dim>> {
         let facts = self.input(index)?;
         let elements = facts.elements.as_ref().map(|elements| elements.to_vec());
         // Large constants are not tracked but known all the same.
         let elements = elements.or_else(|| {
-            Some(
-                facts
-                    .constant
-                    .as_ref()?
-                    .to_i64s()
-                    .ok()?
-                    .into_iter()
-                    .map(Dim::from)
-                    .collect(),
-            )
+            let constant = facts.constant.as_ref()?;
+            let integers = constant.to_i64s().ok().or_else(|| whole_numbers(constant))?;
+            Some(integers.into_iter().map(Dim::from).collect())
         });
         let all_known = elements
             .as_ref()
@@ -258,6 +252,13 @@ pub(super) fn equal_dims(a: &Dim, b: &Dim, what: &str) -> Result<Dim> {
         (None, Some(_)) => Ok(b.clone()),
         _ => Ok(a.clone()),
     }
+}
+
+/// The elements of a tensor of floats that are whole numbers: what counts and axes once were.
+fn whole_numbers(tensor: &Tensor) -> Option<Vec<i64>> {
+    let values = tensor.to_f64s().ok()?.into_iter();
+    let whole = values.map(|value| (value.fract() == 0.0 && value.abs() < 1e15).then_some(value as i64));
+    whole.collect()
 }
 
 /// The error of an input that has another rank than the operator takes.

@@ -353,11 +353,13 @@ impl Operator for SequenceMap {
     }
 }
 
-/// ONNX `Scan` (opset 9): a graph run over the slices of its scan inputs, with states carried from one to the next and
-/// scan outputs stacked. The form of opset 8, with a batch dimension and sequence lengths, is not supported.
+/// ONNX `Scan` (opset 8): a graph run over the slices of its scan inputs, with states carried from one to the next and
+/// scan outputs stacked. In opset 8 sequence lengths come first, every other tensor begins with a batch dimension, for
+/// each item of which there is a scan of its own, and the scanned dimension is the next.
 #[derive(Debug)]
 struct Scan {
     body: Arc<Body>,
+    batched: bool,
     scan_inputs: usize,
     input_axes: Vec<i64>,
     output_axes: Vec<i64>,
@@ -367,7 +369,8 @@ struct Scan {
 pub fn make_scan(node: &Node) -> Result<Box<dyn Operator>> {
     let attributes = &node.attributes;
     let body = Body::of(node, "body")?;
-    let inputs = node.operator_inputs().len();
+    let batched = node.operator.version < 9;
+    let inputs = node.operator_inputs().len().saturating_sub(usize::from(batched));
     let count = attributes
         .int("num_scan_inputs")?
         .ok_or_else(|| invalid("attribute num_scan_inputs is missing"))?;
@@ -394,15 +397,20 @@ pub fn make_scan(node: &Node) -> Result<Box<dyn Operator>> {
                 .actual(list.len().to_string())),
         }
     };
-    for (name, count) in [
-        ("scan_input_directions", scan_inputs),
-        ("scan_output_directions", scan_outputs),
-    ] {
+    let directions = match batched {
+        true => [("directions", scan_inputs), ("", 0)],
+        false => [
+            ("scan_input_directions", scan_inputs),
+            ("scan_output_directions", scan_outputs),
+        ],
+    };
+    for (name, count) in directions {
         if list(name, count)?.iter().any(|direction| !(0..=1).contains(direction)) {
             return Err(invalid(format!("attribute {name} holds something else than 0 and 1")));
         }
     }
     Ok(Box::new(Scan {
+        batched,
         scan_inputs,
         input_axes: list("scan_input_axes", scan_inputs)?,
         output_axes: list("scan_output_axes", scan_outputs)?,
@@ -412,13 +420,25 @@ pub fn make_scan(node: &Node) -> Result<Box<dyn Operator>> {
 
 impl Operator for Scan {
     fn infer(&self, ctx: &mut InferContext<'_>) -> Result<()> {
-        let states = ctx.input_count() - self.scan_inputs;
-        let fact = |ctx: &InferContext<'_>, index: usize| ctx.input(index).cloned().unwrap_or_default();
-        let initial: Vec<ValueFacts> = (0..states).map(|index| fact(ctx, index)).collect();
+        let first = usize::from(self.batched);
+        let states = ctx.input_count() - first - self.scan_inputs;
+        let mut batch: Option<Dim> = None;
+        let mut fact = |ctx: &InferContext<'_>, index: usize| -> Result<ValueFacts> {
+            let mut facts = ctx.input(first + index).cloned().unwrap_or_default();
+            if let (true, Some(shape)) = (self.batched, &mut facts.shape) {
+                if shape.is_empty() {
+                    return Err(mismatch("an input has no batch dimension"));
+                }
+                let dim = shape.remove(0);
+                batch = batch.take().filter(|known| known.known().is_some()).or(Some(dim));
+            }
+            Ok(facts)
+        };
+        let initial: Vec<ValueFacts> = (0..states).map(|index| fact(ctx, index)).collect::<Result<_>>()?;
         let mut length: Option<Dim> = None;
         let mut slices = Vec::with_capacity(self.scan_inputs);
         for (number, &axis) in self.input_axes.iter().enumerate() {
-            let mut slice = fact(ctx, states + number);
+            let mut slice = fact(ctx, states + number)?;
             (slice.elements, slice.constant) = (None, None);
             if let Some(shape) = &mut slice.shape {
                 let axis = crate::tensor::resolve_axis(axis, shape.len())?;
@@ -453,6 +473,14 @@ impl Operator for Scan {
                 shape,
                 ..ValueFacts::default()
             });
+        }
+        if self.batched {
+            for facts in &mut results {
+                let batch = batch.clone().unwrap_or_else(|| ctx.fresh_dim());
+                if let Some(shape) = &mut facts.shape {
+                    shape.insert(0, batch);
+                }
+            }
         }
         ctx.outputs = results;
         Ok(())

@@ -4,7 +4,7 @@ use super::{
     CpuLowering, GpuLowering, InferContext, Operator,
     context::{equal_dims, rank_error},
     epilogue::{CpuEpilogue, Fit, GpuEpilogue, OwnSteps, OwnValues, Rows, gpu_epilogue, gpu_operand},
-    widen::widened,
+    widen::{converted, widened},
 };
 use crate::{
     cpu::{
@@ -29,7 +29,8 @@ const THIN_ROWS: usize = 4;
 /// `[m, n]`.
 ///
 /// Opsets 1 to 6 take C of the full shape unless attribute `broadcast` is set; from 7 on it always broadcasts, from 11
-/// on it may be left out. Floats, and 32- and 64-bit integers where `alpha` and `beta` are whole numbers.
+/// on it may be left out. Floats, and 32- and 64-bit integers (in f64 where `alpha` or `beta` is no whole
+/// number).
 #[derive(Debug)]
 pub struct Gemm {
     alpha: f32,
@@ -354,7 +355,11 @@ impl Operator for Gemm {
                 return Err(ctx.unsupported_type(index));
             }
         }
+        let is_whole = self.alpha.fract() == 0.0 && self.beta.fract() == 0.0;
         match dtype {
+            DType::I32 | DType::I64 | DType::U32 | DType::U64 if !is_whole => {
+                converted(ctx, |_| DType::F64, |ctx| self.cpu(ctx))
+            }
             DType::F32 => self.cpu_f32(ctx),
             DType::F16 | DType::BF16 => widened(ctx, |ctx| self.cpu_f32(ctx)),
             DType::F64 => self.cpu_generic::<f64>(ctx),
@@ -521,9 +526,9 @@ mod tests {
         assert_eq!(node.run1().unwrap(), i64s(&[1, 1], &[i64::MAX - 2]));
         let fraction = TestNode::new("Gemm", 13)
             .attr("alpha", 0.5f32)
-            .input(i64s(&[1, 1], &[1]))
+            .input(i64s(&[1, 1], &[7]))
             .input(i64s(&[1, 1], &[1]));
-        assert_eq!(fraction.run1().unwrap_err().code(), ErrorCode::UnsupportedOperator);
+        assert_eq!(fraction.run1().unwrap(), i64s(&[1, 1], &[3]));
         let node = TestNode::new("Gemm", 13)
             .input(tensor(&[1, 1], &[1.0f64 + 1e-12]))
             .input(tensor(&[1, 1], &[1.0f64]));

@@ -375,6 +375,11 @@ mod tests {
         let uneven = TestNode::new("Split", 18).attr("num_outputs", 3).outputs(3).input(x());
         assert_eq!(uneven.run().unwrap()[2], f32s(&[1], &[5.0]));
         assert!(TestNode::new("Split", 13).outputs(2).input(x()).run().is_err());
+        let floats = TestNode::new("Split", 1)
+            .outputs(2)
+            .input(x())
+            .constant(f32s(&[2], &[1.0, 4.0]));
+        assert_eq!(floats.run().unwrap(), sizes.run().unwrap());
         let wrong = TestNode::new("Split", 13)
             .outputs(2)
             .input(x())

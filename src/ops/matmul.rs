@@ -1,5 +1,4 @@
-//! Matrix products: ONNX `MatMul`, and `FusedMatMul` (of com.microsoft, and the internal one that passes make), which
-//! takes transposed operands and a factor.
+//! Matrix products: ONNX `MatMul`, and the internal `FusedMatMul`, which takes transposed operands and a factor.
 
 use super::{
     CpuLowering, GpuLowering, InferContext, Operator,
@@ -48,17 +47,9 @@ impl MatMul {
         }))
     }
 
-    /// `FusedMatMul`: attributes `alpha`, `transA`, `transB`.
+    /// The internal `FusedMatMul`: attributes `alpha`, `transA`, `transB`.
     pub fn fused(node: &Node) -> Result<Box<dyn Operator>> {
         let attributes = &node.attributes;
-        for name in ["transBatchA", "transBatchB"] {
-            if attributes.flag(name, false)? {
-                return Err(Error::new(
-                    ErrorCode::UnsupportedOperator,
-                    format!("FusedMatMul with {name} is not supported"),
-                ));
-            }
-        }
         let order = |name| -> Result<Order> {
             Ok(match attributes.flag(name, false)? {
                 true => Order::Transposed,
@@ -449,13 +440,6 @@ mod tests {
             .run()
             .unwrap_err();
         assert_eq!(error.code(), ErrorCode::ShapeMismatch);
-        let error = TestNode::of(OperatorId::new("com.microsoft", "FusedMatMul", 1))
-            .attr("transBatchA", 1i64)
-            .input(zeros(DType::F32, &[2, 2]))
-            .input(zeros(DType::F32, &[2, 2]))
-            .run()
-            .unwrap_err();
-        assert_eq!(error.code(), ErrorCode::UnsupportedOperator);
     }
 
     #[test]

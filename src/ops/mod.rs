@@ -11,6 +11,7 @@ mod contrib;
 mod control;
 mod conv;
 mod conv_transpose;
+mod dropout;
 mod elements;
 mod epilogue;
 pub mod evaluate;

@@ -11,7 +11,6 @@ mod matrix;
 mod region;
 mod rotary;
 mod sample;
-mod state;
 mod store;
 
 use std::{borrow::Cow, fmt::Debug, sync::Arc};
@@ -31,7 +30,6 @@ pub(super) static OPERATORS: &[Entry] = &[
     onnx("AffineGrid", sample::make_affine_grid),
     onnx("Attention", attention::make),
     onnx("BitCast", store::make_bit_cast),
-    onnx("CausalConvWithState", state::make_causal_conv),
     onnx("CenterCropPad", fold::make_center_crop_pad),
     onnx("Col2Im", fold::make_col2im),
     onnx("CumProd", matrix::make_cum_prod),
@@ -39,7 +37,6 @@ pub(super) static OPERATORS: &[Entry] = &[
     onnx("Det", matrix::make_det),
     onnx("Einsum", einsum::make),
     onnx("GridSample", sample::make_grid_sample),
-    onnx("LinearAttention", state::make_linear_attention),
     onnx("MaxRoiPool", region::make_max_roi_pool),
     onnx("MaxUnpool", fold::make_max_unpool),
     onnx("NegativeLogLikelihoodLoss", loss::make),
@@ -147,6 +144,15 @@ fn from_wrapping_ints(dtype: DType, shape: &[usize], values: &[i64]) -> Result<T
     Tensor::from_bytes(dtype, shape, memory)
 }
 
+/// A tensor of any numeric type from sums: integers wrap around instead of saturating.
+fn from_sums(dtype: DType, shape: &[usize], values: &[f64]) -> Result<Tensor> {
+    if !dtype.is_integer() {
+        return Tensor::from_f64s(dtype, shape, values);
+    }
+    let values: Vec<i64> = values.iter().map(|&value| value as i64).collect();
+    from_wrapping_ints(dtype, shape, &values)
+}
+
 /// A tensor of any floating-point type from `f32`s.
 fn singles(dtype: DType, shape: &[usize], values: Vec<f32>) -> Result<Tensor> {
     if dtype == DType::F32 {
@@ -154,6 +160,13 @@ fn singles(dtype: DType, shape: &[usize], values: Vec<f32>) -> Result<Tensor> {
     }
     let wide: Vec<f64> = values.into_iter().map(f64::from).collect();
     Tensor::from_f64s(dtype, shape, &wide)
+}
+
+/// The error of an index that is outside its table.
+fn outside(index: i64, len: usize) -> Error {
+    Error::new(ErrorCode::RunFailed, "an index is out of range")
+        .expected(format!("0 to {len}"))
+        .actual(index.to_string())
 }
 
 /// As many zeros as a shape has elements.

@@ -2,7 +2,11 @@
 //! `GroupNormalization`. Each sees its input as rows that are normalised by their own mean and variance, then scaled
 //! and shifted. (Batch normalisation and the others are in [`super::channel_norm`].)
 
-use super::{CpuLowering, GpuLowering, InferContext, Operator, TensorDesc, context::rank_error, widen::widened};
+use super::{
+    CpuLowering, GpuLowering, InferContext, Operator, TensorDesc,
+    context::rank_error,
+    widen::{converted, widened},
+};
 use crate::{
     cpu::{
         kernel::{CpuKernel, KernelIo, scratch_as_f32},
@@ -274,6 +278,9 @@ impl Operator for RowNorm {
             if let Some(rank) = ctx.rank(0) {
                 resolve_axis(self.axis, rank)?;
             }
+            // The result has the scale's type.
+            let (dtype, shape) = (ctx.dtype(1)?, ctx.shape(0).map(<[Dim]>::to_vec));
+            ctx.set_output(0, dtype, shape);
             return Ok(());
         }
         let statistics = match ctx.shape(0) {
@@ -290,7 +297,19 @@ impl Operator for RowNorm {
     }
 
     fn cpu(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
-        match ctx.input(0)?.dtype {
+        let (dtype, scale) = (ctx.input(0)?.dtype, ctx.input(1)?.dtype);
+        if dtype != scale && dtype.is_float() && scale.is_float() {
+            let wide = match (dtype, scale) {
+                (DType::F64, _) | (_, DType::F64) => DType::F64,
+                _ => DType::F32,
+            };
+            return converted(
+                ctx,
+                |dtype| if dtype.is_float() { wide } else { dtype },
+                |ctx| self.cpu(ctx),
+            );
+        }
+        match dtype {
             DType::F32 if self.stash == DType::F32 => self.cpu_f32(ctx),
             DType::F32 | DType::F16 | DType::BF16 => widened(ctx, |ctx| self.cpu_f32(ctx)),
             DType::F64 => self.cpu_f64(ctx),
@@ -536,6 +555,15 @@ mod tests {
         assert_tensor_close(&outputs[1], &f32s(&[2, 1], &[2.0, 0.0]), 1e-6);
         assert_tensor_close(&outputs[2], &f32s(&[2, 1], &[1.0, 0.5]), 1e-6);
         assert_eq!(node.wanted(&[true, false, false]).run().unwrap()[0], outputs[0]);
+    }
+
+    #[test]
+    fn rms_normalization_gives_the_scale_s_type() {
+        let node = TestNode::new("RMSNormalization", 23)
+            .attr("epsilon", 0.0f32)
+            .input(f32s(&[2], &[3.0, -3.0]))
+            .input(tensor(&[2], &[1.0f64, 2.0]));
+        assert_eq!(node.run1().unwrap(), tensor(&[2], &[1.0f64, -2.0]));
     }
 
     #[test]

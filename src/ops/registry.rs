@@ -1,9 +1,9 @@
 //! The one table of operators.
 
 use super::{
-    Operator, arity::ARITIES, binary, cast, channel_norm, control, conv, conv_transpose, fill, gather, gemm, join,
-    layout, matmul, normalization, pad, pointwise, pool, quantize, recurrent, reduce, resize, scatter, search, select,
-    shape, slice, softmax, transpose, unary,
+    Operator, arity::ARITIES, binary, cast, channel_norm, control, conv, conv_transpose, dropout, fill, gather, gemm,
+    join, layout, matmul, normalization, pad, pointwise, pool, quantize, recurrent, reduce, resize, scatter, search,
+    select, shape, slice, softmax, transpose, unary,
 };
 use crate::{
     error::{Error, ErrorCode, Result},
@@ -83,7 +83,6 @@ pub static TABLES: &[&[Entry]] = &[
 static OPERATORS: &[Entry] = &[
     // Matrix products.
     onnx("MatMul", matmul::MatMul::plain),
-    contrib("FusedMatMul", matmul::MatMul::fused),
     internal("FusedMatMul", matmul::MatMul::fused),
     onnx("Gemm", gemm::Gemm::make),
     // Convolution.
@@ -189,7 +188,7 @@ static OPERATORS: &[Entry] = &[
     onnx("Unsqueeze", shape::make_squeeze),
     onnx("Flatten", shape::make_flatten),
     onnx("Identity", shape::make_identity),
-    onnx("Dropout", shape::make_dropout),
+    onnx("Dropout", dropout::make),
     // Data movement.
     onnx("Transpose", transpose::make),
     onnx("Concat", join::make_concat),
@@ -209,12 +208,7 @@ static OPERATORS: &[Entry] = &[
     onnx("Trilu", layout::make_trilu),
     onnx("ReverseSequence", layout::make_reverse_sequence),
     onnx("Resize", resize::make),
-    Entry {
-        domain: "",
-        name: "Upsample",
-        since: 7,
-        make: resize::make,
-    },
+    onnx("Upsample", resize::make),
     // Search.
     onnx("OneHot", search::make_one_hot),
     onnx("Compress", search::make_compress),
@@ -234,12 +228,7 @@ static OPERATORS: &[Entry] = &[
     // Control flow.
     onnx("If", control::make_if),
     onnx("Loop", control::make_loop),
-    Entry {
-        domain: "",
-        name: "Scan",
-        since: 9,
-        make: control::make_scan,
-    },
+    onnx("Scan", control::make_scan),
     onnx("SequenceMap", control::make_sequence_map),
     // Reductions.
     onnx("ReduceL1", reduce::Reduce::l1),

@@ -3,6 +3,7 @@
 use super::{
     CpuLowering, GpuLowering, InferContext, Operator, TensorDesc,
     lower::{invalid, mismatch},
+    widen::converted,
 };
 use crate::{
     cpu::{
@@ -55,7 +56,7 @@ enum AspectRatio {
     NotSmaller,
 }
 
-/// ONNX `Resize` (opset 10 and up, the early form with scales alone) and `Upsample` (opset 7 and 9).
+/// ONNX `Resize` (opset 10 and up, the early form with scales alone) and `Upsample` (opset 1, 7 and 9).
 ///
 /// Every mode, coordinate transformation and policy. `nearest` takes any element type; `linear` and `cubic` floats and
 /// integers (which are cut off and saturated). Coordinates are computed in f32.
@@ -69,7 +70,7 @@ struct Resize {
     antialias: bool,
     axes: Option<Vec<i64>>,
     policy: AspectRatio,
-    /// The attribute `scales` of Upsample before opset 9.
+    /// The attributes `scales` of Upsample before opset 9, `height_scale` and `width_scale` before 7.
     fixed_scales: Option<Vec<f32>>,
     /// Positions of the inputs `roi`, `scales` and `sizes`.
     roi: Option<usize>,
@@ -118,6 +119,13 @@ pub fn make(node: &Node) -> Result<Box<dyn Operator>> {
         other => return Err(invalid("attribute keep_aspect_ratio_policy is unknown").actual(other)),
     };
     let fixed_scales = match (is_upsample, version) {
+        (true, ..7) => {
+            let scale = |name: &str| -> Result<f32> {
+                let scale = attributes.float(name)?;
+                scale.ok_or_else(|| invalid(format!("attribute {name} is missing")))
+            };
+            Some(vec![1.0, 1.0, scale("height_scale")?, scale("width_scale")?])
+        }
         (true, ..9) => {
             let scales = attributes
                 .floats("scales")?
@@ -567,8 +575,13 @@ impl Operator for Resize {
             return self.nearest(nearest, &axes, ctx);
         }
         let dtype = input.dtype;
-        if matches!(dtype, DType::String | DType::Bool | DType::I4 | DType::U4) {
-            return Err(ctx.unsupported_type(0));
+        match dtype {
+            DType::String => return Err(ctx.unsupported_type(0)),
+            DType::Bool | DType::I4 | DType::U4 => {
+                let to = |other| if other == dtype { DType::F32 } else { other };
+                return converted(ctx, to, |ctx| self.cpu(ctx));
+            }
+            _ => {}
         }
         let passes: Vec<(usize, Taps)> = axes
             .iter()
@@ -656,6 +669,11 @@ mod tests {
             .attr("scales", [1.0, 2.0])
             .input(f32s(&[1, 2], &[1.0, 2.0]));
         assert_eq!(old.run1().unwrap(), f32s(&[1, 4], &[1.0, 1.0, 2.0, 2.0]));
+        let first = TestNode::new("Upsample", 1)
+            .attr("height_scale", 1.0f32)
+            .attr("width_scale", 2.0f32)
+            .input(f32s(&[1, 1, 1, 2], &[1.0, 2.0]));
+        assert_eq!(first.run1().unwrap(), f32s(&[1, 1, 1, 4], &[1.0, 1.0, 2.0, 2.0]));
     }
 
     #[test]

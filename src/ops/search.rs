@@ -190,7 +190,8 @@ impl Operator for Compress {
     }
 }
 
-/// ONNX `NonZero` (opset 9): the indices of the elements that are not zero, one row for each dimension.
+/// ONNX `NonZero` (opset 9): the indices of the elements that are not zero (or an empty string), one row for each
+/// dimension.
 #[derive(Debug)]
 struct NonZero;
 
@@ -202,6 +203,10 @@ pub fn make_non_zero(_: &Node) -> Result<Box<dyn Operator>> {
 /// The places of a tensor's elements that are not zero.
 fn nonzero_places(tensor: &Tensor) -> Result<Vec<usize>> {
     let dtype = tensor.dtype();
+    if dtype == DType::String {
+        let strings = tensor.strings()?;
+        return Ok((0..strings.len()).filter(|&place| !strings[place].is_empty()).collect());
+    }
     let tensor = tensor.aligned()?;
     let mut places = Vec::new();
     let mut start = 0;
@@ -247,10 +252,7 @@ impl Operator for NonZero {
         Ok(())
     }
 
-    fn cpu(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
-        if ctx.input(0)?.dtype == DType::String {
-            return Err(ctx.unsupported_type(0));
-        }
+    fn cpu(&self, _: &CpuLowering<'_>) -> Result<CpuKernel> {
         Ok(CpuKernel::dynamic("non_zero", |inputs| {
             let tensor = given(inputs, 0)?;
             let shape = at_least_one_dimension(tensor.shape());
@@ -275,10 +277,7 @@ fn known_places(ctx: &InferContext<'_>) -> Result<Option<(Vec<usize>, Vec<usize>
     };
     let shape = at_least_one_dimension(&shape);
     if let Some(constant) = &facts.constant {
-        return Ok(match constant.dtype() {
-            DType::String => None,
-            _ => Some((nonzero_places(constant)?, shape)),
-        });
+        return Ok(Some((nonzero_places(constant)?, shape)));
     }
     let elements = facts.elements.as_ref();
     let known = elements.and_then(|list| list.iter().map(Dim::known).collect::<Option<Vec<_>>>());
@@ -624,6 +623,8 @@ mod tests {
         assert_eq!(node(f32s(&[2, 2], &[0.0, f32::NAN, -1.0, -0.0])), expected);
         assert_eq!(node(tensor(&[2, 2], &[0u8, 1, 5, 0].map(Bool8))), expected);
         assert_eq!(node(i64s(&[], &[3])), i64s(&[1, 1], &[0]));
+        let strings = Tensor::from_strings(&[2], vec![String::new(), "0".into()]).unwrap();
+        assert_eq!(node(strings), i64s(&[1, 1], &[1]));
         let known = TestNode::new("NonZero", 13)
             .constant(i64s(&[3], &[1, 0, 1]))
             .infer()

@@ -1,16 +1,16 @@
 //! Operators about shapes alone: reading them (Shape, Size) and giving elements another one (Reshape, Squeeze,
-//! Unsqueeze, Flatten, Identity, Dropout in inference). The latter are views: no element moves.
+//! Unsqueeze, Flatten, Identity). The latter are views: no element moves.
 
 use super::{
     CpuLowering, InferContext, Operator,
     context::MAX_TRACKED_ELEMENTS,
-    lower::{invalid, mismatch, unsupported},
+    lower::{invalid, mismatch},
 };
 use crate::{
-    cpu::{elementwise::Wide, kernel::CpuKernel},
-    error::{Error, ErrorCode, Result},
+    cpu::kernel::CpuKernel,
+    error::{Error, Result},
     graph::Node,
-    tensor::{Bool8, DType, Dim, Value, display_shape, element_count, resolve_axes, resolve_axis},
+    tensor::{DType, Dim, Value, display_shape, element_count, resolve_axes, resolve_axis},
 };
 
 /// ONNX `Shape`: the input's dimensions from `start` to `end` (opset 15) as i64.
@@ -360,103 +360,11 @@ impl Operator for Identity {
     }
 }
 
-/// ONNX `Dropout` in inference, where nothing is dropped: the mask, when asked for, is all true. Training is refused.
-#[derive(Debug)]
-struct Dropout {
-    trains: bool,
-    /// From opset 12 on, the training mode is the third input.
-    has_mode_input: bool,
-    mask_type_follows: bool,
-}
-
-/// Makes [`Dropout`].
-pub fn make_dropout(node: &Node) -> Result<Box<dyn Operator>> {
-    let version = node.operator.version;
-    Ok(Box::new(Dropout {
-        trains: version < 7 && !node.attributes.flag("is_test", false)? && node.attributes.float("ratio")? != Some(0.0),
-        has_mode_input: version >= 12,
-        mask_type_follows: version < 10,
-    }))
-}
-
-impl Operator for Dropout {
-    fn infer(&self, ctx: &mut InferContext<'_>) -> Result<()> {
-        let dtype = ctx.dtype(0)?;
-        let training = || unsupported("Dropout in training mode is not supported");
-        if self.trains {
-            return Err(training());
-        }
-        if self.has_mode_input && ctx.has_input(2) {
-            let is_off = |facts: Option<&super::ValueFacts>| {
-                let tensor = facts?.constant.as_ref()?;
-                let ratio = match tensor.dtype() {
-                    DType::Bool => tensor.to_i64s().ok()?.first().map(|&value| value as f32),
-                    _ => tensor.to_f32s().ok()?.first().copied(),
-                };
-                Some(ratio? == 0.0)
-            };
-            let mode = ctx.constant(2).map(|_| ());
-            if mode.is_some() && is_off(ctx.input(2)) == Some(false) && is_off(ctx.input(1)) != Some(true) {
-                return Err(training());
-            }
-        }
-        let shape = ctx.shape(0).map(<[Dim]>::to_vec);
-        ctx.set_output(0, dtype, shape.clone());
-        let mask = if self.mask_type_follows { dtype } else { DType::Bool };
-        ctx.set_output(1, mask, shape);
-        copy_elements(ctx);
-        Ok(())
-    }
-
-    fn cpu(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
-        let mode = ctx.optional_input(2).filter(|_| self.has_mode_input);
-        let is_open = mode.is_some_and(|mode| mode.constant.is_none());
-        let mask = ctx.optional_output(1);
-        if mask.is_none() && !is_open {
-            return view(ctx);
-        }
-        let (mask, has_data) = (mask.map(|mask| mask.dtype), ctx.optional_output(0).is_some());
-        let ratio = ctx.optional_input(1);
-        if ratio.is_some_and(|ratio| ratio.shape.contains(&0)) {
-            return Err(mismatch("the ratio is not one number").actual(display_shape(&[0usize])));
-        }
-        let ratio = ratio.map(|ratio| ratio.dtype);
-        Ok(CpuKernel::compute("dropout", move |io| {
-            if is_open && io.inputs.bytes(2)?.iter().any(|&byte| byte != 0) {
-                let mut value = [0.5f64];
-                if let Some(dtype) = ratio {
-                    f64::load(dtype, io.inputs.bytes(1)?, 0, 0, &mut value)?;
-                }
-                if value[0] != 0.0 {
-                    return Err(Error::new(
-                        ErrorCode::RunFailed,
-                        "Dropout in training mode is not supported",
-                    ));
-                }
-            }
-            if has_data {
-                let source = io.inputs.bytes(0)?;
-                let target = io.outputs.take_bytes(0)?;
-                target.copy_from_slice(source);
-            }
-            match mask {
-                None => {}
-                Some(DType::Bool) => io.outputs.take::<Bool8>(1)?.fill(Bool8(1)),
-                Some(DType::F32) => io.outputs.take::<f32>(1)?.fill(1.0),
-                Some(DType::F64) => io.outputs.take::<f64>(1)?.fill(1.0),
-                Some(DType::F16) => io.outputs.take::<half::f16>(1)?.fill(half::f16::ONE),
-                Some(_) => return Err(unsupported("a mask of this element type is not supported")),
-            }
-            Ok(())
-        }))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::{
         infer::{BoundGraph, infer_graph},
-        testing::{TestNode, f32s, i64s, tensor},
+        testing::{TestNode, f32s, i64s},
     };
     use super::*;
     use crate::{
@@ -546,23 +454,6 @@ mod tests {
             TestNode::new("Size", 13).input(zeros(&[2, 0])).run1().unwrap(),
             i64s(&[], &[0])
         );
-    }
-
-    #[test]
-    fn dropout_passes_on_and_refuses_to_train() {
-        let x = || f32s(&[2], &[1.0, 2.0]);
-        let results = TestNode::new("Dropout", 12).outputs(2).input(x()).run().unwrap();
-        assert_eq!(results, [x(), tensor(&[2], &[Bool8(1), Bool8(1)])]);
-        let trains = TestNode::new("Dropout", 12)
-            .input(x())
-            .constant(f32s(&[], &[0.5]))
-            .constant(tensor(&[], &[Bool8(1)]));
-        assert!(trains.run().is_err());
-        let keeps = TestNode::new("Dropout", 12)
-            .input(x())
-            .constant(f32s(&[], &[0.0]))
-            .constant(tensor(&[], &[Bool8(1)]));
-        assert_eq!(keeps.run1().unwrap(), x());
     }
 
     #[test]

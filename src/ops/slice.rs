@@ -531,5 +531,10 @@ mod tests {
         assert_eq!(twice, f32s(&[4, 4], &[rows, rows].concat()));
         assert_eq!(tile(x(), &[0, 1]).run1().unwrap().shape(), [0, 1]);
         assert!(tile(x(), &[2]).run().is_err());
+        let early = TestNode::new("Tile", 1)
+            .input(x())
+            .constant(f32s(&[1], &[3.0]))
+            .constant(f32s(&[1], &[1.0]));
+        assert_eq!(early.run1().unwrap(), f32s(&[2, 3], &[1.0, 1.0, 1.0, 2.0, 2.0, 2.0]));
     }
 }

@@ -3,6 +3,7 @@
 use super::{
     CpuLowering, InferContext, Operator, PointwiseForm, PointwiseInput,
     lower::{invalid, tracks},
+    widen::converted,
 };
 use crate::{
     cpu::{elementwise, expression, kernel::CpuKernel},
@@ -344,8 +345,12 @@ impl Operator for Unary {
                 }
             }
             _ => {
-                let Some(of_int) = function.of_int(dtype) else {
-                    return Err(ctx.unsupported_type(0));
+                let of_int = match function.of_int(dtype) {
+                    Some(of_int) => of_int,
+                    None if matches!(function, Function::Shrink { .. }) && dtype.is_integer() => {
+                        return converted(ctx, |_| DType::F64, |ctx| self.cpu(ctx));
+                    }
+                    None => return Err(ctx.unsupported_type(0)),
                 };
                 elementwise::kernel(
                     "unary_int",
@@ -503,6 +508,10 @@ mod tests {
 
     #[test]
     fn integers_wrap_and_tests_give_bool() {
+        let shrink = TestNode::new("Shrink", 9)
+            .attr("bias", 1.5f32)
+            .input(tensor(&[3], &[-3i8, 0, 3]));
+        assert_eq!(shrink.run1().unwrap(), tensor(&[3], &[-1i8, 0, 1]));
         let of = |name: &str, tensor: Tensor| TestNode::new(name, 18).input(tensor).run1().unwrap();
         assert_eq!(of("Abs", tensor(&[2], &[i8::MIN, -3])), tensor(&[2], &[i8::MIN, 3]));
         assert_eq!(of("Neg", tensor(&[2], &[i32::MIN, 7])), tensor(&[2], &[i32::MIN, -7]));

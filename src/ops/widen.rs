@@ -1,11 +1,15 @@
-//! Half-precision floats on the CPU: kernels are written for f32, and [`widened`] puts the conversion of f16 and bf16
-//! inputs and outputs around one. Sums are then kept in f32, which is what ONNX's reference does at least as well.
+//! Element types that kernels are not written for. Half-precision floats are frequent: [`widened`] puts the conversion
+//! of f16 and bf16 around a kernel for f32, in its scratch memory, and sums are then kept in f32, which is what ONNX's
+//! reference does at least as well. The rest is rare: [`converted`] converts whole tensors.
 
 use half::{bf16, f16};
 
 use super::{CpuLowering, TensorDesc};
 use crate::{
-    cpu::kernel::{ComputeKernel, CpuKernel, InputBytes, KernelInputs, KernelIo, KernelOutputs, OutputBytes},
+    cpu::{
+        executor::run_alone,
+        kernel::{ComputeKernel, CpuKernel, InputBytes, KernelInputs, KernelIo, KernelOutputs, OutputBytes},
+    },
     error::{Error, Result},
     tensor::{AlignedBytes, DType, Tensor},
 };
@@ -53,6 +57,74 @@ pub fn widened(ctx: &CpuLowering<'_>, lower: impl FnOnce(&CpuLowering<'_>) -> Re
                     .collect()
             }))
         }
+    }
+}
+
+/// Lowers a node as if its inputs and outputs had the types that `to` gives for their own, with conversions around the
+/// kernel: for types and mixtures that are too rare for kernels of their own. Integers are converted exactly to integers
+/// and through f64 to floats; floats are truncated and saturated to integers. Constants that are
+/// converted are not seen as such.
+pub fn converted(
+    ctx: &CpuLowering<'_>,
+    to: impl Fn(DType) -> DType,
+    lower: impl FnOnce(&CpuLowering<'_>) -> Result<CpuKernel>,
+) -> Result<CpuKernel> {
+    let convert = |descs: &[Option<TensorDesc>]| -> Vec<Option<TensorDesc>> {
+        let convert = |desc: &TensorDesc| TensorDesc {
+            dtype: to(desc.dtype),
+            shape: desc.shape.clone(),
+            constant: desc.constant.clone().filter(|_| to(desc.dtype) == desc.dtype),
+            constant_id: desc.constant_id,
+        };
+        descs.iter().map(|desc| desc.as_ref().map(convert)).collect()
+    };
+    let (inputs, outputs) = (convert(ctx.inputs), convert(ctx.outputs));
+    let kernel = lower(&CpuLowering {
+        inputs: &inputs,
+        outputs: &outputs,
+        ..*ctx
+    })?;
+    let dtypes = |descs: &[Option<TensorDesc>]| -> Vec<Option<DType>> {
+        descs.iter().map(|desc| Some(desc.as_ref()?.dtype)).collect()
+    };
+    let (wanted, narrow) = (dtypes(&inputs), dtypes(ctx.outputs));
+    let made: Vec<Option<(DType, Vec<usize>)>> = outputs
+        .into_iter()
+        .map(|desc| desc.map(|desc| (desc.dtype, desc.shape)))
+        .collect();
+    let name = match &kernel {
+        CpuKernel::View { .. } => "view",
+        CpuKernel::Compute(kernel) => kernel.name,
+        CpuKernel::Dynamic(kernel) => kernel.name,
+    };
+    Ok(CpuKernel::dynamic(name, move |inputs| {
+        let convert = |(tensor, dtype): (&Option<Tensor>, &Option<DType>)| match (tensor, dtype) {
+            (Some(tensor), Some(dtype)) => cast(tensor, *dtype).map(Some),
+            _ => Ok(tensor.clone()),
+        };
+        let inputs = inputs.iter().zip(&wanted).map(convert).collect::<Result<Vec<_>>>()?;
+        let results = run_alone(&kernel, &inputs, &made)?;
+        let dtypes = narrow.iter().chain(std::iter::repeat(&None));
+        results
+            .into_iter()
+            .zip(dtypes)
+            .map(|(tensor, dtype)| match (tensor, dtype) {
+                (Some(tensor), Some(dtype)) => cast(&tensor, *dtype),
+                (Some(tensor), None) => Ok(tensor),
+                // Nobody reads it.
+                (None, _) => Tensor::zeros(DType::F32, &[0]),
+            })
+            .collect()
+    }))
+}
+
+fn cast(tensor: &Tensor, dtype: DType) -> Result<Tensor> {
+    if tensor.dtype() == dtype {
+        Ok(tensor.clone())
+    } else if tensor.dtype().is_float() || dtype.is_float() {
+        Tensor::from_f64s(dtype, tensor.shape(), &tensor.to_f64s()?)
+    } else {
+        Tensor::from_i64s(dtype, tensor.shape(), &tensor.to_i64s()?)
     }
 }
 

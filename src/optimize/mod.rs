@@ -181,7 +181,8 @@ fn declare_inputs(body: &mut Graph, control: Option<Control>, given: &[Option<DT
     let iteration = [Some(DType::I64), Some(DType::Bool)];
     let dtypes = match control {
         Some(Control::Loop) => iteration.iter().chain(given.get(2..).unwrap_or(&[])),
-        Some(Control::Scan) => [].iter().chain(given),
+        // In opset 8 the sequence lengths, which the body does not get, come first.
+        Some(Control::Scan) => [].iter().chain(&given[given.len().saturating_sub(body.inputs.len())..]),
         _ => return,
     };
     for (id, dtype) in body.inputs.clone().into_iter().zip(dtypes) {

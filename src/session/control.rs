@@ -1,4 +1,4 @@
-//! Runs ONNX `Loop` (opset 1 to 25) and `Scan` (opset 9 to 25) over the program of their body.
+//! Runs ONNX `Loop` (opset 1 to 25) and `Scan` (opset 8 to 25) over the program of their body.
 
 use std::pin::Pin;
 
@@ -30,7 +30,11 @@ impl Call<'_> {
         match control {
             Control::If => Err(Error::internal("an If is planned, not run")),
             Control::Loop => self.run_loop().await,
-            Control::Scan => self.run_scan().await,
+            Control::Scan if self.node.operator.version < 9 => self.run_batched_scan().await,
+            Control::Scan => {
+                let inputs: Vec<Value> = self.inputs.iter().flatten().cloned().collect();
+                self.run_scan(&inputs, None).await
+            }
             Control::SequenceMap => self.run_sequence_map().await,
         }
     }
@@ -101,19 +105,82 @@ impl Call<'_> {
         Ok(state)
     }
 
-    async fn run_scan(self) -> Result<Vec<Value>> {
-        let attributes = &self.node.attributes;
-        let scan_inputs = attributes.int("num_scan_inputs")?;
-        let scan_inputs = scan_inputs.and_then(|count| usize::try_from(count).ok());
-        let scan_inputs = scan_inputs
+    /// The form of opset 8: a scan of its own for each item of a batch, of as many steps as `sequence_lens` says. What
+    /// shorter sequences leave of the scanned outputs is 0.
+    async fn run_batched_scan(self) -> Result<Vec<Value>> {
+        let lengths = match self.tensor(0)? {
+            Some(lengths) => Some(lengths.to_i64s()?),
+            None => None,
+        };
+        let inputs = self.inputs.iter().skip(1).flatten().map(Value::tensor);
+        let inputs = inputs.collect::<Result<Vec<_>>>()?;
+        let batch = inputs.last().and_then(|tensor| tensor.shape().first()).copied();
+        let batch = batch.ok_or_else(too_few_dimensions)?;
+        if lengths.as_ref().is_some_and(|lengths| lengths.len() != batch)
+            || inputs.iter().any(|tensor| tensor.shape().first() != Some(&batch))
+        {
+            return Err(Error::new(
+                ErrorCode::ShapeMismatch,
+                "a scan's inputs have different batch sizes",
+            ));
+        }
+        let longest = inputs.last().and_then(|tensor| tensor.shape().get(1)).copied();
+        let longest = longest.ok_or_else(too_few_dimensions)?;
+        let states = inputs.len().saturating_sub(self.scan_inputs()?);
+        let mut outputs: Vec<Vec<Tensor>> = vec![Vec::with_capacity(batch); self.node.outputs.len()];
+        for item in 0..batch {
+            let slice = |tensor: &&Tensor| -> Result<Value> {
+                Ok(tensor.slice_along(0, item, 1)?.reshaped(&tensor.shape()[1..])?.into())
+            };
+            let feeds = inputs.iter().map(slice).collect::<Result<Vec<_>>>()?;
+            let limit = match &lengths {
+                Some(lengths) => {
+                    let length = usize::try_from(lengths[item]).ok().filter(|&length| length <= longest);
+                    Some(length.ok_or_else(|| {
+                        Error::new(ErrorCode::RunFailed, "a sequence is longer than the scanned inputs")
+                            .expected(format!("0 to {longest}"))
+                            .actual(lengths[item].to_string())
+                    })?)
+                }
+                None => None,
+            };
+            let results = self.run_scan(&feeds, limit).await?;
+            for (list, value) in outputs.iter_mut().zip(results) {
+                list.push(value.tensor()?.clone());
+            }
+        }
+        let mut joined = Vec::with_capacity(outputs.len());
+        for (index, list) in outputs.into_iter().enumerate() {
+            let list = if index < states {
+                list
+            } else {
+                list.iter()
+                    .map(|tensor| filled_up(tensor, longest))
+                    .collect::<Result<_>>()?
+            };
+            joined.push(Tensor::stack(&list, 0)?.into());
+        }
+        Ok(joined)
+    }
+
+    /// The number of inputs that are scanned.
+    fn scan_inputs(&self) -> Result<usize> {
+        let count = self.node.attributes.int("num_scan_inputs")?;
+        let count = count.and_then(|count| usize::try_from(count).ok());
+        count
             .filter(|&count| count > 0 && count <= self.inputs.len())
             .ok_or_else(|| {
                 Error::new(
                     ErrorCode::InvalidGraph,
                     "attribute num_scan_inputs is missing or too large",
                 )
-            })?;
-        let inputs: Vec<Value> = self.inputs.iter().flatten().cloned().collect();
+            })
+    }
+
+    /// Runs the body over the slices of the last inputs, or over the first `limit` of them.
+    async fn run_scan(&self, inputs: &[Value], limit: Option<usize>) -> Result<Vec<Value>> {
+        let attributes = &self.node.attributes;
+        let scan_inputs = self.scan_inputs()?;
         let (initial, scanned) = inputs.split_at(inputs.len().saturating_sub(scan_inputs));
         let scanned = scanned.iter().map(Value::tensor).collect::<Result<Vec<_>>>()?;
         let mut state = initial.to_vec();
@@ -124,7 +191,12 @@ impl Call<'_> {
         };
         let input_axes = axes("scan_input_axes", scan_inputs)?;
         let output_axes = axes("scan_output_axes", scan_outputs)?;
-        let input_reversed = axes("scan_input_directions", scan_inputs)?;
+        let directions = if self.node.operator.version < 9 {
+            "directions"
+        } else {
+            "scan_input_directions"
+        };
+        let input_reversed = axes(directions, scan_inputs)?;
         let output_reversed = axes("scan_output_directions", scan_outputs)?;
         let mut length = None;
         for (tensor, &axis) in scanned.iter().zip(&input_axes) {
@@ -138,7 +210,7 @@ impl Call<'_> {
                 );
             }
         }
-        let length = length.unwrap_or(0);
+        let length = length.unwrap_or(0).min(limit.unwrap_or(usize::MAX));
         let mut collected: Vec<Vec<Tensor>> = vec![Vec::with_capacity(length); scan_outputs];
         for step in 0..length {
             let mut feeds = std::mem::take(&mut state);
@@ -224,6 +296,26 @@ impl Call<'_> {
         }
         Ok(outputs.into_iter().map(Value::Sequence).collect())
     }
+}
+
+/// A tensor with zeros (or empty strings) behind it along its first axis, up to `len`.
+fn filled_up(tensor: &Tensor, len: usize) -> Result<Tensor> {
+    let mut rest = tensor.shape().to_vec();
+    let missing = match rest.first_mut() {
+        Some(first) => {
+            *first = len.saturating_sub(*first);
+            *first
+        }
+        None => return Err(too_few_dimensions()),
+    };
+    if missing == 0 {
+        return Ok(tensor.clone());
+    }
+    Tensor::concat(&[tensor.clone(), Tensor::zeros(tensor.dtype(), &rest)?], 0)
+}
+
+fn too_few_dimensions() -> Error {
+    Error::new(ErrorCode::ShapeMismatch, "a scanned tensor has too few dimensions")
 }
 
 fn too_few_outputs() -> Error {

@@ -55,7 +55,7 @@ def proto(array, name, dtype=None):
     return numpy_helper.from_array(array, name)
 
 
-def case(name, operator, inputs, outputs=1, domain=MS, opset=21, expected=None, **attributes):
+def case(name, operator, inputs, outputs=1, domain=MS, opset=21, expected=None, typed=False, **attributes):
     """Writes one case. `inputs` are arrays, `Constant`s and None; `outputs` a count or a list of whether each is wanted."""
     global rng
     if ONLY not in name:
@@ -82,6 +82,8 @@ def case(name, operator, inputs, outputs=1, domain=MS, opset=21, expected=None, 
     named = [label for label in labels if label]
     # The types follow from the node.
     graph_out = [onnx.ValueInfoProto(name=label) for label in named]
+    if typed:
+        graph_out = [helper.make_tensor_value_info(label, TensorProto.FLOAT, None) for label in named]
     graph = helper.make_graph([node], "graph", graph_in, graph_out, initializers)
     imports = [helper.make_opsetid("", opset), helper.make_opsetid(MS, 1)]
     model = helper.make_model(graph, opset_imports=imports, ir_version=10)
@@ -134,7 +136,10 @@ def fused():
     case("bias_add", "BiasAdd", [x, C(bias), skip], expected=[x + bias + skip])
     s = x + bias
     case("bias_split_gelu", "BiasSplitGelu", [x, C(bias)], expected=[s[..., :4] * gelu(s[..., 4:])])
-    case("bias_softmax", "BiasSoftmax", [x, f32(1, 3, 8)], axis=2, is_inner_broadcast=0)
+    bias = f32(1, 3, 8)
+    want = np.exp(x + bias)
+    case("bias_softmax", "BiasSoftmax", [x, bias], axis=2, is_inner_broadcast=0, expected=[want / want.sum(-1, keepdims=True)])
+    bias = f32(8)
     gamma, beta = C(f32(8)), C(f32(8))
     case("skip_norm", "SkipLayerNormalization", [x, skip, gamma, beta])
     case("skip_norm_sum", "SkipLayerNormalization", [x, skip, gamma, beta, C(bias)], [True, False, False, True])
@@ -201,7 +206,6 @@ def fused():
     a, b, c = f32(3, 5), f32(5, 4), f32(4)
     case("fused_gemm_relu", "FusedGemm", [a, C(b), C(c)], activation="Relu", alpha=0.5, beta=2.0)
     case("fused_gemm_leaky", "FusedGemm", [a.T.copy(), C(b.T.copy()), c], activation="LeakyRelu", activation_alpha=0.3, transA=1, transB=1)
-    case("fused_gemm_plain", "FusedGemm", [a, C(b)])
     case("fused_matmul_activation", "FusedMatMulActivation", [a, b], activation="Relu", alpha=0.5, expected=[np.maximum(0.5 * a @ b, 0)])
     a, b = f32(2, 3, 4, 5), f32(2, 3, 5, 6)
     case("fused_matmul", "FusedMatMul", [a, b], alpha=0.3)
@@ -294,6 +298,10 @@ def small():
     x = f32(2, 3, 8)
     z = np.fft.rfft(x)
     case("rfft", "Rfft", [x], expected=[np.stack([z.real, z.imag], -1).astype(np.float32)])
+    case("mul_integer", "MulInteger", [u8(2, 3), C(np.array(7, np.uint8)), u8(3), C(np.array(9, np.uint8))])
+    case("matmul_integer16", "MatMulInteger16", [rng.integers(-300, 300, (2, 3)).astype(np.int16), rng.integers(-300, 300, (3, 2)).astype(np.int16)])
+    x = u8(2, 3, 4)
+    case("reduce_sum_integer", "ReduceSumInteger", [x], axes=[1], keepdims=1, expected=[x.astype(np.int32).sum(1, keepdims=True, dtype=np.int32)])
     case("gather_nd", "GatherND", [f32(3, 4), C(np.array([[0, 1], [2, 3]], np.int64))])
     case("grid_sample", "GridSample", [f32(1, 2, 4, 5), (f32(1, 3, 3, 2) * 0.6)])
     case("grid_sample_nearest", "GridSample", [f32(1, 2, 4, 5), (f32(1, 3, 3, 2))], mode="nearest", padding_mode="border", align_corners=1)
@@ -306,7 +314,6 @@ def small():
     which, size = C(np.array([0, 1, 0], np.int32)), C(np.array([3, 4], np.int32))
     case("crop", "CropAndResize", [f32(2, 2, 5, 6), rois, which, size], extrapolation_value=0.5)
     case("crop_nearest", "CropAndResize", [f32(2, 2, 5, 6), rois, which, size], mode="nearest")
-    case("maxpool_mask", "MaxpoolWithMask", [f32(1, 2, 4, 4), rng.integers(0, 2, (1, 2, 4, 4)).astype(np.int32)], kernel_shape=[2, 2], strides=[2, 2])
 
 
 def attention():
@@ -324,7 +331,7 @@ def attention():
     case("attention_sizes", "Attention", [x, C(f32(6, 20)), C(f32(20))], num_heads=n, qkv_hidden_sizes=[8, 8, 4])
     past = f32(2, b, n, 2, h)
     case("attention_past", "Attention", [x, w, bias, None, past], 2, num_heads=n, unidirectional=1)
-    case("attention_past_mask", "Attention", [x, w, bias, rng.integers(0, 2, (b, s + 2)).astype(np.int32), past, f32(b, 1, s, s + 2)], 2, num_heads=n, unidirectional=1)
+    case("attention_past_mask", "Attention", [x, w, bias, rng.integers(0, 2, (b, s + 2)).astype(np.int32), past], 2, num_heads=n, unidirectional=1)
     case("attention_present", "Attention", [x, w, bias], 2, num_heads=n)
     one = lambda value, kind=np.float32: C(np.array(value, kind))
     case("qattention", "QAttention", [u8(b, s, 6), C(i8(6, 3 * d)), bias, one(0.02), one(0.005), i32(2, 3), one(128, np.uint8), one(0, np.int8)], num_heads=n)
@@ -337,9 +344,21 @@ def attention():
     case("mha_mask", "MultiHeadAttention", [q, k, v, None, rng.integers(0, 2, (b, 5)).astype(np.int32)], num_heads=n)
     case("mha_mask3", "MultiHeadAttention", [q, k, v, None, rng.integers(0, 2, (b, s, 5)).astype(np.int32), f32(1, 1, s, 5)], num_heads=n)
     case("mha_added", "MultiHeadAttention", [q, k, v, None, None, f32(b, n, s, 5)], num_heads=n)
-    case("mha_packed_kv", "MultiHeadAttention", [q, f32(b, 5, n, 2, h)], num_heads=n)
-    case("mha_packed_qkv", "MultiHeadAttention", [f32(b, s, n, 3, h)], num_heads=n)
-    case("mha_packed_bias", "MultiHeadAttention", [f32(b, s, n, 3, h), None, None, C(f32(3 * d))], num_heads=n)
+
+    def reference(q, k, v):
+        scores = np.einsum("bsnh,blnh->bnsl", q, k) / math.sqrt(q.shape[-1])
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        weights /= weights.sum(-1, keepdims=True)
+        out = np.einsum("bnsl,blnh->bsnh", weights, v)
+        return out.reshape(*out.shape[:2], -1).astype(np.float32)
+
+    kv, qkv, packed_bias = f32(b, 5, n, 2, h), f32(b, s, n, 3, h), f32(3 * d)
+    want = reference(q.reshape(b, s, n, h), kv[..., 0, :], kv[..., 1, :])
+    case("mha_packed_kv", "MultiHeadAttention", [q, kv], num_heads=n, expected=[want])
+    case("mha_packed_qkv", "MultiHeadAttention", [qkv], num_heads=n, expected=[reference(*(qkv[..., i, :] for i in range(3)))])
+    biased = qkv + packed_bias.reshape(3, n, h).transpose(1, 0, 2)
+    case("mha_packed_bias", "MultiHeadAttention", [qkv, None, None, C(packed_bias)], num_heads=n,
+         expected=[reference(*(biased[..., i, :] for i in range(3)))])
     case("mha_cross", "MultiHeadAttention", [q, f32(b, n, 5, h), f32(b, n, 5, h)], num_heads=n)
     case("mha_cross_bias", "MultiHeadAttention", [q, f32(b, n, 5, h), f32(b, n, 5, h), C(f32(3 * d))], num_heads=n)
     k, v = f32(b, s, d), f32(b, s, d)
@@ -347,8 +366,8 @@ def attention():
     case("mha_past", "MultiHeadAttention", [q, k, v, None, None, None, pk, pv], 3, num_heads=n, unidirectional=1)
     case("mha_past_bias", "MultiHeadAttention", [q, k, v, C(f32(3 * d)), rng.integers(0, 2, (b, 5)).astype(np.int32), f32(b, n, s, 5), pk, pv], 3, num_heads=n)
     case("mha_present", "MultiHeadAttention", [q, k, v], 3, num_heads=n)
-    case("mha_scores", "MultiHeadAttention", [q, k, v], [True, False, False, True], num_heads=n)
-    case("mha_scores_mask", "MultiHeadAttention", [q, k, v, None, i32(2, 3)], [True, False, False, True], num_heads=n)
+    case("mha_scores", "MultiHeadAttention", [q, k, v], [True, False, False, True], num_heads=n, typed=True)
+    case("mha_scores_mask", "MultiHeadAttention", [q, k, v, None, i32(2, 3)], [True, False, False, True], num_heads=n, typed=True)
     case("mha_one", "MultiHeadAttention", [f32(b, 1, d), f32(b, 1, d), f32(b, 1, d), None, None, None, pk, pv], 3, num_heads=n)
     case("mha_shared", "MultiHeadAttention", [f32(b, 1, d), f32(b, 1, d), f32(b, 1, d), None, None, None, f32(b, n, 6, h), f32(b, n, 6, h), i32(3)], 3, num_heads=n)
 
@@ -408,7 +427,119 @@ def attention():
     case("gqa_f16", "GroupQueryAttention", [half(1, 3, n * h), half(1, 3, m * h), half(1, 3, m * h), half(1, m, 2, h), half(1, m, 2, h), i32(4), scalar(5, np.int32)], 3, num_heads=n, kv_num_heads=m)
 
 
-GROUPS = [fused, quantized, small, attention]
+def blocks():
+    def nbits(name, bits, block, n, k, rows=(3,), zero=None, bias=False, groups=False, half=False, fed=False):
+        cast = (lambda x: x.astype(np.float16)) if half else (lambda x: x)
+        count = -(-k // block)
+        wrap = (lambda x: x) if fed else C
+        weights = wrap(u8(n, count, block * bits // 8))
+        scales = wrap(cast(rng.uniform(0.01, 0.1, (n, count)).astype(np.float32)))
+        zeros = None
+        if zero == "packed":
+            zeros = wrap(u8(n, -(-count * bits // 8)))
+        elif zero == "float":
+            zeros = wrap(cast(rng.uniform(0, 2**bits, (n, count)).astype(np.float32)))
+        index = C(rng.integers(0, count, (k,)).astype(np.int32)) if groups else None
+        added = C(cast(f32(n))) if bias else None
+        inputs = [cast(f32(*rows, k)), weights, scales, zeros, index, added]
+        while inputs[-1] is None:
+            inputs.pop()
+        case("nbits_" + name, "MatMulNBits", inputs, N=n, K=k, bits=bits, block_size=block)
+    nbits("4", 4, 16, 5, 32)
+    nbits("4_one", 4, 32, 9, 96, rows=(1, 1))
+    nbits("4_zero", 4, 32, 5, 96, zero="packed")
+    nbits("4_zero_one", 4, 16, 5, 48, rows=(1,), zero="packed", bias=True)
+    nbits("4_zero_float", 4, 32, 5, 64, zero="float")
+    nbits("4_ragged", 4, 32, 5, 40, zero="packed")
+    nbits("4_groups", 4, 16, 5, 64, groups=True)
+    nbits("4_many", 4, 128, 10, 300, rows=(2, 7), bias=True)
+    nbits("4_fed", 4, 16, 5, 32, zero="packed", fed=True)
+    nbits("4_f16", 4, 16, 5, 32, zero="packed", half=True)
+    nbits("8", 8, 32, 5, 64, rows=(6,))
+    nbits("8_zero", 8, 16, 5, 48, zero="packed")
+    nbits("2", 2, 32, 5, 64)
+    nbits("2_zero", 2, 16, 5, 64, rows=(1,), zero="packed")
+    for kind, name in ((0, "fp4"), (1, "nf4")):
+        for rows in (1, 6):
+            data, absmax = C(u8(5 * 48 // 2)), C(rng.uniform(0.1, 1, 5 * 48 // 16).astype(np.float32))
+            case(f"bnb4_{name}_{rows}", "MatMulBnb4", [f32(rows, 48), data, absmax], N=5, K=48, block_size=16, quant_type=kind)
+    indices = np.array([[2, 0], [3, -1]], np.int64)
+    int4 = lambda *shape: C(rng.integers(-8, 8, shape), TensorProto.INT4)
+    uint4 = lambda *shape: C(rng.integers(0, 16, shape), TensorProto.UINT4)
+    case("gather_i4", "GatherBlockQuantized", [int4(4, 32), indices, C(f32(4, 2))], gather_axis=0, quantize_axis=1, block_size=16)
+    case("gather_u4_zero", "GatherBlockQuantized", [uint4(3, 32, 4), np.array([1, 3, 0], np.int32), C(f32(3, 2, 4)), uint4(3, 2, 4)], gather_axis=2, quantize_axis=1, block_size=16)
+    case("gather_u8_4", "GatherBlockQuantized", [C(u8(4, 32)), indices, C(f32(4, 2)), C(u8(4, 1))], gather_axis=0, quantize_axis=1, block_size=32, bits=4)
+    case("gather_u8_8", "GatherBlockQuantized", [C(u8(4, 32)), indices, C(f32(4, 2))], gather_axis=0, quantize_axis=1, block_size=16, bits=8)
+    case("gather_f16", "GatherBlockQuantized", [int4(4, 32), indices, C(f32(4, 2).astype(np.float16))], block_size=16)
+
+    hidden, inner, experts = 16, 32, 4
+    x, router = f32(5, hidden), f32(5, experts)
+    fc1, fc2, fc3 = (C(f32(experts, inner, hidden, scale=0.3)), C(f32(experts, hidden, inner, scale=0.3)), C(f32(experts, inner, hidden, scale=0.3)))
+    b1, b2 = C(f32(experts, inner)), C(f32(experts, hidden))
+    case("moe", "MoE", [x, router, fc1, b1, fc2, b2], k=2, activation_type="relu")
+    case("moe_gelu", "MoE", [f32(2, 3, hidden), f32(6, experts), fc1, None, fc2], k=2, activation_type="gelu", normalize_routing_weights=1)
+    case("moe_silu", "MoE", [x, router, fc1, b1, fc2, b2], k=1, activation_type="silu", normalize_routing_weights=1)
+    wide, wide_bias = C(f32(experts, 2 * inner, hidden, scale=0.3)), C(f32(experts, 2 * inner))
+    case("moe_swiglu", "MoE", [x, router, wide, wide_bias, fc2, b2], k=2, activation_type="swiglu", swiglu_fusion=1, normalize_routing_weights=1,
+         activation_alpha=1.702, activation_beta=1.0, swiglu_limit=7.0)
+    def packed(n, k, bits, block=0):
+        scales = rng.uniform(0.01, 0.05, (experts, n, k // block) if block else (experts, n)).astype(np.float32)
+        return C(u8(experts, n, k * bits // 8)), C(scales)
+    for bits in (4, 8):
+        w1, s1 = packed(2 * inner, hidden, bits)
+        w2, s2 = packed(hidden, inner, bits)
+        case(f"qmoe_{bits}", "QMoE", [x, router, w1, s1, wide_bias, w2, s2, b2], k=2, expert_weight_bits=bits, activation_type="swiglu",
+             swiglu_fusion=1, normalize_routing_weights=1, weights_prepacked=0)
+    w1, s1 = packed(2 * inner, hidden, 4, 16)
+    w2, s2 = packed(hidden, inner, 4, 16)
+    case("qmoe_blocks", "QMoE", [x, router, w1, s1, None, w2, s2], k=2, expert_weight_bits=4, block_size=16, activation_type="swiglu",
+         swiglu_fusion=1, normalize_routing_weights=1, weights_prepacked=0)
+    z1, z2 = C(u8(experts, 2 * inner, 1)), C(u8(experts, hidden, 1))
+    case("qmoe_zeros", "QMoE", [x, router, w1, s1, None, w2, s2, None, None, None, None, z1, z2], k=2, expert_weight_bits=4, block_size=16,
+         activation_type="swiglu", swiglu_fusion=1, normalize_routing_weights=1, weights_prepacked=0)
+
+    def dequantized(weights, scales):
+        codes = np.stack([weights & 15, weights >> 4], -1).reshape(*scales.shape, -1).astype(np.float32) - 8
+        return (codes * scales[..., None]).reshape(scales.shape[0], -1)
+
+    x, skip, norm = f32(2, 32), f32(2, 32), f32(32)
+    weights = [(u8(4, 1, 16), rng.uniform(0.01, 0.1, (4, 1)).astype(np.float32), f32(4)) for _ in range(3)]
+    total = x + skip
+    normal = total / np.sqrt((total**2).mean(-1, keepdims=True) + 1e-6) * norm
+    results = [normal @ dequantized(w, s).T + b for w, s, b in weights]
+    flat = [C(part) for triple in weights for part in triple]
+    case("nbits_qkv", "MatMulNBitsQkv", [x, skip, C(norm), *flat], 4, expected=[*results, total], K=32, Nq=4, Nkv=4, bits=4, block_size=32)
+    gate, up = (x @ dequantized(w, s).T + b for w, s, b in weights[:2])
+    case("nbits_mlp", "MatMulNBitsMlp", [x, None, None, *flat[:6]], expected=[gate * sigmoid(gate) * up], K=32, N=4, bits=4,
+         block_size=32, activation="silu")
+
+
+def recurrence():
+    b, t, dk, dv = 2, 3, 4, 5
+    def linear(name, hq, hk, rule, past=False, wide=False, one=False, **attributes):
+        state = f32(b, hk, dk, dv) if past else None
+        decay = -np.abs(f32(b, t, hk * dk if wide else hk)) if "gated" in rule else None
+        beta = sigmoid(f32(b, t, 1 if one else hk)) if "delta" in rule else None
+        inputs = [f32(b, t, hq * dk), f32(b, t, hk * dk), f32(b, t, hk * dv), state, decay, beta]
+        while inputs[-1] is None:
+            inputs.pop()
+        case("linear_" + name, "LinearAttention", inputs, 2, q_num_heads=hq, kv_num_heads=hk, update_rule=rule, **attributes)
+    linear("plain", 2, 2, "linear")
+    linear("gated", 2, 2, "gated", past=True)
+    linear("gated_wide", 4, 2, "gated", past=True, wide=True)
+    linear("delta", 2, 2, "delta", scale=0.7)
+    linear("gated_delta", 4, 2, "gated_delta", past=True)
+    linear("gated_delta_one", 2, 2, "gated_delta", one=True)
+    linear("inverse", 2, 4, "gated_delta", past=True)
+    x, w = f32(2, 3, 5), C(f32(3, 1, 4))
+    case("causal_conv", "CausalConvWithState", [x, w], 2)
+    case("causal_conv_state", "CausalConvWithState", [x, w, C(f32(3)), f32(2, 3, 3)], 2, activation="silu")
+    case("causal_conv_one", "CausalConvWithState", [f32(2, 3, 1), w, C(f32(3)), f32(2, 3, 3)], 2)
+    case("causal_conv_dilation", "CausalConvWithState", [x, w, None, f32(2, 3, 6)], 2, dilation=2)
+    case("causal_conv_last", "CausalConvWithState", [f32(2, 5, 3), w, C(f32(3)), f32(2, 3, 3)], 2, channels_last=1)
+
+
+GROUPS = [fused, quantized, small, attention, blocks, recurrence]
 
 if __name__ == "__main__":
     if not ONLY:

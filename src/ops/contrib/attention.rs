@@ -223,21 +223,31 @@ pub(super) struct Past<'a> {
     pub capacity: usize,
 }
 
+/// What stands behind the new rows of a cache that has room for more.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Rest {
+    /// What the past has there.
+    Past,
+    /// Zeros.
+    Zero,
+}
+
 /// The rows of each sequence behind its past ones, as `[b, n, total, size]`. `used` says how many past rows of a sequence
-/// count. What is behind the new rows is the past's, or zero.
+/// count.
 pub(super) fn append(
     past: Option<Past<'_>>,
     used: &dyn Fn(usize) -> usize,
     new: Heads<'_>,
     [batch, heads, rows, size]: [usize; 4],
-    total: usize,
+    (total, rest): (usize, Rest),
 ) -> Result<Vec<f32>> {
     let mut values = zeros(&[batch, heads, total, size])?;
     for (index, target) in values.chunks_exact_mut((total * size).max(1)).enumerate() {
         let (sequence, head) = (index / heads, index % heads);
         let first = used(sequence).min(total);
         if let Some(past) = past {
-            let kept = past.capacity.min(total) * size;
+            let kept = if rest == Rest::Zero { first } else { total };
+            let kept = kept.min(past.capacity) * size;
             let start = index * past.capacity * size;
             target[..kept].copy_from_slice(&past.values[start..start + kept]);
         }
@@ -300,8 +310,11 @@ fn run(settings: Settings, wanted: [bool; 4], inputs: &[Option<Tensor>]) -> Resu
             return Err(shape_error(BIAS, format!("[{}]", 2 * of_q + of_v), &[bias.len()]));
         }
         q = q.biased(batch, n, Some(&bias[..of_q]))?;
-        k = k.biased(batch, n, Some(&bias[of_q..2 * of_q]))?;
-        v = v.biased(batch, n, Some(&bias[2 * of_q..]))?;
+        // Keys and values that stand head by head come from a cache, with their bias.
+        if key.is_none_or(|key| key.shape().len() != 4) {
+            k = k.biased(batch, n, Some(&bias[of_q..2 * of_q]))?;
+            v = v.biased(batch, n, Some(&bias[2 * of_q..]))?;
+        }
     }
     // Past and present.
     let (past_key, past_value) = (optional(inputs, PAST_KEY), optional(inputs, PAST_VALUE));
@@ -342,7 +355,13 @@ fn run(settings: Settings, wanted: [bool; 4], inputs: &[Option<Tensor>]) -> Resu
             let elements = past.map(Tensor::to_f32s).transpose()?;
             let past = elements.as_deref().map(|values| Past { values, capacity });
             let sizes = [batch, n, new.rows, new.size];
-            present.push(append(past, &|_| past_rows, new.heads(), sizes, present_rows)?);
+            present.push(append(
+                past,
+                &|_| past_rows,
+                new.heads(),
+                sizes,
+                (present_rows, Rest::Past),
+            )?);
         }
     }
     let (keys, values) = match &present[..] {
@@ -618,4 +637,73 @@ fn project(
         present = Some(body.op_with("Concat", &[keys, values], &[("axis", Attribute::Int(0))]));
     }
     body.finish(&[Some(results[0]), present])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::testing::{TestNode, f32s, tensor};
+    use crate::{error::ErrorCode, graph::OperatorId, tensor::Tensor};
+
+    fn multi_head(heads: i64) -> TestNode {
+        TestNode::of(OperatorId::new("com.microsoft", "MultiHeadAttention", 1)).attr("num_heads", heads)
+    }
+
+    fn ones(shape: &[usize]) -> Tensor {
+        f32s(shape, &vec![1.0; shape.iter().product()])
+    }
+
+    #[test]
+    fn equal_keys_average_the_visible_values() {
+        let values = f32s(&[1, 3, 2], &[1.0, 10.0, 2.0, 20.0, 6.0, 60.0]);
+        let node = multi_head(2)
+            .input(ones(&[1, 3, 2]))
+            .input(ones(&[1, 3, 2]))
+            .input(values);
+        let all = node.clone().run1().unwrap();
+        assert_eq!(all, f32s(&[1, 3, 2], &[3.0, 30.0, 3.0, 30.0, 3.0, 30.0]));
+        let causal = node.clone().attr("unidirectional", 1i64).outputs(3).run().unwrap();
+        assert_eq!(causal[0], f32s(&[1, 3, 2], &[1.0, 10.0, 1.5, 15.0, 3.0, 30.0]));
+        assert_eq!(causal[2], f32s(&[1, 2, 3, 1], &[1.0, 2.0, 6.0, 10.0, 20.0, 60.0]));
+        let masked = node.no_input().input(tensor(&[1], &[2i32])).run1().unwrap();
+        assert_eq!(masked, f32s(&[1, 3, 2], &[1.5, 15.0, 1.5, 15.0, 1.5, 15.0]));
+    }
+
+    #[test]
+    fn no_queries_and_no_keys_are_fine() {
+        let none = multi_head(1)
+            .input(ones(&[1, 0, 2]))
+            .input(ones(&[1, 4, 2]))
+            .input(ones(&[1, 4, 2]));
+        assert_eq!(none.run1().unwrap().shape(), [1, 0, 2]);
+        let empty = multi_head(1)
+            .input(ones(&[1, 1, 2]))
+            .input(ones(&[1, 0, 2]))
+            .input(ones(&[1, 0, 2]));
+        assert_eq!(empty.run1().unwrap(), f32s(&[1, 1, 2], &[0.0, 0.0]));
+    }
+
+    #[test]
+    fn shapes_that_do_not_fit_are_errors() {
+        let x = || ones(&[1, 2, 6]);
+        let code = |node: TestNode| node.run().unwrap_err().code();
+        assert_eq!(
+            code(multi_head(4).input(x()).input(x()).input(x())),
+            ErrorCode::ShapeMismatch
+        );
+        assert_eq!(
+            code(multi_head(0).input(x()).input(x()).input(x())),
+            ErrorCode::InvalidGraph
+        );
+        assert_eq!(
+            code(multi_head(2).input(x()).input(x()).input(ones(&[1, 3, 6]))),
+            ErrorCode::ShapeMismatch
+        );
+        let masked = multi_head(2).input(x()).input(x()).input(x()).no_input();
+        assert_eq!(
+            code(masked.input(tensor(&[1, 5], &[1i32; 5]))),
+            ErrorCode::ShapeMismatch
+        );
+        let biased = multi_head(2).input(x()).input(x()).input(x()).input(ones(&[17]));
+        assert_eq!(code(biased), ErrorCode::ShapeMismatch);
+    }
 }

@@ -143,7 +143,7 @@ impl<'a> Body<'a> {
     }
 
     /// The value as float32.
-    pub fn to_f32(&mut self, value: ValueId) -> ValueId {
+    pub fn as_f32(&mut self, value: ValueId) -> ValueId {
         self.op_with("Cast", &[value], &[("to", Attribute::Int(1))])
     }
 
@@ -265,5 +265,64 @@ impl Operator for Composite {
         };
         let outputs = self.0.outputs.iter().map(|&index| node.output(index)).collect();
         Some((subgraph, outputs))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::testing::{TestNode, assert_tensor_close, f32s, tensor};
+    use crate::{error::ErrorCode, graph::OperatorId};
+
+    fn node(name: &str) -> TestNode {
+        TestNode::of(OperatorId::new("com.microsoft", name, 1))
+    }
+
+    #[test]
+    fn a_body_infers_and_runs_as_its_nodes_do() {
+        let x = f32s(&[1, 2, 2], &[1.0, 3.0, -1.0, 1.0]);
+        let skip = f32s(&[2, 2], &[1.0, -1.0, 0.0, 4.0]);
+        let node = node("SkipLayerNormalization")
+            .attr("epsilon", 0.0f32)
+            .input(x)
+            .input(skip)
+            .input(f32s(&[2], &[1.0, 2.0]));
+        let sum = f32s(&[1, 2, 2], &[2.0, 2.0, -1.0, 5.0]);
+        let results = node
+            .clone()
+            .no_input()
+            .input(f32s(&[2], &[0.0, -2.0]))
+            .wanted(&[true, false, false, true])
+            .run()
+            .unwrap();
+        // The first row's bias makes it (2, 0) beside its sum.
+        assert_eq!(results[1], f32s(&[1, 2, 2], &[2.0, 0.0, -1.0, 3.0]));
+        assert_tensor_close(&results[0], &f32s(&[1, 2, 2], &[1.0, -2.0, -1.0, 2.0]), 1e-6);
+        let results = node.wanted(&[false, false, false, true]).run().unwrap();
+        assert_eq!(results[0], sum);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_an_error_of_the_body() {
+        let error = node("BiasGelu")
+            .input(f32s(&[2, 3], &[0.0; 6]))
+            .input(f32s(&[2], &[0.0; 2]))
+            .run()
+            .unwrap_err();
+        assert_eq!(error.code(), ErrorCode::ShapeMismatch);
+        let error = node("BiasGelu").run().unwrap_err();
+        assert_eq!(error.code(), ErrorCode::InvalidGraph);
+        let error = node("FusedConv").attr("activation", "Sinc");
+        let error = error.input(f32s(&[1, 1, 1], &[0.0])).input(f32s(&[1, 1, 1], &[0.0]));
+        assert_eq!(error.run().unwrap_err().code(), ErrorCode::UnsupportedOperator);
+    }
+
+    #[test]
+    fn empty_inputs_give_empty_outputs() {
+        let gelu = node("FastGelu").input(f32s(&[0, 3], &[])).run1().unwrap();
+        assert_eq!(gelu.shape(), [0, 3]);
+        let unique = node("Unique").input(f32s(&[0], &[])).outputs(3).run().unwrap();
+        assert!(unique.iter().all(|tensor| tensor.shape() == [0]));
+        let range = node("Range").input(tensor(&[1], &[2i32])).input(tensor(&[], &[2i32]));
+        assert_eq!(range.run1().unwrap(), tensor::<i32>(&[0], &[]));
     }
 }

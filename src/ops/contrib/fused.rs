@@ -271,7 +271,7 @@ pub fn make_simplified_norm(node: &Node) -> Result<Box<dyn Operator>> {
                 .expected("axis -1")
                 .actual(axis.to_string()));
         }
-        let wide = body.to_f32(x);
+        let wide = body.as_f32(x);
         let square = body.op("Mul", &[wide, wide]);
         let axes = body.ints(&[-1])?;
         let mean = body.op("ReduceMean", &[square, axes]);

@@ -5,7 +5,7 @@ use super::{
         CpuLowering, InferContext, Operator,
         lower::{invalid, mismatch, unsupported},
     },
-    attention::{AddedBias, Past, append, attend},
+    attention::{AddedBias, Past, Rest, append, attend},
     rotary::Rotation,
     tensors::{count_attribute, dims, expect_shape, floats, given, optional, optional_f32s, shape_error, zeros},
 };
@@ -337,8 +337,7 @@ fn run(settings: Settings, inputs: &[Option<Tensor>]) -> Result<Vec<Tensor>> {
     let present = |past: usize, new: Heads<'_>| -> Result<Vec<f32>> {
         let elements = optional_f32s(inputs, past)?;
         let past = elements.as_deref().map(|values| Past { values, capacity });
-        // A prompt begins anew, but what the buffer holds behind it stays.
-        append(past, &past_of, new, [batch, m, rows, size], present_rows)
+        append(past, &past_of, new, [batch, m, rows, size], (present_rows, Rest::Zero))
     };
     let (keys, values) = (present(PAST_KEY, k)?, present(PAST_VALUE, v)?);
     let bias = optional(inputs, ATTENTION_BIAS)
@@ -413,4 +412,63 @@ fn run(settings: Settings, inputs: &[Option<Tensor>]) -> Result<Vec<Tensor>> {
         floats(dtype, &[batch, m, present_rows, size], values)?,
         floats(dtype, shape, scores)?,
     ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::testing::{TestNode, f32s, tensor};
+    use crate::{error::ErrorCode, graph::OperatorId, tensor::Tensor};
+
+    fn ones(shape: &[usize]) -> Tensor {
+        f32s(shape, &vec![1.0; shape.iter().product()])
+    }
+
+    /// One new token of two heads that share keys, after a past of `past` tokens.
+    fn token(past: usize, length: i32, total: i32) -> TestNode {
+        TestNode::of(OperatorId::new("com.microsoft", "GroupQueryAttention", 1))
+            .attr("num_heads", 2i64)
+            .attr("kv_num_heads", 1i64)
+            .input(ones(&[1, 1, 4]))
+            .input(ones(&[1, 1, 2]))
+            .input(f32s(&[1, 1, 2], &[5.0, 7.0]))
+            .input(ones(&[1, 1, past, 2]))
+            .input(f32s(&[1, 1, past, 2], &vec![3.0; past * 2]))
+            .input(tensor(&[1], &[length]))
+            .input(tensor(&[], &[total]))
+            .outputs(3)
+    }
+
+    #[test]
+    fn heads_share_keys_and_the_cache_grows_by_the_new_token() {
+        let results = token(1, 1, 2).run().unwrap();
+        assert_eq!(results[0], f32s(&[1, 1, 4], &[4.0, 5.0, 4.0, 5.0]));
+        assert_eq!(results[2], f32s(&[1, 1, 2, 2], &[3.0, 3.0, 5.0, 7.0]));
+        // A cache with room keeps its size.
+        let results = token(3, 1, 2).run().unwrap();
+        assert_eq!(results[2], f32s(&[1, 1, 3, 2], &[3.0, 3.0, 5.0, 7.0, 0.0, 0.0]));
+        let window = token(3, 3, 4).attr("local_window_size", 1i64).run().unwrap();
+        assert_eq!(window[0], f32s(&[1, 1, 4], &[5.0, 7.0, 5.0, 7.0]));
+    }
+
+    #[test]
+    fn lengths_that_do_not_fit_are_errors() {
+        for (past, length, total) in [
+            (1, 1, 5),
+            (1, 5, 2),
+            (1, -2, 2),
+            (1, 1, -1),
+            (1, 1, 0),
+            (1, i32::MAX, 2),
+        ] {
+            let error = token(past, length, total).run().unwrap_err();
+            assert_eq!(error.code(), ErrorCode::ShapeMismatch, "{past} {length} {total}");
+        }
+        let rotates = token(1, 1, 2).attr("do_rotary", 1i64);
+        assert!(rotates.clone().run().is_err());
+        // Angles for one position, but the new token is at the second.
+        let short = rotates.input(ones(&[1, 1])).input(ones(&[1, 1]));
+        assert_eq!(short.run().unwrap_err().code(), ErrorCode::ShapeMismatch);
+        let uneven = token(1, 1, 2).attr("kv_num_heads", 3i64);
+        assert_eq!(uneven.run().unwrap_err().code(), ErrorCode::InvalidGraph);
+    }
 }

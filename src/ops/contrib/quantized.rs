@@ -57,7 +57,7 @@ pub fn make_conv(node: &Node) -> Result<Box<dyn Operator>> {
     let factor = body.op("Div", &[factor, y_scale]);
     let w = body.dequantize(w, factor, Some(w_zero), 0);
     let bias = body.optional(8).map(|bias| {
-        let bias = body.to_f32(bias);
+        let bias = body.as_f32(bias);
         body.op("Mul", &[bias, factor])
     });
     let inputs = vec![Some(x), Some(w), bias];
@@ -80,9 +80,9 @@ pub fn make_matmul(node: &Node) -> Result<Box<dyn Operator>> {
     let (y_scale, y_zero) = (body.input(6)?, body.input(7)?);
     let a = body.dequantize(a, a_scale, Some(a_zero), -2);
     let b = body.dequantize(b, b_scale, Some(b_zero), -1);
-    let (a, b) = (body.to_f32(a), body.to_f32(b));
+    let (a, b) = (body.as_f32(a), body.as_f32(b));
     let y = body.op("MatMul", &[a, b]);
-    let y_scale = body.to_f32(y_scale);
+    let y_scale = body.as_f32(y_scale);
     let y = body.quantize(y, y_scale, Some(y_zero));
     body.finish(&[Some(y)])
 }
@@ -98,7 +98,7 @@ pub fn make_conv_integer(node: &Node) -> Result<Box<dyn Operator>> {
     // The scales need the shape of the zero points.
     let ones = match w_zero {
         Some(zero) => {
-            let wide = body.to_f32(zero);
+            let wide = body.as_f32(zero);
             let zeros = body.op("Sub", &[wide, wide]);
             body.op("Add", &[zeros, one])
         }
@@ -186,7 +186,7 @@ pub fn make_gemm(node: &Node) -> Result<Box<dyn Operator>> {
     let alpha = body.scalar(attributes.float("alpha")?.unwrap_or(1.0));
     let scale = body.op("Mul", &[a_scale, b_scale]);
     let scale = body.op("Mul", &[scale, alpha]);
-    let sums = body.to_f32(sums);
+    let sums = body.as_f32(sums);
     let mut y = body.op("Mul", &[sums, scale]);
     if let Some(y_scale) = body.optional(7) {
         y = body.quantize_like(y, y_scale, body.optional(8), a);
@@ -204,12 +204,12 @@ pub fn make_lstm(node: &Node) -> Result<Box<dyn Operator>> {
         let zero = body.optional(scale_zero(weights));
         // Scales of `[direction]` or `[direction, 4 * hidden]`, to stand beside `[direction, 4 * hidden, input]`.
         let shape = body.ints(&[0, -1, 1])?;
-        let wide = body.to_f32(w);
+        let wide = body.as_f32(w);
         let wide = body.transpose(wide, &[0, 2, 1]);
         let scale = body.op("Reshape", &[scale, shape]);
         let centred = match zero {
             Some(zero) => {
-                let zero = body.to_f32(zero);
+                let zero = body.as_f32(zero);
                 let zero = body.op("Reshape", &[zero, shape]);
                 body.op("Sub", &[wide, zero])
             }
@@ -321,4 +321,62 @@ pub fn make_where(node: &Node) -> Result<Box<dyn Operator>> {
 /// `QuantizeLinear` and `DequantizeLinear` of com.microsoft: as ONNX's, but per tensor when `axis` is left out.
 pub fn make_linear(node: &Node) -> Result<Box<dyn Operator>> {
     super::composite::twin(node, &node.operator.name, 21)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::testing::{TestNode, f32s, tensor};
+    use crate::{error::ErrorCode, graph::OperatorId, tensor::Tensor};
+
+    fn one<T: crate::tensor::Element>(value: T) -> Tensor {
+        tensor(&[], &[value])
+    }
+
+    #[test]
+    fn a_quantised_convolution_saturates_and_takes_a_scale_for_each_channel() {
+        let node = TestNode::new("QLinearConv", 10)
+            .input(tensor(&[1, 1, 2], &[10u8, 12]))
+            .input(one(0.5f32))
+            .input(one(10u8))
+            .constant(tensor(&[2, 1, 1], &[1i8, -1]))
+            .constant(f32s(&[2], &[1.0, 1000.0]))
+            .constant(tensor(&[2], &[0i8, 0]))
+            .input(one(0.25f32))
+            .input(one(100u8))
+            .constant(tensor(&[2], &[3i32, 0]));
+        // 3 and 2 + 3, times 0.5 / 0.25; 0 and -1000 / 0.25.
+        assert_eq!(node.run1().unwrap(), tensor(&[1, 2, 2], &[106u8, 110, 100, 0]));
+    }
+
+    #[test]
+    fn integer_convolutions_are_exact_beyond_what_f32_counts() {
+        let (x, w) = (vec![255u8; 400], vec![255u8; 400]);
+        let sum = TestNode::new("ConvInteger", 10)
+            .input(tensor(&[1, 400, 1], &x))
+            .constant(tensor(&[1, 400, 1], &w))
+            .run1()
+            .unwrap();
+        assert_eq!(sum, tensor(&[1, 1, 1], &[400 * 255 * 255]));
+        let odd = TestNode::new("ConvInteger", 10)
+            .input(tensor(&[1, 400, 1], &x))
+            .constant(tensor(&[1, 400, 1], &w))
+            .input(one(2u8))
+            .input(one(1u8));
+        assert_eq!(odd.run1().unwrap(), tensor(&[1, 1, 1], &[400 * 253 * 254]));
+    }
+
+    #[test]
+    fn results_without_a_zero_point_have_the_input_s_type() {
+        let node = TestNode::of(OperatorId::new("com.microsoft", "QLinearAdd", 1))
+            .input(tensor(&[2], &[-3i8, 4]))
+            .input(one(1.0f32))
+            .no_input()
+            .input(tensor(&[1], &[100i8]))
+            .input(one(1.0f32))
+            .no_input()
+            .input(one(1.0f32));
+        assert_eq!(node.run1().unwrap(), tensor(&[2], &[97i8, 104]));
+        let missing = TestNode::of(OperatorId::new("com.microsoft", "QLinearAdd", 1)).input(tensor(&[1], &[1i8]));
+        assert_eq!(missing.run().unwrap_err().code(), ErrorCode::InvalidGraph);
+    }
 }

@@ -175,3 +175,145 @@ pub fn make_is_all_finite(node: &Node) -> Result<Box<dyn Operator>> {
     let y = body.op("Equal", &[counts, none]);
     body.finish(&[Some(y)])
 }
+
+/// `com.microsoft.MulInteger`: the product of 8-bit tensors less their zero points, as int32.
+pub fn make_mul_integer(node: &Node) -> Result<Box<dyn Operator>> {
+    let mut body = Body::new(node);
+    let mut factors = Vec::new();
+    for index in [0, 2] {
+        let x = body.input(index)?;
+        let mut wide = to_i32(&mut body, x);
+        if let Some(zero) = body.optional(index + 1) {
+            let zero = to_i32(&mut body, zero);
+            wide = body.op("Sub", &[wide, zero]);
+        }
+        factors.push(wide);
+    }
+    let y = body.op("Mul", &factors);
+    body.finish(&[Some(y)])
+}
+
+/// `com.microsoft.MatMulInteger16`: the product of 16-bit matrices as int32, or uint32 where both are unsigned.
+pub fn make_matmul_integer16(node: &Node) -> Result<Box<dyn Operator>> {
+    let mut body = Body::new(node);
+    let (a, b) = (body.input(0)?, body.input(1)?);
+    let (a, b) = (to_i32(&mut body, a), to_i32(&mut body, b));
+    let y = body.op("MatMul", &[a, b]);
+    body.finish(&[Some(y)])
+}
+
+/// `com.microsoft.ReduceSumInteger`: the sum of an 8-bit tensor over `axes`, as int32.
+pub fn make_reduce_sum_integer(node: &Node) -> Result<Box<dyn Operator>> {
+    let mut body = Body::new(node);
+    let x = body.input(0)?;
+    let x = to_i32(&mut body, x);
+    let axes = match node.attributes.ints("axes")? {
+        Some(axes) => Some(body.ints(axes)?),
+        None => None,
+    };
+    let y = body.op_keeping("ReduceSum", vec![Some(x), axes], |name| name == "keepdims", 1)[0];
+    body.finish(&[Some(y)])
+}
+
+fn to_i32(body: &mut Body<'_>, x: ValueId) -> ValueId {
+    body.op_with("Cast", &[x], &[("to", Attribute::Int(6))])
+}
+
+/// `com.microsoft.GatedAdd`: `X + Y * gate`.
+pub fn make_gated_add(node: &Node) -> Result<Box<dyn Operator>> {
+    let mut body = Body::new(node);
+    let (x, y, gate) = (body.input(0)?, body.input(1)?, body.input(2)?);
+    let scaled = body.op("Mul", &[y, gate]);
+    let sum = body.op("Add", &[x, scaled]);
+    body.finish(&[Some(sum)])
+}
+
+/// `com.microsoft.LinearAttentionGate`: the decay `decay_scale * Softplus(a + dt_bias)`, made in float32, and `Sigmoid(b)`.
+pub fn make_linear_attention_gate(node: &Node) -> Result<Box<dyn Operator>> {
+    let mut body = Body::new(node);
+    let (a, bias, scale) = (body.input(0)?, body.input(1)?, body.input(2)?);
+    let wide = body.as_f32(a);
+    let sum = body.op("Add", &[wide, bias]);
+    let soft = body.op("Softplus", &[sum]);
+    let decay = body.op("Mul", &[soft, scale]);
+    let decay = body.cast_like(decay, a);
+    let beta = body.optional(3).map(|b| body.op("Sigmoid", &[b]));
+    body.finish(&[Some(decay), beta])
+}
+
+/// `com.microsoft.BiasDropout` outside of training: `data + bias + residual`.
+pub fn make_bias_dropout(node: &Node) -> Result<Box<dyn Operator>> {
+    let mut body = Body::new(node);
+    if body.optional(4).is_some() {
+        return Err(unsupported("BiasDropout with the input training_mode is not supported"));
+    }
+    let (data, bias) = (body.input(0)?, body.input(1)?);
+    let mut sum = body.op("Add", &[data, bias]);
+    if let Some(residual) = body.optional(2) {
+        sum = body.op("Add", &[sum, residual]);
+    }
+    body.finish(&[Some(sum)])
+}
+
+/// `com.microsoft.TorchEmbedding`: the rows of a table that indices pick.
+pub fn make_torch_embedding(node: &Node) -> Result<Box<dyn Operator>> {
+    let mut body = Body::new(node);
+    let (table, indices) = (body.input(0)?, body.input(1)?);
+    let y = body.op("Gather", &[table, indices]);
+    body.finish(&[Some(y)])
+}
+
+/// `com.microsoft.MatMulNBitsMlp` and `MatMulNBitsQkv`: two or three products of one tensor with weights that are quantised by
+/// blocks, behind an optional RMS normalisation of it or of its sum with a skip connection. The first multiplies the
+/// activation of one with the other.
+pub fn make_nbits_group(node: &Node) -> Result<Box<dyn Operator>> {
+    let attributes = &node.attributes;
+    let is_mlp = &*node.operator.name == "MatMulNBitsMlp";
+    let mut body = Body::new(node);
+    let mut x = body.input(0)?;
+    let mut sum = None;
+    if let Some(skip) = body.optional(1) {
+        x = body.op("Add", &[x, skip]);
+        sum = Some(x);
+    }
+    if let Some(scale) = body.optional(2) {
+        let epsilon = attributes.float("epsilon")?.unwrap_or(if is_mlp { 1e-5 } else { 1e-6 });
+        let attributes = [("axis", Attribute::Int(-1)), ("epsilon", Attribute::Float(epsilon))];
+        x = body.op_with("RMSNormalization", &[x, scale], &attributes);
+    }
+    let widths: &[&str] = if is_mlp { &["N", "N"] } else { &["Nq", "Nkv", "Nkv"] };
+    let mut products = Vec::new();
+    for (index, width) in widths.iter().enumerate() {
+        let first = 3 + 3 * index;
+        let inputs = vec![
+            Some(x),
+            Some(body.input(first)?),
+            Some(body.input(first + 1)?),
+            None,
+            None,
+            body.optional(first + 2),
+        ];
+        let kept = attributes
+            .iter()
+            .filter(|(name, _)| matches!(*name, "K" | "bits" | "block_size"));
+        let mut kept: Vec<(String, Attribute)> = kept
+            .map(|(name, attribute)| (name.to_string(), attribute.clone()))
+            .collect();
+        if let Some(width) = attributes.int(width)? {
+            kept.push(("N".to_string(), Attribute::Int(width)));
+        }
+        let operator = OperatorId::new("com.microsoft", "MatMulNBits", 1);
+        products.push(Some(body.node(operator, inputs, kept, 1)[0]));
+    }
+    if let (true, &[Some(gate), Some(up)]) = (is_mlp, &products[..]) {
+        let gate = match attributes.string("activation")?.unwrap_or("silu") {
+            "silu" | "swish" => body.op("Swish", &[gate]),
+            "gelu" => body.op("Gelu", &[gate]),
+            "relu" => body.op("Relu", &[gate]),
+            other => return Err(unsupported("this gate activation is not supported").actual(other)),
+        };
+        products = vec![Some(body.op("Mul", &[gate, up]))];
+    }
+    products.push(sum);
+    body.finish(&products)
+}

@@ -68,10 +68,13 @@ pub fn dims<const N: usize>(index: usize, tensor: &Tensor) -> Result<[usize; N]>
     <[usize; N]>::try_from(tensor.shape()).map_err(|_| shape_error(index, format!("{N} dimensions"), tensor.shape()))
 }
 
+/// Larger sizes than this are refused, so that products of a few of them fit everywhere.
+const MAX_COUNT: usize = 1 << 24;
+
 /// A positive integer attribute, which must be given.
 pub fn count_attribute(node: &crate::graph::Node, name: &str) -> Result<usize> {
     let value = node.attributes.int(name)?.unwrap_or(0);
-    let valid = |&count: &usize| count > 0 && count <= 1 << 30;
+    let valid = |&count: &usize| count > 0 && count <= MAX_COUNT;
     usize::try_from(value).ok().filter(valid).ok_or_else(|| {
         invalid(format!("attribute {name} is missing or out of range"))
             .expected("a positive number")

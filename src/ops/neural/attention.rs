@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::{Call, Whole, singles, whole, zeros};
 use crate::{
     cpu::attention::{Attention as Core, AttentionShape, Heads, ScoreRow, Strides, soft_cap},
-    error::{Error, ErrorCode, Result},
+    error::Result,
     graph::Node,
     ops::{
         InferContext, Operator,
@@ -402,13 +402,6 @@ impl Whole for Attention {
         };
         Ok(vec![singles(q.dtype(), &result_shape, result)?, k, v, scores])
     }
-}
-
-/// The error of an index that is outside its table.
-pub(super) fn outside(index: i64, len: usize) -> Error {
-    Error::new(ErrorCode::RunFailed, "an index is out of range")
-        .expected(format!("0 to {len}"))
-        .actual(index.to_string())
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Blocks put back into images: Col2Im, MaxUnpool, CenterCropPad.
 
-use super::{Call, Numbers, Whole, advance, dims_of_input, sizes, whole, zeros};
+use super::{Call, Numbers, Whole, advance, dims_of_input, from_sums, sizes, whole, zeros};
 use crate::{
     error::{Error, ErrorCode, Result},
     graph::Node,
@@ -94,7 +94,7 @@ impl Whole for Col2Im {
             }
             advance(&mut step, &block);
         }
-        Ok(vec![Tensor::from_f64s(tensor.dtype(), &shape, &result)?])
+        Ok(vec![from_sums(tensor.dtype(), &shape, &result)?])
     }
 }
 

@@ -1,6 +1,6 @@
 //! Losses: NegativeLogLikelihoodLoss and SoftmaxCrossEntropyLoss.
 
-use super::{Call, Whole, attention::outside, whole, zeros};
+use super::{Call, Whole, outside, whole, zeros};
 use crate::{
     error::Result,
     graph::Node,

@@ -1,6 +1,6 @@
 //! Pooling over regions of interest: RoiAlign and MaxRoiPool.
 
-use super::{Call, Numbers, Whole, attention::outside, whole, zeros};
+use super::{Call, Numbers, Whole, outside, whole, zeros};
 use crate::{
     error::{Error, ErrorCode, Result},
     graph::Node,

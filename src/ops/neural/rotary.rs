@@ -1,6 +1,6 @@
 //! ONNX `RotaryEmbedding`.
 
-use super::{Call, Whole, attention::outside, singles, whole, zeros};
+use super::{Call, Whole, outside, singles, whole, zeros};
 use crate::{
     error::Result,
     graph::Node,

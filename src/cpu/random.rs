@@ -1,0 +1,82 @@
+//! Pseudo-random numbers: the Mersenne Twister (MT19937) as NumPy's legacy generator seeds and reads it, so that a seed
+//! gives the numbers of ONNX's reference.
+
+use std::{
+    collections::hash_map::RandomState,
+    hash::{BuildHasher, Hasher},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+const LEN: usize = 624;
+const MIDDLE: usize = 397;
+
+/// A sequence of pseudo-random numbers.
+pub struct Twister {
+    state: Vec<u32>,
+    next: usize,
+}
+
+impl Twister {
+    /// The sequence of a seed.
+    pub fn seeded(seed: u32) -> Twister {
+        let mut state = Vec::with_capacity(LEN);
+        let mut value = seed;
+        for index in 1..=LEN as u32 {
+            state.push(value);
+            value = 1_812_433_253u32.wrapping_mul(value ^ (value >> 30)).wrapping_add(index);
+        }
+        Twister { state, next: LEN }
+    }
+
+    /// A sequence that differs from call to call.
+    pub fn unseeded() -> Twister {
+        static CALLS: AtomicU64 = AtomicU64::new(0);
+        let mut hasher = RandomState::new().build_hasher();
+        hasher.write_u64(CALLS.fetch_add(1, Ordering::Relaxed));
+        Twister::seeded(hasher.finish() as u32)
+    }
+
+    /// The next 32 bits.
+    pub fn bits(&mut self) -> u32 {
+        if self.next == LEN {
+            for index in 0..LEN {
+                let mixed = (self.state[index] & 0x8000_0000) | (self.state[(index + 1) % LEN] & 0x7fff_ffff);
+                let odd = if mixed & 1 == 1 { 0x9908_b0df } else { 0 };
+                self.state[index] = self.state[(index + MIDDLE) % LEN] ^ (mixed >> 1) ^ odd;
+            }
+            self.next = 0;
+        }
+        let mut value = self.state[self.next];
+        self.next += 1;
+        value ^= value >> 11;
+        value ^= (value << 7) & 0x9d2c_5680;
+        value ^= (value << 15) & 0xefc6_0000;
+        value ^ (value >> 18)
+    }
+
+    /// The next number of [0, 1), of 53 random bits.
+    pub fn unit(&mut self) -> f64 {
+        let (high, low) = (self.bits() >> 5, self.bits() >> 6);
+        (f64::from(high) * 67_108_864.0 + f64::from(low)) / 9_007_199_254_740_992.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_gives_numpys_numbers() {
+        let mut twister = Twister::seeded(5489);
+        assert_eq!(twister.bits(), 3_499_211_612);
+        assert_eq!((1..10_000).map(|_| twister.bits()).last(), Some(4_123_659_995));
+        let mut zero = Twister::seeded(0);
+        assert_eq!([zero.unit(), zero.unit()], [0.5488135039273248, 0.7151893663724195]);
+    }
+
+    #[test]
+    fn sequences_without_a_seed_differ() {
+        let draw = || Twister::unseeded().bits();
+        assert!((0..4).map(|_| draw()).any(|bits| bits != draw()));
+    }
+}
