@@ -15,7 +15,7 @@ use crate::{
     },
     error::{Error, ErrorCode, Result},
     graph::Node,
-    tensor::{DType, Dim, Tensor, display_shape, resolve_axis, strides_of},
+    tensor::{DType, Dim, Tensor, display_shape, resolve_axis, sorted_positions, strides_of},
 };
 
 /// ONNX `OneHot` (opset 9): a new dimension at `axis` of size `depth`, which holds the on-value where its index is the
@@ -386,25 +386,27 @@ fn unique(tensor: &Tensor, axis: Option<i64>, is_sorted: bool) -> Result<Vec<Ten
     let inner: usize = shape[axis + 1..].iter().product();
     let outer: usize = shape[..axis].iter().product();
     let place = |slice: usize, number: usize| (number / inner * len + slice) * inner + number % inner;
-    let compare = |&a: &usize, &b: &usize| {
+    let compare = |a: usize, b: usize| {
         let orders = (0..outer * inner).map(|number| keys.compare(place(a, number), place(b, number)));
         orders
             .into_iter()
             .find(|order| order.is_ne())
             .unwrap_or(Ordering::Equal)
     };
-    let mut order: Vec<usize> = (0..len).collect();
-    // Stable: of equal slices, the first comes first.
-    order.sort_by(compare);
+    let order = sorted_positions(len, &compare);
     let mut groups: Vec<Vec<usize>> = Vec::new();
     for slice in order {
         match groups.last_mut() {
-            Some(group) if compare(&group[0], &slice).is_eq() => group.push(slice),
+            Some(group) if compare(group[0], slice).is_eq() => group.push(slice),
             _ => groups.push(vec![slice]),
         }
     }
     if !is_sorted {
-        groups.sort_by_key(|group| group[0]);
+        let order = sorted_positions(groups.len(), &|a, b| groups[a][0].cmp(&groups[b][0]));
+        groups = order
+            .into_iter()
+            .map(|group| std::mem::take(&mut groups[group]))
+            .collect();
     }
     let mut inverse = vec![0i64; len];
     for (number, group) in groups.iter().enumerate() {
