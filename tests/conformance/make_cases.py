@@ -1,12 +1,13 @@
 """Writes the test cases of the `onnx` package as ONNX-style case folders: operators (node), small models (simple,
-pytorch-operator, pytorch-converted), and light: known networks whose weights are constants that the model computes.
+pytorch-operator, pytorch-converted), and light: known networks whose weights are constants that the model computes;
+and cases of ONNX Runtime's own operators (contrib).
 
     python make_cases.py FOLDER
 
 makes FOLDER/<kind>/<case>/model.onnx with test_data_set_<k>/{input,output}_<i>.pb, and two tables of tab-separated
 lines: FOLDER/cases.tsv (every case, with its tolerances and types) and FOLDER/operators.tsv (every operator of every
-case, with the element types it meets there; its first lines are the schemas of all operators). Values that are absent
-are not written. Needs onnx and, for what has no expected outputs, onnxruntime.
+case, with the element types it meets there; its first lines are the schemas of all operators). Needs onnx and
+onnxruntime.
 """
 
 import argparse
@@ -19,9 +20,10 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, TensorProto, defs, helper, numpy_helper
 from onnx.backend.test import loader
+from onnx.backend.test.case.test_case import TestCase
 
 DATA = Path(loader.DATA_DIR)
-KINDS = ["node", "simple", "pytorch-operator", "pytorch-converted", "light"]
+KINDS = ["node", "simple", "pytorch-operator", "pytorch-converted", "light", "contrib"]
 
 # ---- types as text ---------------------------------------------------------------------------------------------------
 
@@ -157,7 +159,21 @@ def light_cases(folder):
         yield case, model
 
 
+def contrib_cases(folder):
+    """ONNX Runtime's own operators, with its outputs."""
+    import contrib_cases
+
+    for name, model, inputs, outputs in contrib_cases.cases():
+        into = folder / name
+        into.mkdir(parents=True)
+        (into / "model.onnx").write_bytes(model.SerializeToString())
+        write_set(into / "test_data_set_0", fed(model), inputs, model.graph.output, outputs)
+        yield TestCase(name, name, None, None, model, None, "contrib", 1e-3, 1e-5), model
+
+
 def cases_of(folder, kind):
+    if kind == "contrib":
+        return contrib_cases(folder)
     if kind == "node":
         return node_cases(folder)
     return light_cases(folder) if kind == "light" else stored_cases(folder, kind)
