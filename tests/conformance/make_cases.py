@@ -25,6 +25,9 @@ from onnx.backend.test.case.test_case import TestCase
 DATA = Path(loader.DATA_DIR)
 KINDS = ["node", "simple", "pytorch-operator", "pytorch-converted", "light", "contrib"]
 
+# Numpy transforms in float32: it leaves 2e-7 where the outputs are 0. ONNX Runtime quantizes an LSTM's activations.
+ATOL = {"test_dft_inverse": 1e-6, "test_dft_inverse_opset19": 1e-6, "test_dynamic_quantize_lstm": 1e-2}
+
 # ---- types as text ---------------------------------------------------------------------------------------------------
 
 NAMES = {"FLOAT": "float32", "DOUBLE": "float64"}
@@ -265,7 +268,8 @@ def main():
             sets = len(list((folder / kind / case.name).glob("test_data_set_*")))
             inputs = "; ".join(type_name(info.type) for info in fed(model))
             outputs = "; ".join(type_name(info.type) for info in model.graph.output)
-            lines.append("\t".join([identity, str(case.rtol), str(case.atol), str(sets), inputs, outputs]))
+            atol = ATOL.get(case.name, case.atol)
+            lines.append("\t".join([identity, str(case.rtol), str(atol), str(sets), inputs, outputs]))
             for domain, name, version, *types in operators_of(model):
                 operators.append("\t".join([identity, domain, name, str(version), " ".join(types)]))
     (folder / "operators.tsv").write_text("\n".join(operators) + "\n", encoding="utf-8")

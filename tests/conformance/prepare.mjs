@@ -24,7 +24,10 @@ export async function prepareConformance() {
   const requirements = fs.readFileSync(join(cache, "venv/.modelet-stamp"), "utf8");
   const version = /\bonnx==(\S+)/.exec(requirements)?.[1] ?? "unknown";
   const parts = [requirements, fs.readFileSync(script), fs.readFileSync(contrib)];
-  const hash = parts.reduce((hash, part) => hash.update(part), createHash("sha256")).digest("hex").slice(0, 12);
+  const hash = parts
+    .reduce((hash, part) => hash.update(part), createHash("sha256"))
+    .digest("hex")
+    .slice(0, 12);
   const folder = join(cache, "conformance", `${version}-${hash}`);
   if (!fs.existsSync(folder)) {
     const unfinished = `${folder}.${process.pid}.tmp`;
