@@ -1,10 +1,11 @@
 // Writes docs/operators.md: every operator with its versions, the cases of the `onnx` package that it passes, and the
 // element types that it met in them on the CPU and on the GPU. What the page says about types was run, not claimed.
 //
-//   node scripts/operators.mjs [--cpu FILE]
+//   node scripts/operators.mjs [--cpu FILE] [--keep-gpu]
 //
 // Needs the built package (npm run build), and a WebGPU adapter; the software one of Chromium will do. With --cpu, what
-// became of the cases on the CPU is taken from a report of an earlier run, native or not.
+// became of the cases on the CPU is taken from a report of an earlier run, native or not; with --keep-gpu, the column of
+// the GPU stays as the page has it.
 
 import * as fs from "node:fs";
 import { tmpdir } from "node:os";
@@ -108,8 +109,7 @@ function typeList(types) {
   return known.map((type) => short.get(type)).join(" ");
 }
 
-function row({ domain, name, since, schema, uses = [], operatorsOfCase, cpu, gpu }) {
-  const operator = key(domain, name);
+function row({ domain, name, since, schema, uses = [] }) {
   const versions = schema
     ? schema.versions.filter((version, i) => version >= since || schema.versions[i + 1] > since)
     : [];
@@ -119,22 +119,47 @@ function row({ domain, name, since, schema, uses = [], operatorsOfCase, cpu, gpu
   const alone = uses.filter(({ id }) => operatorsOfCase.get(id).size === 1);
   const [of, how] = alone.length > 0 ? [ids(alone), ""] : [ids(uses), " (with others)"];
   const good = Array.from(of).filter((id) => cpu.get(id)?.status.startsWith("passed")).length;
-  const onGpu = uses.filter(({ id }) => {
-    const result = gpu.get(id);
-    return result?.status.startsWith("passed") && result.gpuKernels.some((own) => key(...split(own)) === operator);
-  });
-  // A case that has the operator on several types does not tell which of them the kernel took.
-  const once = onGpu.filter(({ id }) => uses.filter((use) => use.id === id).length === 1);
-  const cpuTypes = typeList(new Set(passed.flatMap(({ types }) => types)));
-  const gpuTypes = typeList(new Set(once.flatMap(({ types }) => types)));
   const cells = [
     `\`${name}\``,
     versions.join(", ") || "1",
     of.size > 0 ? `${good}/${of.size}${how}` : "–",
-    cpuTypes || "yes",
-    gpuTypes || (onGpu.length > 0 ? "yes" : "–"),
+    typeList(new Set(passed.flatMap(({ types }) => types))) || "yes",
+    gpuTypes.get(key(domain, name)) ?? "–",
   ];
   return `| ${cells.join(" | ")} |`;
+}
+
+/** The element types on which operators had GPU kernels in passing cases, by operator. */
+async function foundGpuTypes() {
+  prepareVulkan();
+  // Rewritten graphs would hide single operators.
+  const only = ["node/", "simple/", "contrib/"];
+  const gpu = await results({ device: "webgpu", optimization: "none", only, limit: 20 });
+  const types = new Map();
+  for (const [operator, all] of uses) {
+    const onGpu = all.filter(({ id }) => {
+      const result = gpu.get(id);
+      return result?.status.startsWith("passed") && result.gpuKernels.some((own) => key(...split(own)) === operator);
+    });
+    // A case that has the operator on several types does not tell which of them the kernel took.
+    const once = onGpu.filter(({ id }) => all.filter((use) => use.id === id).length === 1);
+    if (onGpu.length > 0) types.set(operator, typeList(new Set(once.flatMap(({ types }) => types))) || "yes");
+  }
+  if (types.size > 0) return types;
+  console.error("no case ran on the GPU: is there a WebGPU adapter?");
+  process.exit(1);
+}
+
+/** What the page says about the GPU now. */
+function writtenGpuTypes() {
+  const types = new Map();
+  let domain = "";
+  for (const line of fs.readFileSync(page, "utf8").split("\n")) {
+    const name = /`(.+?)`/.exec(line)?.[1];
+    if (line.startsWith("## ")) domain = name;
+    if (line.startsWith("| `")) types.set(key(domain, name), line.split(" | ").at(-1).replace(/ \|$/, ""));
+  }
+  return types;
 }
 
 /** Domain and name of an operator as reports name it. */
@@ -148,22 +173,11 @@ const supported = await supportedOperators();
 const { schemas, uses, operatorsOfCase } = readOperators(folder);
 const results = async (options) =>
   new Map((await runConformance(folder, options)).rows.map((result) => [result.case, result]));
-const earlier = parseArgs({ options: { cpu: { type: "string" } } }).values.cpu;
-const cpu = earlier
-  ? new Map(readTable(earlier).map(([id, status]) => [id, { case: id, status }]))
+const { values: given } = parseArgs({ options: { cpu: { type: "string" }, "keep-gpu": { type: "boolean" } } });
+const cpu = given.cpu
+  ? new Map(readTable(given.cpu).map(([id, status]) => [id, { case: id, status }]))
   : await results({ device: "cpu" });
-// Rewritten graphs would hide single operators.
-prepareVulkan();
-const gpu = await results({
-  device: "webgpu",
-  optimization: "none",
-  only: ["node/", "simple/", "contrib/"],
-  limit: 20,
-});
-if (!Array.from(gpu.values()).some(({ gpuKernels }) => gpuKernels.length > 0)) {
-  console.error("no case ran on the GPU: is there a WebGPU adapter?");
-  process.exit(1);
-}
+const gpuTypes = given["keep-gpu"] ? writtenGpuTypes() : await foundGpuTypes();
 
 const other = Array.from(cpu.values()).filter(({ status }) => !status.startsWith("passed")).length;
 const version = folder.split("/").at(-1).split("-")[0];
@@ -196,7 +210,7 @@ for (const domain of names) {
   for (const [, name, since] of own) {
     const operator = key(domain, name);
     const schema = schemas.get(operator);
-    text.push(row({ domain, name, since: Number(since), schema, uses: uses.get(operator), operatorsOfCase, cpu, gpu }));
+    text.push(row({ domain, name, since: Number(since), schema, uses: uses.get(operator) }));
   }
   const have = new Set(own.map(([, name]) => name));
   const lacking = [...schemas.values()].filter((one) => one.domain === domain && !have.has(one.name) && !one.state);
