@@ -199,21 +199,25 @@ const text = [
   "",
   `Types are shortened: ${["f32", "bf16", "i8", "u8", "str"].map((name) => `\`${name}\` is ${[...short].find(([, own]) => own === name)[0]}`).join(", ")}.`,
 ];
-const names = [...Object.keys(domains), ...supported.map(([domain]) => domain)].filter(
-  (domain, i, all) => all.indexOf(domain) === i && supported.some(([own]) => own === domain),
-);
+const current = [...schemas.values()].filter(({ state }) => !state);
+const names = new Set([
+  ...Object.keys(domains),
+  ...supported.map(([domain]) => domain),
+  ...current.map((one) => one.domain),
+]);
 for (const domain of names) {
   const own = supported.filter(([of]) => of === domain).sort(([, a], [, b]) => a.localeCompare(b, "en"));
-  text.push("", `## \`${domain}\``, "");
-  if (domains[domain]) text.push(domains[domain], "");
-  text.push("| Operator | Opsets | Cases | CPU | GPU |", "|---|---|---|---|---|");
+  const have = new Set(own.map(([, name]) => name));
+  const lacking = current.filter((one) => one.domain === domain && !have.has(one.name));
+  if (own.length + lacking.length === 0) continue;
+  text.push("", `## \`${domain}\``);
+  if (domains[domain]) text.push("", domains[domain]);
+  if (own.length > 0) text.push("", "| Operator | Opsets | Cases | CPU | GPU |", "|---|---|---|---|---|");
   for (const [, name, since] of own) {
     const operator = key(domain, name);
     const schema = schemas.get(operator);
     text.push(row({ domain, name, since: Number(since), schema, uses: uses.get(operator) }));
   }
-  const have = new Set(own.map(([, name]) => name));
-  const lacking = [...schemas.values()].filter((one) => one.domain === domain && !have.has(one.name) && !one.state);
   if (lacking.length > 0) {
     text.push("", `Not supported: ${lacking.map(({ name }) => `\`${name}\``).join(", ")}.`);
   }

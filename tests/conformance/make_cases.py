@@ -227,7 +227,7 @@ def node_types(node, domain, opsets, types):
     try:
         schema = defs.get_schema(node.op_type, opsets.get(domain, 1), domain)
     except defs.SchemaError:
-        return []
+        return sorted({types[name] for name in [*node.input, *node.output] if types.get(name)})
     many = {each.type_param_str for each in schema.type_constraints if len(each.allowed_type_strs) > FEW}
     met = []
     for names, formals in ((node.input, schema.inputs), (node.output, schema.outputs)):
