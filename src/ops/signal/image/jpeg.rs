@@ -578,7 +578,7 @@ fn upsample(samples: &[u8], component: &Component, most: (usize, usize), width: 
     let halves = |all: usize, own: usize| all == 2 * own;
     let wide = halves(most.0, component.across) && size.0 > 2;
     let high = halves(most.1, component.down) && (wide || most.0 == component.across);
-    let smooth = (wide && (high || most.1 == component.down)) || high;
+    let smooth = high || (wide && most.1 == component.down);
     let mut pixels = Vec::with_capacity(width * height);
     for y in 0..height {
         if !smooth {
