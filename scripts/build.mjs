@@ -1,9 +1,10 @@
-// Builds what is published, into pkg/: two builds of the core as WebAssembly, the TypeScript API as an ES module and as
+// Builds what is published, into pkg/: four builds of the core as WebAssembly, the TypeScript API as an ES module and as
 // a global for script tags, the command line, type declarations, and the package's manifest.
 //
-//   node scripts/build.mjs [--only wasm|ts]
+//   node scripts/build.mjs [--only wasm|ts] [--variants simd,relaxed,full_simd,full_relaxed]
 //
-// A part whose inputs did not change is left as it is.
+// A part whose inputs did not change is left as it is. `--variants` makes some builds of the core only: Node.js 20 needs
+// `simd`, Chromium and later versions of Node.js `relaxed`, and models with rare operators the `full_` build of the same.
 
 import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
@@ -15,7 +16,10 @@ import { root, variants, wasmEnv, wasmTargetDir } from "./lib/toolchain.mjs";
 
 const pkg = join(root, "pkg");
 const stamps = join(root, ".cache/build");
-const only = process.argv.includes("--only") ? process.argv[process.argv.indexOf("--only") + 1] : undefined;
+const option = (name) => (process.argv.includes(name) ? process.argv[process.argv.indexOf(name) + 1] : undefined);
+const only = option("--only");
+const wanted = option("--variants")?.split(",");
+const chosen = variants.filter(({ file }) => !wanted || wanted.includes(file.replace("modelet_", "")));
 
 const kilobytes = (bytes) => `${(bytes / 1000).toFixed(0)} kB`;
 
@@ -66,21 +70,22 @@ const optFeatures = [
 ];
 
 /** Compiles one build of the core, and returns the compiled module's path. */
-async function compile({ name, file, extraFeatures }) {
+async function compile({ name, file, cargoFeatures, extraFeatures }) {
   const env = wasmEnv();
   const rustc = spawnSync("rustc", ["-vV"], { env, encoding: "utf8" }).stdout;
   const sources = ["src", "shaders"].map((folder) => join(root, folder)).filter((folder) => fs.existsSync(folder));
   const inputs = [...sources.flatMap(filesUnder), ...["Cargo.toml", "Cargo.lock"].map((entry) => join(root, entry))];
-  // Dependencies are compiled once for both builds: only the core itself is told of the extra features.
+  // Dependencies are compiled once for all builds: only the core itself is told of the extra features.
   // Most of the code runs once per model, and inlining it everywhere is a tenth of the download; what a kernel needs
   // inlined says so itself.
   const extra = ["-Cllvm-args=-inline-threshold=30", ...extraFeatures.map((feature) => `-Ctarget-feature=+${feature}`)];
   const compiled = join(stamps, `${file}.wasm`);
   await part(`wasm ${name}, cargo`, async () => {
-    const key = fingerprint(inputs, env.CARGO_ENCODED_RUSTFLAGS, extra, rustc);
-    const ran = await unlessDone(`${name}-cargo`, key, [compiled], async () => {
+    const key = fingerprint(inputs, env.CARGO_ENCODED_RUSTFLAGS, cargoFeatures, extra, rustc);
+    const ran = await unlessDone(`${file}-cargo`, key, [compiled], async () => {
       const lib = ["--release", "--lib", "--target", "wasm32-unknown-unknown", "--crate-type", "cdylib"];
-      await command("cargo", ["rustc", "--quiet", ...lib, "--", ...extra], { env });
+      const features = ["--no-default-features", "--features", cargoFeatures.join(",")];
+      await command("cargo", ["rustc", "--quiet", ...lib, ...features, "--", ...extra], { env });
       fs.mkdirSync(stamps, { recursive: true });
       fs.copyFileSync(join(wasmTargetDir(), "wasm32-unknown-unknown/release/modelet.wasm"), compiled);
     });
@@ -102,8 +107,8 @@ async function finish({ name, file, optFeatures: own }, compiled) {
   const glue = join(pkg, "wasm", `${file}.js`);
   await part(`wasm ${name}, wasm-bindgen and wasm-opt`, async () => {
     const key = fingerprint([compiled], optArgs, bindgenArgs, env.PATH, version);
-    const ran = await unlessDone(name, key, [output, glue], async () => {
-      const work = join(stamps, `${name}-work`);
+    const ran = await unlessDone(file, key, [output, glue], async () => {
+      const work = join(stamps, `${file}-work`);
       fs.rmSync(work, { recursive: true, force: true });
       fs.mkdirSync(work, { recursive: true });
       await command("wasm-bindgen", [...bindgenArgs, "--out-dir", work, "--out-name", file, compiled], { env });
@@ -251,12 +256,18 @@ if (spawnSync("cargo", ["--version"], { env: wasmEnv() }).status !== 0) {
   console.error("build: cargo is missing. Run: bash scripts/setup.sh build");
   process.exit(1);
 }
+if (chosen.length !== (wanted?.length ?? variants.length)) {
+  console.error(
+    `build: --variants takes some of ${variants.map(({ file }) => file.replace("modelet_", "")).join(",")}`,
+  );
+  process.exit(2);
+}
 try {
   packaging();
   // One build is optimised while the next one compiles: each uses one core.
   const finishing = [];
   if (only !== "ts") {
-    for (const variant of variants) {
+    for (const variant of chosen) {
       const compiled = await compile(variant);
       const done = finish(variant, compiled);
       done.catch(() => {});

@@ -12,10 +12,15 @@ export type Optimization = "none" | "basic" | "all";
 /** The stages of compilation that can be printed. */
 export type InspectStage = "graph" | "optimized" | "program";
 
-/** An input or output of a model. A symbolic dimension is its name; one without a name is `"?"`. */
+/** The type of a value that is no tensor: `sequence(map(int64, float32))`, `map(string, float32)`, `optional(int64)`. */
+export type ContainerType = `${"sequence" | "map" | "optional"}(${string})`;
+
+/** An input or output of a model. */
 export interface ValueInfo {
   readonly name: string;
-  readonly type: DataType;
+  /** The element type of a tensor, or what a sequence, map or optional holds. What is not known is `"?"`. */
+  readonly type: DataType | ContainerType | "?";
+  /** A symbolic dimension is its name; one without a name is `"?"`. `[]` for what is no tensor. */
   readonly shape: readonly (number | string)[];
   /** Whether a run may go without this input. */
   readonly optional?: true;
@@ -36,6 +41,9 @@ export interface NodeReport {
   fused?: string[];
 }
 
+/** A build of the core: the instructions it uses, and whether it has the operators that few models need. */
+export type WasmBuild = `${"simd128" | "relaxed-simd"}${"" | ", all operators"}`;
+
 /** What a session did with its model. */
 export interface Report {
   /** The device in use. */
@@ -43,7 +51,7 @@ export interface Report {
   /** The GPU adapter, when one is in use. */
   adapter?: string;
   /** Which build of the core runs. */
-  wasm: "simd128" | "relaxed-simd";
+  wasm: WasmBuild;
   nodes: NodeReport[];
   /** How many fused groups the optimiser made. */
   fusedGroups: number;
@@ -63,9 +71,27 @@ export interface CoreTensor {
   data: TensorData;
 }
 
+/** A value as it crosses into and out of the core; one with a name only is an empty optional. */
+export type CoreValue =
+  | CoreTensor
+  | { name: string; items: CoreValue[] }
+  | { name: string; keys: CoreTensor; values: CoreTensor }
+  | { name: string };
+
+/** The most that a session may use; what is left out is not limited. */
+export interface Limits {
+  /** Bytes of the model's weights and of the values that a run holds at one time. */
+  readonly memoryBytes?: number;
+  /** Milliseconds of one run; looked at between the kernels of its nodes. */
+  readonly runMillis?: number;
+  /** Iterations of all loops of one run together. */
+  readonly loopIterations?: number;
+}
+
 export interface CoreOptions {
   device: Device;
   optimization?: Optimization;
+  limits?: Limits;
   externalData?: Record<string, Uint8Array>;
   name?: string;
 }
@@ -74,13 +100,15 @@ export interface CoreOptions {
 export interface CoreBytes {
   append(chunk: Uint8Array): void;
   readonly length: number;
+  /** A copy of at most `length` bytes from `start`. */
+  chunk(start: number, length: number): Uint8Array;
   free(): void;
 }
 
 export interface CoreSession {
   inputs(): ValueInfo[];
   outputs(): ValueInfo[];
-  run(feeds: CoreTensor[], fetches?: string[]): Promise<CoreTensor[]>;
+  run(feeds: CoreValue[], fetches?: string[]): Promise<CoreValue[]>;
   report(): Report;
   inspect(stage: InspectStage, json: boolean): string;
   free(): void;
@@ -96,14 +124,15 @@ export interface CoreModule {
   setPanicHandler?(handler: (message: string) => void): void;
   readonly ModelBytes: new (expectedLength: number) => CoreBytes;
   readonly CoreSession: {
-    /** Consumes `bytes`. */
+    /** The session shares `bytes`, which may be freed. */
     load(
       bytes: CoreBytes,
       options: CoreOptions,
       onProgress?: (stage: string, done: number, total: number) => void,
     ): Promise<CoreSession>;
   };
-  readTensor(bytes: Uint8Array): CoreTensor;
+  /** Reads an ONNX file of one value of a type; `"?"` stands for any tensor. */
+  readValue(bytes: Uint8Array, type: string): CoreValue;
   writeTensor(tensor: CoreTensor): Uint8Array;
   version(): string;
 }

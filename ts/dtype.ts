@@ -25,7 +25,22 @@ export interface DataTypeMap {
   int4: Int8Array;
   /** One element per entry, 0 to 15. */
   uint4: Uint8Array;
+  /** One element per entry, -2 to 1. */
+  int2: Int8Array;
+  /** One element per entry, 0 to 3. */
+  uint2: Uint8Array;
+  /** Bits of 8-bit floats, as ONNX's element types of these names have them. */
+  float8e4m3fn: Uint8Array;
+  float8e4m3fnuz: Uint8Array;
+  float8e5m2: Uint8Array;
+  float8e5m2fnuz: Uint8Array;
+  float8e8m0: Uint8Array;
+  /** Bits of 4-bit floats, one element per entry, 0 to 15. */
+  float4e2m1: Uint8Array;
 }
+
+/** Types whose data is always given as bits: there are no conversions from plain numbers. */
+export type BitsType = Extract<DataType, `float8${string}` | "float4e2m1">;
 
 /** The name of an element type. */
 export type DataType = keyof DataTypeMap;
@@ -57,6 +72,14 @@ const arrays: Record<Exclude<DataType, "string">, ArrayClass> = {
   bool: Uint8Array,
   int4: Int8Array,
   uint4: Uint8Array,
+  int2: Int8Array,
+  uint2: Uint8Array,
+  float8e4m3fn: Uint8Array,
+  float8e4m3fnuz: Uint8Array,
+  float8e5m2: Uint8Array,
+  float8e5m2fnuz: Uint8Array,
+  float8e8m0: Uint8Array,
+  float4e2m1: Uint8Array,
 };
 
 const ranges: Partial<Record<DataType, readonly [number, number]>> = {
@@ -69,6 +92,18 @@ const ranges: Partial<Record<DataType, readonly [number, number]>> = {
   bool: [0, 1],
   int4: [-8, 7],
   uint4: [0, 15],
+  int2: [-2, 1],
+  uint2: [0, 3],
+  float4e2m1: [0, 15],
+};
+
+/** Bits of the fraction, and bias of the exponent. */
+const smallFloats: Record<Exclude<BitsType, "float8e8m0">, readonly [fraction: number, bias: number]> = {
+  float8e4m3fn: [3, 7],
+  float8e4m3fnuz: [3, 8],
+  float8e5m2: [2, 15],
+  float8e5m2fnuz: [2, 16],
+  float4e2m1: [1, 1],
 };
 
 /** Whether a text names an element type. */
@@ -98,8 +133,21 @@ export function toData(type: DataType, data: unknown): TensorData {
     const view = data as Uint8ClampedArray;
     return new wanted(view.buffer, view.byteOffset, view.length);
   }
+  if (isBitsType(type)) throw mismatch(type, `${wanted.name} of bits`, data);
   if (Array.isArray(data)) return convert(type, data);
   throw mismatch(type, `${wanted.name} or a plain array`, data);
+}
+
+/** Whether a type's data is always given as bits. */
+export function isBitsType(type: DataType): type is BitsType {
+  return type in smallFloats || type === "float8e8m0";
+}
+
+/** What makes numbers of a type's elements. */
+export function decoder(type: Exclude<DataType, "string">): (element: number | bigint) => number {
+  if (type === "float16") return (bits) => fromFloat16(bits as number);
+  if (type === "bfloat16") return (bits) => fromBfloat16(bits as number);
+  return isBitsType(type) ? (bits) => fromBits(type, bits as number) : Number;
 }
 
 /** The number as bits of an IEEE half float, rounded to nearest even. */
@@ -141,6 +189,21 @@ export function fromBfloat16(bits: number): number {
   return scratch[0] as number;
 }
 
+/** The number that bits of an 8-bit or 4-bit float stand for. */
+function fromBits(type: BitsType, bits: number): number {
+  if (type === "float8e8m0") return bits === 255 ? Number.NaN : 2 ** (bits - 127);
+  const signBit = type === "float4e2m1" ? 8 : 128;
+  const magnitude = bits & (signBit - 1);
+  const sign = bits & signBit ? -1 : 1;
+  if (type.endsWith("uz") && bits === 128) return Number.NaN;
+  if (type === "float8e4m3fn" && magnitude === 127) return Number.NaN;
+  if (type === "float8e5m2" && magnitude >= 124) return magnitude > 124 ? Number.NaN : sign * Number.POSITIVE_INFINITY;
+  const [fractionBits, bias] = smallFloats[type];
+  const exponent = magnitude >> fractionBits;
+  const fraction = (magnitude & ((1 << fractionBits) - 1)) / (1 << fractionBits);
+  return sign * (exponent === 0 ? fraction * 2 ** (1 - bias) : (1 + fraction) * 2 ** (exponent - bias));
+}
+
 const scratch = /* @__PURE__ */ new Float32Array(1);
 const scratchBits = /* @__PURE__ */ new Uint32Array(scratch.buffer);
 
@@ -171,7 +234,7 @@ function fits(type: DataType, value: number): boolean {
 
 /** Types that use only part of their array's range are checked even when no conversion is needed. */
 function checkValues(type: DataType, data: TypedArray): TypedArray {
-  if (type === "bool" || type === "int4" || type === "uint4") {
+  if (["bool", "int4", "uint4", "int2", "uint2", "float4e2m1"].includes(type)) {
     const at = (data as Uint8Array).findIndex((value) => !fits(type, value));
     if (at >= 0) throw outside(type, at, data[at]);
   }
@@ -194,7 +257,8 @@ function describe(value: unknown): string {
   return typeof value === "string" ? JSON.stringify(value) : String(value);
 }
 
-function kindOf(data: unknown): string {
+/** What kind of thing a value is, for messages: `Array`, `Map`, `null`. */
+export function kindOf(data: unknown): string {
   if (data === null || data === undefined) return String(data);
   return Object.prototype.toString.call(data).slice(8, -1);
 }

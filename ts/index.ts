@@ -1,12 +1,15 @@
 // Everything that `import … from "modelet"` gives.
 
 export type {
+  ContainerType,
   Device,
   InspectStage,
+  Limits,
   NodeReport,
   Optimization,
   Report,
   ValueInfo,
+  WasmBuild,
 } from "./core.js";
 export type { DataType, DataTypeMap, TensorData, TypedArray } from "./dtype.js";
 export { type ErrorCode, type ErrorPlace, ModeletError } from "./errors.js";
@@ -15,9 +18,10 @@ export {
   type Progress,
   type RunOptions,
   readTensor,
+  readValue,
   Session,
-  type Tensors,
   writeTensor,
 } from "./session.js";
 export type { ModelSource } from "./source.js";
 export { type Nested, Tensor, type TensorInput } from "./tensor.js";
+export type { Feeds, FeedValue, MapItem, RunValue, Tensors } from "./value.js";

@@ -1,39 +1,62 @@
 // Loads the WebAssembly core: picks the build this engine runs best, downloads that one file, and keeps one instance
-// for all sessions. When the instance dies (a Rust panic, memory running out inside it), every call under way ends in
-// an error and the next load gets a fresh instance.
+// for all sessions. A second build, with the operators that few models need, is loaded when one needs it. When an
+// instance dies (a Rust panic, memory running out inside it), every call under way ends in an error and the next load
+// gets a fresh instance.
 
-import type { CoreModule } from "./core.js";
+import type { CoreModule, WasmBuild } from "./core.js";
 import { fromCore, isCoreFailure, ModeletError, messageOf } from "./errors.js";
 import { isNode, readFile } from "./platform.js";
 
-/** Which build of the core runs. */
-export type WasmVariant = "simd128" | "relaxed-simd";
-
-const files: Record<WasmVariant, string> = {
+const files: Record<WasmBuild, string> = {
   simd128: "modelet_simd_bg.wasm",
   "relaxed-simd": "modelet_relaxed_bg.wasm",
+  "simd128, all operators": "modelet_full_simd_bg.wasm",
+  "relaxed-simd, all operators": "modelet_full_relaxed_bg.wasm",
 };
 
 /** How the generated modules are imported; literal names, so that bundlers find them. */
-const glue: Record<WasmVariant, () => Promise<unknown>> = {
+const glue: Record<WasmBuild, () => Promise<unknown>> = {
   // @ts-expect-error made by the build, next to the bundle
   simd128: () => import("./wasm/modelet_simd.js"),
   // @ts-expect-error made by the build, next to the bundle
   "relaxed-simd": () => import("./wasm/modelet_relaxed.js"),
+  // @ts-expect-error made by the build, next to the bundle
+  "simd128, all operators": () => import("./wasm/modelet_full_simd.js"),
+  // @ts-expect-error made by the build, next to the bundle
+  "relaxed-simd, all operators": () => import("./wasm/modelet_full_relaxed.js"),
 };
+
+/** Which operators an instance has: those that most models are made of, or all. */
+export type Operators = "common" | "all";
 
 /** One live instance of the core. */
 export class Core {
   readonly module: CoreModule;
-  readonly variant: WasmVariant;
+  readonly build: WasmBuild;
+  readonly operators: Operators;
   /** Why the instance can no longer be used. */
   failure: ModeletError | undefined;
+  /** How many models and sessions live in the instance. */
+  users = 0;
   readonly #waiting = new Set<(error: ModeletError) => void>();
 
-  constructor(module: CoreModule, variant: WasmVariant) {
+  constructor(module: CoreModule, build: WasmBuild, operators: Operators) {
     this.module = module;
-    this.variant = variant;
-    module.setPanicHandler?.((message) => this.#die(message));
+    this.build = build;
+    this.operators = operators;
+    this.#listen();
+  }
+
+  /** Gives the memory of an instance that nothing lives in back to the system: WebAssembly's memory never shrinks. */
+  recycle(): void {
+    const reset = this.module.__wbg_reset_state;
+    if (this.failure || this.users > 0 || this.#waiting.size > 0 || !reset) return;
+    try {
+      reset();
+      this.#listen();
+    } catch (error) {
+      this.#die(messageOf(error), error);
+    }
   }
 
   /**
@@ -66,6 +89,10 @@ export class Core {
     }
   }
 
+  #listen(): void {
+    this.module.setPanicHandler?.((message) => this.#die(message));
+  }
+
   #translate(thrown: unknown): ModeletError {
     if (thrown instanceof ModeletError) return thrown;
     if (isCoreFailure(thrown)) return fromCore(thrown);
@@ -85,34 +112,41 @@ export class Core {
   }
 }
 
-let current: Promise<Core> | undefined;
+const current: Partial<Record<Operators, Promise<Core>>> = {};
+let allAreThere = false;
+let folder: string | URL | undefined;
 
 /**
- * The live instance, loading it on the first call. Calls share one instance and one download.
- * @param wasmUrl the folder that holds the `.wasm` files, when it is not the one next to this module; counts on the
- *   first call only
+ * A live instance, loading it on the first call. Calls share one instance and one download.
+ * @param operators which instance; when left out, the one with all operators where it is there already
+ * @param wasmUrl the folder that holds the `.wasm` files, when it is not the one next to this module; counts until the
+ *   first instance is there
  */
-export async function loadCore(wasmUrl?: string | URL): Promise<Core> {
-  current ??= start(wasmUrl);
-  const loading = current;
+export async function loadCore(operators?: Operators, wasmUrl?: string | URL): Promise<Core> {
+  const kind = operators ?? (allAreThere ? "all" : "common");
+  current[kind] ??= start(kind, folder ?? wasmUrl);
+  const loading = current[kind];
   try {
     const core = await loading;
+    folder ??= wasmUrl;
+    allAreThere ||= kind === "all";
     if (!core.failure) return core;
-    if (current === loading) current = restart(core);
+    if (current[kind] === loading) current[kind] = restart(core);
   } catch (error) {
     // A failed download may succeed the next time.
-    if (current === loading) current = undefined;
+    if (current[kind] === loading) delete current[kind];
     throw error;
   }
-  return loadCore(wasmUrl);
+  return loadCore(operators, wasmUrl);
 }
 
 /** The build that this engine runs best. */
-export function pickVariant(): WasmVariant {
+export function pickBuild(operators: Operators): WasmBuild {
   if (typeof WebAssembly !== "object" || !WebAssembly.validate(probe([0xfd, 0xe4, 0x01]))) {
     throw new ModeletError("unsupported-environment", "modelet needs WebAssembly with SIMD, which this engine lacks");
   }
-  return WebAssembly.validate(probe([0xfd, 0x85, 0x02])) ? "relaxed-simd" : "simd128";
+  const set = WebAssembly.validate(probe([0xfd, 0x85, 0x02])) ? "relaxed-simd" : "simd128";
+  return operators === "all" ? `${set}, all operators` : set;
 }
 
 /** A module whose one function applies an instruction to three vectors of zeros and returns a vector. */
@@ -125,32 +159,33 @@ function probe(instruction: readonly number[]): Uint8Array<ArrayBuffer> {
   return new Uint8Array([0, 0x61, 0x73, 0x6d, 1, 0, 0, 0, 1, 5, 1, 0x60, 0, 1, 0x7b, 3, 2, 1, 0, ...code]);
 }
 
-async function start(wasmUrl?: string | URL): Promise<Core> {
-  const variant = pickVariant();
+async function start(operators: Operators, wasmUrl?: string | URL): Promise<Core> {
+  const build = pickBuild(operators);
+  const file = files[build];
   try {
-    const module = (await glue[variant]()) as CoreModule;
-    const location = wasmLocation(variant, wasmUrl);
+    const module = (await glue[build]()) as CoreModule;
+    const location = wasmLocation(file, wasmUrl);
     await (location === undefined ? module.default() : module.default({ module_or_path: await location }));
-    return new Core(module, variant);
+    return new Core(module, build, operators);
   } catch (error) {
     if (error instanceof ModeletError) throw error;
-    const file = wasmUrl === undefined ? files[variant] : String(inFolder(wasmUrl, files[variant]));
+    const where = wasmUrl === undefined ? file : String(inFolder(wasmUrl, file));
     throw new ModeletError(
       "wasm-unavailable",
-      `modelet's WebAssembly file (${file}) could not be loaded: ${messageOf(error)}`,
-      { actual: file },
+      `modelet's WebAssembly file (${where}) could not be loaded: ${messageOf(error)}`,
+      { actual: where },
       { cause: error },
     );
   }
 }
 
 /** What to instantiate: bytes in Node.js, a URL for another folder, or undefined for the module's own default. */
-function wasmLocation(variant: WasmVariant, wasmUrl?: string | URL): unknown {
+function wasmLocation(file: string, wasmUrl?: string | URL): unknown {
   if (isNode) {
-    const url = inFolder(wasmUrl ?? new URL("./wasm/", import.meta.url), files[variant]);
+    const url = inFolder(wasmUrl ?? new URL("./wasm/", import.meta.url), file);
     return url.protocol === "file:" ? readFile(url) : checked(url);
   }
-  return wasmUrl === undefined ? undefined : checked(inFolder(wasmUrl, files[variant]));
+  return wasmUrl === undefined ? undefined : checked(inFolder(wasmUrl, file));
 }
 
 async function checked(url: URL): Promise<Response> {
@@ -173,5 +208,5 @@ async function restart(dead: Core): Promise<Core> {
   } catch {
     throw dead.failure;
   }
-  return new Core(dead.module, dead.variant);
+  return new Core(dead.module, dead.build, dead.operators);
 }

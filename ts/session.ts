@@ -4,25 +4,39 @@
 // core died, answers every further call with a typed error.
 
 import type {
-  CoreBytes,
   CoreSession,
   CoreTensor,
+  CoreValue,
   Device,
   InspectStage,
+  Limits,
   Optimization,
   Report,
   ValueInfo,
 } from "./core.js";
-import type { DataType } from "./dtype.js";
 import { ModeletError } from "./errors.js";
 import { type Core, loadCore } from "./loader.js";
+import { checkAborted, openModel } from "./model.js";
 import { isNode, provideWebGPU } from "./platform.js";
-import { checkStart, type ModelSource, openSource, viewBytes } from "./source.js";
-import { Tensor, type TensorInput } from "./tensor.js";
+import { type ModelSource, viewBytes } from "./source.js";
+import type { Tensor } from "./tensor.js";
+import {
+  type Feeds,
+  fromCoreTensor,
+  fromCoreValue,
+  isTensor,
+  type RunValue,
+  type Tensors,
+  toCoreTensor,
+  toCoreValue,
+} from "./value.js";
 
 /** How far loading has come. */
 export interface Progress {
-  /** `download` while bytes arrive, then the stages of compilation as the core names them. */
+  /**
+   * `download` while bytes arrive, then the stages of compilation as the core names them. `operators` while the build
+   * with all operators is loaded; the stages of compilation begin anew after it.
+   */
   readonly stage: string;
   /** What is done of `total`: bytes while downloading, steps afterwards. */
   readonly loaded: number;
@@ -35,8 +49,15 @@ export interface LoadOptions {
   readonly device?: Device;
   /** How far to rewrite the graph; `all` when left out. */
   readonly optimization?: Optimization;
+  /**
+   * With `auto`, which is taken when left out, a second build of modelet's core with all operators is loaded when the
+   * model needs one that the first lacks. `all` loads that build at once, for models that are known to need it.
+   */
+  readonly operators?: "auto" | "all";
   /** The files that the model refers to, by the names it uses. */
   readonly externalData?: Readonly<Record<string, ArrayBuffer | ArrayBufferView>>;
+  /** What the session may use; exceeding it is a `limit-exceeded` error, after which the session can still be used. */
+  readonly limits?: Limits;
   readonly onProgress?: (progress: Progress) => void;
   /** Ends loading with an `aborted` error. */
   readonly signal?: AbortSignal;
@@ -53,11 +74,9 @@ export interface RunOptions {
   readonly signal?: AbortSignal;
 }
 
-/** Tensors by the name of the model's input or output. */
-export type Tensors = Record<string, Tensor>;
-
 const devices: readonly Device[] = ["auto", "webgpu", "cpu"];
 const levels: readonly Optimization[] = ["none", "basic", "all"];
+const operatorSets = ["auto", "all"];
 const stages: readonly InspectStage[] = ["graph", "optimized", "program"];
 
 /** A model that is ready to run. */
@@ -66,12 +85,14 @@ export class Session {
   #session: CoreSession | undefined;
   #last: Promise<unknown> = Promise.resolve();
   readonly #inputs: readonly ValueInfo[];
+  readonly #types: ReadonlyMap<string, string>;
   readonly #outputs: readonly ValueInfo[];
 
   private constructor(core: Core, session: CoreSession) {
     this.#core = core;
     this.#session = session;
     this.#inputs = core.callSync(() => session.inputs());
+    this.#types = new Map(this.#inputs.map(({ name, type }) => [name, type]));
     this.#outputs = core.callSync(() => session.outputs());
   }
 
@@ -83,48 +104,15 @@ export class Session {
    * @throws ModeletError such as `fetch-failed`, `html-response`, `invalid-model`, `unsupported-operator`, `device`
    */
   static async load(source: ModelSource, options: LoadOptions = {}): Promise<Session> {
-    const { device = "auto", optimization = "all", signal, onProgress } = options;
+    const { device = "auto", optimization = "all", signal } = options;
     checkChoice("device", device, devices);
     checkChoice("optimization", optimization, levels);
+    checkChoice("operators", options.operators ?? "auto", operatorSets);
+    checkLimits(options.limits);
     checkAborted(signal);
     if (device !== "cpu") await prepareWebGPU(device);
-    // The model's request goes out while the core is still loading.
-    const [stream, core] = await Promise.all([openSource(source, signal), loadCore(options.wasmUrl)]);
-
-    let bytes: CoreBytes | undefined = core.callSync((module) => new module.ModelBytes(stream.total));
-    try {
-      let loaded = 0;
-      for await (const chunk of stream.chunks()) {
-        checkAborted(signal);
-        if (loaded === 0) checkStart(chunk, stream.name);
-        core.callSync(() => bytes?.append(chunk));
-        loaded += chunk.length;
-        onProgress?.({ stage: "download", loaded, total: stream.total });
-      }
-      checkAborted(signal);
-      const filled = bytes;
-      bytes = undefined;
-      const name = options.name ?? stream.name;
-      const session = await core.call((module) =>
-        module.CoreSession.load(
-          filled,
-          {
-            device,
-            optimization,
-            ...(options.externalData && { externalData: bytesOf(options.externalData) }),
-            ...(name !== undefined && { name }),
-          },
-          (stage, done, total) => onProgress?.({ stage, loaded: done, total }),
-        ),
-      );
-      if (signal?.aborted) {
-        session.free();
-        checkAborted(signal);
-      }
-      return new Session(core, session);
-    } finally {
-      if (!core.failure) bytes?.free();
-    }
+    const { core, session } = await openModel(source, { ...options, device, optimization });
+    return new Session(core, session);
   }
 
   /** The inputs that {@link run} takes. A symbolic dimension is its name. */
@@ -142,16 +130,25 @@ export class Session {
   /**
    * Runs the model once. Concurrent runs queue up in the order of the calls.
    *
-   * @param feeds a tensor for each input, by name
-   * @returns a tensor for each output (or each of `fetches`), by name
+   * Most models take and give tensors. One that gives something else says so in {@link outputs}, and its caller in the
+   * type argument:
+   *
+   * ```ts
+   * const { probabilities } = await session.run<{ probabilities: Record<string, number>[] }>(feeds);
+   * ```
+   *
+   * @param feeds a value for each input, by name: a tensor, an array for a sequence, a plain object or Map for a map,
+   *   `null` for an optional that holds nothing
+   * @returns a value for each output (or each of `fetches`), by name
    * @throws ModeletError such as `missing-input`, `unknown-name`, `wrong-type`, `wrong-rank`, `wrong-dimension`
    */
-  run(feeds: Readonly<Tensors>, options: RunOptions = {}): Promise<Tensors> {
+  run<Outputs extends Record<string, RunValue> = Tensors>(feeds: Feeds, options: RunOptions = {}): Promise<Outputs> {
     const turn = this.#last.then(async () => {
       const session = this.#live();
       checkAborted(options.signal);
-      const outputs = await this.#core.call(() => session.run(toCore(feeds), options.fetches && [...options.fetches]));
-      return Object.fromEntries(outputs.map((output) => [output.name, fromCoreTensor(output)]));
+      const values = this.#toCore(feeds);
+      const outputs = await this.#core.call(() => session.run(values, options.fetches && [...options.fetches]));
+      return Object.fromEntries(outputs.map((output) => [output.name, fromCoreValue(output)])) as Outputs;
     });
     this.#last = turn.catch(() => {});
     return turn;
@@ -177,12 +174,20 @@ export class Session {
     if (session) {
       this.#last = this.#last.then(() => {
         if (!this.#core.failure) session.free();
+        this.#core.users--;
       });
     }
   }
 
   [Symbol.dispose](): void {
     this.release();
+  }
+
+  #toCore(feeds: Feeds): CoreValue[] {
+    if (typeof feeds !== "object" || feeds === null) {
+      throw new ModeletError("invalid-argument", "run takes an object of values by input name");
+    }
+    return Object.entries(feeds).map(([name, value]) => toCoreValue(name, value, this.#types.get(name)));
   }
 
   #live(): CoreSession {
@@ -193,15 +198,34 @@ export class Session {
 
 /** Reads a tensor file of ONNX test data (`TensorProto`, usually `.pb`). */
 export async function readTensor(bytes: ArrayBuffer | ArrayBufferView): Promise<{ name: string; tensor: Tensor }> {
-  const core = await loadCore();
+  const read = await readStored("readTensor", bytes, "?");
+  return { name: read.name, tensor: fromCoreTensor(read as CoreTensor) };
+}
+
+/**
+ * Reads a file of ONNX test data of any kind (`TensorProto`, `SequenceProto`, `OptionalProto`, `MapProto`).
+ *
+ * @param type the type as in {@link Session.inputs} and {@link Session.outputs}, such as `float32` or
+ *   `sequence(map(int64, float32))`: the file itself does not say which kind it is
+ */
+export async function readValue(
+  bytes: ArrayBuffer | ArrayBufferView,
+  type: ValueInfo["type"],
+): Promise<{ name: string; value: RunValue }> {
+  const read = await readStored("readValue", bytes, type);
+  return { name: read.name, value: fromCoreValue(read) };
+}
+
+async function readStored(what: string, bytes: ArrayBuffer | ArrayBufferView, type: string): Promise<CoreValue> {
   const view = viewBytes(bytes);
-  if (!view) throw new ModeletError("invalid-argument", "readTensor takes an ArrayBuffer or Uint8Array");
-  const read = core.callSync((module) => module.readTensor(view));
-  return { name: read.name, tensor: fromCoreTensor(read) };
+  if (!view) throw new ModeletError("invalid-argument", `${what} takes an ArrayBuffer or Uint8Array`);
+  const core = await loadCore();
+  return core.callSync((module) => module.readValue(view, type));
 }
 
 /** Writes a tensor as ONNX test data (`TensorProto`). */
 export async function writeTensor(tensor: Tensor, name = ""): Promise<Uint8Array> {
+  if (!isTensor(tensor)) throw new ModeletError("invalid-argument", "writeTensor takes a Tensor");
   const core = await loadCore();
   return core.callSync((module) => module.writeTensor(toCoreTensor(name, tensor)));
 }
@@ -216,39 +240,13 @@ async function prepareWebGPU(device: Device): Promise<void> {
   throw new ModeletError("device", message, { expected: isNode ? "the webgpu package" : "navigator.gpu" });
 }
 
-function toCore(feeds: Readonly<Tensors>): CoreTensor[] {
-  if (typeof feeds !== "object" || feeds === null) {
-    throw new ModeletError("invalid-argument", "run takes an object of tensors by input name");
+function checkLimits(limits: Limits | undefined): void {
+  for (const name of ["memoryBytes", "runMillis", "loopIterations"] as const) {
+    const value = limits?.[name];
+    if (value === undefined || (typeof value === "number" && value >= 0)) continue;
+    const place = { expected: "a number from 0", actual: String(value) };
+    throw new ModeletError("invalid-argument", `limits.${name} is a number from 0, not ${value}`, place);
   }
-  return Object.entries(feeds).map(([name, tensor]) => toCoreTensor(name, tensor));
-}
-
-function toCoreTensor(name: string, tensor: Pick<Tensor, "type" | "shape" | "data">): CoreTensor {
-  // A tensor of another copy of the package is welcome: it is checked by what it has.
-  if (!tensor?.type || !tensor.shape || !tensor.data) {
-    throw new ModeletError("invalid-argument", `the feed ${name} is not a Tensor`, {
-      input: name,
-      expected: "a Tensor",
-      actual: Object.prototype.toString.call(tensor).slice(8, -1),
-    });
-  }
-  const own = tensor instanceof Tensor;
-  const { type, shape, data } = own ? tensor : new Tensor(tensor.type, tensor.data, tensor.shape);
-  return { name, type, shape: [...shape], data };
-}
-
-function fromCoreTensor({ type, data, shape }: CoreTensor): Tensor {
-  return new Tensor(type, data as TensorInput<DataType>, shape);
-}
-
-function bytesOf(files: Readonly<Record<string, unknown>>): Record<string, Uint8Array> {
-  return Object.fromEntries(
-    Object.entries(files).map(([name, file]) => {
-      const bytes = viewBytes(file);
-      if (bytes) return [name, bytes];
-      throw new ModeletError("invalid-argument", `externalData.${name} is not an ArrayBuffer or Uint8Array`);
-    }),
-  );
 }
 
 function checkChoice(name: string, value: string, choices: readonly string[]): void {
@@ -259,8 +257,4 @@ function checkChoice(name: string, value: string, choices: readonly string[]): v
       actual: String(value),
     });
   }
-}
-
-function checkAborted(signal: AbortSignal | undefined): void {
-  if (signal?.aborted) throw new ModeletError("aborted", "aborted by the caller", {}, { cause: signal.reason });
 }

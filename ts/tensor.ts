@@ -1,6 +1,6 @@
 // Tensors as JavaScript holds them: an element type, a shape, and the data in row-major order.
 
-import { type DataType, type DataTypeMap, fromBfloat16, fromFloat16, isDataType, toData } from "./dtype.js";
+import { type BitsType, type DataType, type DataTypeMap, decoder, isDataType, toData } from "./dtype.js";
 import { ModeletError } from "./errors.js";
 
 /** What a tensor of each type can be made from, besides its own array class. */
@@ -12,7 +12,9 @@ export type TensorInput<T extends DataType> =
         ? readonly (bigint | number)[]
         : T extends "bool"
           ? readonly (boolean | number)[]
-          : readonly number[])
+          : T extends BitsType
+            ? never
+            : readonly number[])
   | (T extends "uint8" ? Uint8ClampedArray : never)
   | (T extends "float16" ? HalfArray : never);
 
@@ -93,13 +95,13 @@ export class Tensor<T extends DataType = DataType> {
     return new Tensor<T>(this.type, this.data as TensorInput<T>, shape);
   }
 
-  /** The elements as numbers; half floats are decoded, and int64 beyond 2^53 is rounded. Not for strings. */
+  /** The elements as numbers; bits of floats are decoded, and int64 beyond 2^53 is rounded. Not for strings. */
   toFloat64(): Float64Array {
     const { type, data } = this as Tensor;
-    if (Array.isArray(data)) throw new ModeletError("invalid-tensor", "a string tensor has no numbers");
-    const decode = type === "float16" ? fromFloat16 : type === "bfloat16" ? fromBfloat16 : Number;
+    if (type === "string") throw new ModeletError("invalid-tensor", "a string tensor has no numbers");
+    const decode = decoder(type);
     const out = new Float64Array(data.length);
-    for (let i = 0; i < out.length; i++) out[i] = decode(data[i] as number);
+    for (let i = 0; i < out.length; i++) out[i] = decode(data[i] as number | bigint);
     return out;
   }
 

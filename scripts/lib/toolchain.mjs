@@ -8,18 +8,25 @@ import { fileURLToPath } from "node:url";
 export const root = dirname(dirname(dirname(fileURLToPath(import.meta.url))));
 
 /**
- * The two builds of the core: their names, their files, what the second one's compiler is told beyond SIMD, and what
- * wasm-opt is told.
+ * The builds of the core: for each instruction set one with the operators that most models are made of, and one with all.
+ * Their names, their files, the crate's features, what the compiler is told beyond SIMD, and what wasm-opt is told.
  */
-export const variants = [
-  { name: "simd128", file: "modelet_simd", extraFeatures: [], optFeatures: ["simd"] },
-  {
-    name: "relaxed-simd",
-    file: "modelet_relaxed",
-    extraFeatures: ["relaxed-simd"],
-    optFeatures: ["simd", "relaxed-simd"],
-  },
-];
+export const variants = ["core", "full"].flatMap((operators) => {
+  const full = operators === "full";
+  const name = (set) => (full ? `${set}, all operators` : set);
+  const file = (set) => (full ? `modelet_full_${set}` : `modelet_${set}`);
+  const shared = { operators, cargoFeatures: full ? ["gpu", "all-operators"] : ["gpu"] };
+  return [
+    { ...shared, name: name("simd128"), file: file("simd"), extraFeatures: [], optFeatures: ["simd"] },
+    {
+      ...shared,
+      name: name("relaxed-simd"),
+      file: file("relaxed"),
+      extraFeatures: ["relaxed-simd"],
+      optFeatures: ["simd", "relaxed-simd"],
+    },
+  ];
+});
 
 /** The settings in .cache/toolchain.env; ends the process with a hint when setup has not run. */
 export function toolchain() {

@@ -205,7 +205,8 @@ fn packed_part(bits: usize, bytes: &mut [u8], start: usize, len: usize) -> Resul
 }
 
 fn not_wide(dtype: DType, wide: &str) -> Error {
-    Error::internal(format!("{dtype} elements are not worked on as {wide}"))
+    let message = format!("{dtype} elements are not worked on as {wide}");
+    Error::new(ErrorCode::UnsupportedOperator, message)
 }
 
 impl Wide for f32 {

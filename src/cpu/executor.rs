@@ -3,7 +3,7 @@
 
 use super::kernel::{ComputeKernel, CpuKernel, InputBytes, KernelInputs, KernelIo, KernelOutputs, OutputBytes};
 use crate::{
-    error::{Error, Result},
+    error::{Error, ErrorCode, Result},
     tensor::{AlignedBytes, DType, Tensor, element_count},
 };
 
@@ -252,9 +252,9 @@ pub fn run_alone(
         buffers.push(match output {
             Some((dtype, shape)) => {
                 let len = dtype.byte_len(element_count(shape)?);
-                Some(AlignedBytes::zeroed(
-                    len.ok_or_else(|| Error::internal("a kernel cannot write strings"))?,
-                )?)
+                Some(AlignedBytes::zeroed(len.ok_or_else(|| {
+                    Error::new(ErrorCode::UnsupportedOperator, "the operator does not work on strings")
+                })?)?)
             }
             None => None,
         });

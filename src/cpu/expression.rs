@@ -7,7 +7,7 @@ use super::{
     pointwise::{InputSlice, OutputSlice, PointwisePlan},
 };
 use crate::{
-    error::{Error, Result},
+    error::{Error, ErrorCode, Result},
     pointwise::{Access, Collapsed, Expr, Storage, collapse},
     tensor::DType,
 };
@@ -15,7 +15,10 @@ use crate::{
 /// A kernel that evaluates `expr`. Where the expression says `F32`, tensors may be f32, f16 or bf16.
 pub fn kernel(name: &'static str, expr: &Expr, inputs: Vec<Operand>, outputs: Vec<Operand>) -> Result<CpuKernel> {
     if inputs.len() != expr.inputs().len() || outputs.len() != expr.outputs().len() {
-        return Err(Error::internal("an expression's inputs and outputs are not the node's"));
+        return Err(Error::new(
+            ErrorCode::InvalidGraph,
+            "the node has other inputs and outputs than its operator",
+        ));
     }
     let Some(first) = outputs.first() else {
         return Err(Error::internal("an expression without an output"));

@@ -2,7 +2,7 @@
 //! writes output slices in memory that somebody else planned.
 
 use crate::{
-    error::{Error, Result},
+    error::{Error, ErrorCode, Result},
     tensor::{DType, Element, Tensor},
 };
 
@@ -121,17 +121,20 @@ pub struct OutputBytes<'a> {
     pub bytes: &'a mut [u8],
 }
 
+fn missing(index: usize) -> Error {
+    Error::new(ErrorCode::InvalidGraph, format!("required input {index} is missing"))
+}
+
 impl<'a> KernelInputs<'a> {
     /// The elements of input `index`.
     pub fn get<T: Element>(&self, index: usize) -> Result<&'a [T]> {
         let input = self.0.get(index).copied().flatten();
-        let input = input.ok_or_else(|| Error::internal(format!("kernel input {index} is missing")))?;
+        let input = input.ok_or_else(|| missing(index))?;
         if input.dtype != T::DTYPE {
-            return Err(Error::internal(format!(
-                "kernel input {index} is {}, not {}",
-                input.dtype,
-                T::DTYPE
-            )));
+            let message = format!("the element type of input {index} is not supported beside the others");
+            return Err(Error::new(ErrorCode::UnsupportedOperator, message)
+                .expected(T::DTYPE.name())
+                .actual(input.dtype.name()));
         }
         bytemuck::try_cast_slice(input.bytes)
             .map_err(|reason| Error::internal(format!("kernel input {index}: {reason}")))
@@ -140,9 +143,7 @@ impl<'a> KernelInputs<'a> {
     /// The bytes of input `index`.
     pub fn bytes(&self, index: usize) -> Result<&'a [u8]> {
         let input = self.0.get(index).copied().flatten();
-        Ok(input
-            .ok_or_else(|| Error::internal(format!("kernel input {index} is missing")))?
-            .bytes)
+        Ok(input.ok_or_else(|| missing(index))?.bytes)
     }
 
     /// Whether input `index` is given.
@@ -160,10 +161,12 @@ impl<'a> KernelOutputs<'a> {
             .and_then(|output| output.as_ref())
             .map(|output| output.dtype);
         match dtype {
-            Some(dtype) if dtype != T::DTYPE => Err(Error::internal(format!(
-                "kernel output {index} is {dtype}, not {}",
-                T::DTYPE
-            ))),
+            Some(dtype) if dtype != T::DTYPE => Err(Error::new(
+                ErrorCode::UnsupportedOperator,
+                format!("the element type of output {index} is not supported"),
+            )
+            .expected(T::DTYPE.name())
+            .actual(dtype.name())),
             _ => bytemuck::try_cast_slice_mut(self.take_bytes(index)?)
                 .map_err(|reason| Error::internal(format!("kernel output {index}: {reason}"))),
         }

@@ -1,5 +1,5 @@
-//! What the operators' CPU kernels share: SIMD, matrix products, convolution, pooling, reductions, recurrent layers, forests.
-//! Kernels are free functions over slices plus small plan-time structs that are `Send` and `Sync`; they allocate
+//! What the operators' CPU kernels share: SIMD, matrix products, convolution, pooling, reductions, recurrent layers, Fourier
+//! transforms, forests. Kernels are free functions over slices plus small plan-time structs that are `Send` and `Sync`; they allocate
 //! nothing (scratch memory comes in as a slice) and know neither graph nor operators.
 
 pub mod attention;
@@ -8,6 +8,7 @@ pub mod elementwise;
 pub mod epilogue;
 pub mod executor;
 pub mod expression;
+pub mod fft;
 pub mod forest;
 pub mod gemm;
 pub mod kernel;

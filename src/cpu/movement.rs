@@ -27,6 +27,9 @@ impl StridedCopy {
         target_start: usize,
     ) -> StridedCopy {
         let mut merged: Vec<(usize, isize, isize)> = Vec::with_capacity(dims.len());
+        // Beside a dimension of 0 others may be so large that their product overflows.
+        let is_empty = dims.contains(&0);
+        let dims = if is_empty { &[] } else { dims };
         for ((&dim, &source), &target) in dims.iter().zip(source_steps).zip(target_steps) {
             if dim == 1 {
                 continue;
@@ -43,13 +46,18 @@ impl StridedCopy {
             dims: merged,
             source_start,
             target_start,
-            is_empty: dims.contains(&0),
+            is_empty,
         }
     }
 
     /// A copy of a dense block of `dims` from the source at `source_steps` into a dense target.
     pub fn gather(dims: &[usize], source_steps: &[isize], source_start: usize) -> StridedCopy {
-        StridedCopy::new(dims, source_steps, &dense_steps(dims), source_start, 0)
+        let target_steps = if dims.contains(&0) {
+            Vec::new()
+        } else {
+            dense_steps(dims)
+        };
+        StridedCopy::new(dims, source_steps, &target_steps, source_start, 0)
     }
 
     /// Copies elements of `size` bytes. An error when the block is not inside both tensors.

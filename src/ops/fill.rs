@@ -240,7 +240,7 @@ impl Operator for Range {
         let dtype = ctx.input(0)?.dtype;
         if !ctx.outputs_known {
             return Ok(CpuKernel::dynamic("range", move |inputs| {
-                let missing = || Error::internal("an input of Range is missing");
+                let missing = || invalid("an input of Range is missing");
                 let scalar = |index: usize| inputs.get(index).and_then(Option::as_ref).ok_or_else(missing);
                 let count = if dtype.is_float() {
                     let value = |index: usize| float_scalar(scalar(index)?).ok_or_else(missing);

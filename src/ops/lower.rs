@@ -109,7 +109,7 @@ pub trait Movement {
 /// The kernel of an operator that moves elements.
 pub fn lower_movement(operator: &dyn Movement, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
     if !ctx.outputs_known {
-        return Err(Error::internal("the shapes of moved elements are not known"));
+        return Err(mismatch("the inputs do not tell the output's shape"));
     }
     let shapes = |list: &[Option<TensorDesc>]| -> Vec<Option<Vec<usize>>> {
         list.iter()

@@ -1,9 +1,9 @@
 //! The one table of operators.
 
 use super::{
-    Operator, binary, cast, channel_norm, control, conv, conv_transpose, dropout, fill, gather, gemm, join, layout,
-    matmul, normalization, pad, pointwise, pool, quantize, recurrent, reduce, resize, scatter, search, select, shape,
-    slice, softmax, transpose, unary,
+    Operator, arity::ARITIES, binary, cast, channel_norm, control, conv, conv_transpose, dropout, fill, gather, gemm,
+    join, layout, matmul, normalization, pad, pointwise, pool, quantize, recurrent, reduce, resize, scatter, search,
+    select, shape, slice, softmax, transpose, unary,
 };
 use crate::{
     error::{Error, ErrorCode, Result},
@@ -43,6 +43,7 @@ pub(super) const fn contrib(name: &'static str, make: Make) -> Entry {
     }
 }
 
+#[cfg_attr(not(feature = "all-operators"), allow(dead_code))]
 pub(super) const fn ml(name: &'static str, make: Make) -> Entry {
     Entry {
         domain: "ai.onnx.ml",
@@ -61,14 +62,20 @@ const fn internal(name: &'static str, make: Make) -> Entry {
     }
 }
 
-/// Every operator: those that most models are made of, and the tables of the rooms of rarer ones.
+/// Every operator: those that most models are made of, and with the feature `all-operators` the tables of the rooms of
+/// rarer ones.
 pub static TABLES: &[&[Entry]] = &[
     OPERATORS,
-    super::neural::OPERATORS,
-    super::signal::OPERATORS,
     super::sequence::OPERATORS,
+    #[cfg(any(test, feature = "all-operators"))]
+    super::neural::OPERATORS,
+    #[cfg(any(test, feature = "all-operators"))]
+    super::signal::OPERATORS,
+    #[cfg(any(test, feature = "all-operators"))]
     super::text::OPERATORS,
+    #[cfg(any(test, feature = "all-operators"))]
     super::ml::OPERATORS,
+    #[cfg(any(test, feature = "all-operators"))]
     super::contrib::OPERATORS,
 ];
 
@@ -265,7 +272,45 @@ pub fn operator(node: &Node) -> Result<Box<dyn Operator>> {
         Error::new(ErrorCode::UnsupportedOperator, "the operator is not supported")
             .at_operator(node.operator.to_string())
     })?;
-    (entry.make)(node).map_err(|error| error.at_node(&node.name).at_operator(node.operator.to_string()))
+    check_arity(node)
+        .and_then(|()| (entry.make)(node))
+        .map_err(|error| error.at_node(&node.name).at_operator(node.operator.to_string()))
+}
+
+/// Checks that a node has no fewer and no more inputs and outputs than its operator's schema allows.
+fn check_arity(node: &Node) -> Result<()> {
+    let key = (&*node.operator.domain, &*node.operator.name);
+    let Ok(found) = ARITIES.binary_search_by(|arity| (arity.domain, arity.name).cmp(&key)) else {
+        return Ok(());
+    };
+    let [least, most, most_outputs] = ARITIES[found].bounds.map(usize::from);
+    let any = usize::from(u8::MAX);
+    let inputs = node.operator_inputs();
+    // What is left out at the end is not there.
+    let given = inputs.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+    let outputs = node
+        .outputs
+        .iter()
+        .rposition(Option::is_some)
+        .map_or(0, |last| last + 1);
+    let wrong = |what: &str, expected: String, actual: usize| {
+        let message = format!("the node has the wrong number of {what}");
+        Error::new(ErrorCode::InvalidGraph, message)
+            .expected(expected)
+            .actual(actual.to_string())
+    };
+    if inputs.len() < least || (given > most && most != any) {
+        let expected = match (least == most, most == any) {
+            (true, _) => least.to_string(),
+            (_, true) => format!("at least {least}"),
+            _ => format!("{least} to {most}"),
+        };
+        return Err(wrong("inputs", expected, given));
+    }
+    if outputs > most_outputs && most_outputs != any {
+        return Err(wrong("outputs", format!("at most {most_outputs}"), outputs));
+    }
+    Ok(())
 }
 
 /// Checks that every operator of a graph and its subgraphs is supported, and names all that are not in one error.

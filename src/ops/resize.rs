@@ -281,7 +281,7 @@ impl Resize {
             },
             (None, None) => {
                 let scales = constant(self.scales).and_then(floats);
-                let scales = scales.ok_or_else(|| Error::internal("the scales are not known"))?;
+                let scales = scales.ok_or_else(|| mismatch("the inputs do not tell the scales"))?;
                 self.spread(rank, &scales, 1.0, "scales")?
             }
         };
@@ -561,7 +561,7 @@ impl Operator for Resize {
 
     fn cpu(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
         if !ctx.outputs_known {
-            return Err(Error::internal("the resized shape is not known"));
+            return Err(mismatch("the inputs do not tell the resized shape"));
         }
         let (input, output) = (ctx.input(0)?, ctx.output(0)?);
         let axes = self.plan(ctx.inputs, &output.shape)?;

@@ -491,7 +491,7 @@ impl Operator for TopK {
         let output = ctx.optional_output(0).or(ctx.optional_output(1));
         let output = output.ok_or_else(|| Error::internal("no output is wanted"))?;
         if !ctx.outputs_known {
-            return Err(Error::internal("k is not known"));
+            return Err(mismatch("input k is not one number"));
         }
         let axis = resolve_axis(self.axis, input.shape.len())?;
         let rows = Rows {

@@ -216,7 +216,7 @@ fn copy_elements(ctx: &mut InferContext<'_>) {
 /// The view that the first output is of the first input.
 fn view(ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
     if !ctx.outputs_known {
-        return Err(Error::internal("the shape of a view is not known"));
+        return Err(mismatch("the inputs do not tell the output's shape"));
     }
     let (input, output) = (&ctx.input(0)?.shape, &ctx.output(0)?.shape);
     if element_count(input)? != element_count(output)? {

@@ -17,7 +17,7 @@ use crate::{
         executor::{CpuStep, Operand, Place},
         kernel::{ComputeKernel, CpuKernel},
     },
-    error::{Error, Result},
+    error::{Error, ErrorCode, Result},
     gpu::{
         kernel::{ConstantData, GpuKernel, GpuType},
         program::{GpuProgram, GpuStep, GpuValue, GpuValueId, ValueStorage},
@@ -406,9 +406,12 @@ impl<'a> Builder<'a> {
         let describe = |value: &Option<ValueId>| {
             let Some(value) = *value else { return Ok(None) };
             let facts = &self.state.facts[value.index()];
-            let dtype = facts
-                .dtype
-                .ok_or_else(|| Error::internal("the type of a dynamic node's value is not known"))?;
+            let dtype = facts.dtype.ok_or_else(|| {
+                Error::new(
+                    ErrorCode::InvalidGraph,
+                    "the element type of one of the node's values does not follow from its inputs",
+                )
+            })?;
             let shape = facts.concrete_shape().unwrap_or_default();
             Ok(Some(TensorDesc {
                 dtype,
@@ -472,8 +475,9 @@ impl<'a> Builder<'a> {
                     outputs: node.outputs.clone(),
                 })
             }
-            _ => Err(at_node(Error::internal(
-                "the node's output shapes do not follow from its inputs",
+            _ => Err(at_node(Error::new(
+                ErrorCode::ShapeMismatch,
+                "the inputs do not fit the operator: its outputs' shapes do not follow from them",
             ))),
         }
     }

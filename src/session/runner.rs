@@ -129,8 +129,9 @@ impl Runner {
         }
         let state = &link.planned.state;
         let outputs = graph.outputs.iter().map(|&id| {
-            value_of(state, &table, id)
-                .ok_or_else(|| Error::internal("an output was not made").at_input(graph.value(id).name.clone()))
+            value_of(state, &table, id).ok_or_else(|| {
+                Error::new(ErrorCode::InvalidGraph, "an output was not made").at_input(graph.value(id).name.clone())
+            })
         });
         let outputs = outputs.collect::<Result<_>>()?;
         *self.last.borrow_mut() = chain;

@@ -1,4 +1,7 @@
-//! Tensors, types, graphs and errors to JavaScript and back. Tensor data crosses by one copy of its bytes.
+//! Values, types, graphs and errors to JavaScript and back. Tensor data crosses by one copy of its bytes.
+//!
+//! A tensor is `{ name, type, shape, data }`; a sequence is `{ name, items }`, a map `{ name, keys, values }` of two
+//! tensors, and an empty optional `{ name }`. What stands inside another value has no name.
 
 use js_sys::{
     Array, ArrayBuffer, BigInt64Array, BigUint64Array, Float32Array, Float64Array, Int8Array, Int16Array, Int32Array,
@@ -8,8 +11,8 @@ use wasm_bindgen::{JsCast, JsValue};
 
 use crate::{
     Error, ErrorCode, Result, ValueInfo,
-    graph::{Graph, NodeId, ValueType},
-    tensor::{AlignedBytes, DType, Dim, Tensor},
+    graph::{Graph, NodeId},
+    tensor::{AlignedBytes, DType, Dim, Map, Tensor, Value, packed},
 };
 
 fn set(object: &Object, key: &str, value: &JsValue) {
@@ -46,18 +49,14 @@ pub(super) fn error_to_js(error: &Error) -> JsValue {
     object.into()
 }
 
-/// `[{ name, type, shape }]`; an open dimension is its name, or `"?"`.
+/// `[{ name, type, shape, optional? }]`; an open dimension is its name, or `"?"`, and the shape of what is no tensor `[]`.
 pub(super) fn info_to_js(values: &[ValueInfo]) -> JsValue {
     let list: Array = values
         .iter()
         .map(|value| {
             let object = Object::new();
             set(&object, "name", &value.name.as_str().into());
-            let type_name = match &value.ty {
-                ValueType::Tensor(tensor) => tensor.dtype.map_or("?".into(), |dtype| dtype.name().into()),
-                other => other.to_string(),
-            };
-            set(&object, "type", &type_name.into());
+            set(&object, "type", &value.ty.name().into());
             let shape: Array = value.ty.shape().unwrap_or(&[]).iter().map(dim_to_js).collect();
             set(&object, "shape", &shape);
             if value.optional {
@@ -79,7 +78,52 @@ fn dim_to_js(dim: &Dim) -> JsValue {
     }
 }
 
-/// Reads `{ name, type, shape, data }`.
+/// Reads a value with its name.
+pub(super) fn value_from_js(value: &JsValue) -> Result<(String, Value)> {
+    let type_name = get(value, "type");
+    if !type_name.is_undefined() {
+        let (name, tensor) = tensor_from_js(value)?;
+        return Ok((name, tensor.into()));
+    }
+    let name = get(value, "name").as_string().unwrap_or_default();
+    let items = get(value, "items");
+    if let Some(items) = items.dyn_ref::<Array>() {
+        let items = items.iter().map(|item| Ok(value_from_js(&item)?.1));
+        let items = items.collect::<Result<Vec<Value>>>();
+        return Ok((
+            name.clone(),
+            Value::Sequence(items.map_err(|error| error.at_input(name))?),
+        ));
+    }
+    let keys = get(value, "keys");
+    if keys.is_undefined() {
+        return Ok((name, Value::Absent));
+    }
+    let map = Map::new(tensor_from_js(&keys)?.1, tensor_from_js(&get(value, "values"))?.1);
+    Ok((name.clone(), Value::Map(map.map_err(|error| error.at_input(name))?)))
+}
+
+/// Writes a value with a name.
+pub(super) fn value_to_js(name: &str, value: &Value) -> Result<JsValue> {
+    let object = Object::new();
+    set(&object, "name", &name.into());
+    match value {
+        Value::Tensor(tensor) => return tensor_to_js(name, tensor),
+        Value::Sequence(items) => {
+            let items = items.iter().map(|item| value_to_js("", item));
+            let items: Array = items.collect::<Result<Array>>()?;
+            set(&object, "items", &items);
+        }
+        Value::Map(map) => {
+            set(&object, "keys", &tensor_to_js("", map.keys())?);
+            set(&object, "values", &tensor_to_js("", map.values())?);
+        }
+        Value::Absent => {}
+    }
+    Ok(object.into())
+}
+
+/// Reads a tensor with its name.
 pub(super) fn tensor_from_js(value: &JsValue) -> Result<(String, Tensor)> {
     let invalid = |message: &str| Error::new(ErrorCode::InvalidTensor, message);
     let name = get(value, "name").as_string().unwrap_or_default();
@@ -122,58 +166,62 @@ pub(super) fn tensor_from_js(value: &JsValue) -> Result<(String, Tensor)> {
     };
     let mut bytes = AlignedBytes::zeroed(view.length() as usize).map_err(in_tensor)?;
     view.copy_to(bytes.as_mut());
-    if matches!(dtype, DType::I4 | DType::U4) {
-        bytes = pack_nibbles(bytes.as_ref())?;
+    if let Some(bits @ 1..8) = dtype.bits() {
+        let values = bytes;
+        bytes = AlignedBytes::zeroed(values.as_ref().len().div_ceil(8 / bits)).map_err(in_tensor)?;
+        packed::pack_into(bits, values.as_ref().iter().copied(), bytes.as_mut());
     }
     let tensor = Tensor::from_bytes(dtype, &shape, bytes).map_err(in_tensor)?;
     Ok((name, tensor))
 }
 
-/// Writes `{ name, type, shape, data }`.
+/// Writes a tensor with a name.
 pub(super) fn tensor_to_js(name: &str, tensor: &Tensor) -> Result<JsValue> {
     let object = Object::new();
     set(&object, "name", &name.into());
     set(&object, "type", &tensor.dtype().name().into());
     let shape: Array = tensor.shape().iter().map(|&dim| JsValue::from(dim as f64)).collect();
     set(&object, "shape", &shape);
-    let data: JsValue = match tensor.dtype() {
+    let data = match tensor.dtype() {
         DType::String => tensor.strings()?.iter().map(JsValue::from).collect::<Array>().into(),
-        DType::I4 => {
-            let values: Vec<i8> = tensor.to_i64s()?.into_iter().map(|value| value as i8).collect();
-            Int8Array::from(values.as_slice()).into()
-        }
-        DType::U4 => {
-            let values: Vec<u8> = tensor.to_i64s()?.into_iter().map(|value| value as u8).collect();
-            Uint8Array::from(values.as_slice()).into()
-        }
         dtype => {
-            let bytes = Uint8Array::from(tensor.bytes());
-            let buffer = bytes.buffer();
-            match dtype {
-                DType::F32 => Float32Array::new(&buffer).into(),
-                DType::F64 => Float64Array::new(&buffer).into(),
-                DType::F16 | DType::BF16 | DType::U16 => Uint16Array::new(&buffer).into(),
-                DType::I16 => Int16Array::new(&buffer).into(),
-                DType::I32 => Int32Array::new(&buffer).into(),
-                DType::U32 => Uint32Array::new(&buffer).into(),
-                DType::I64 => BigInt64Array::new(&buffer).into(),
-                DType::U64 => BigUint64Array::new(&buffer).into(),
-                DType::I8 => Int8Array::new(&buffer).into(),
-                DType::U8 | DType::Bool => bytes.into(),
-                DType::String | DType::I4 | DType::U4 => return Err(Error::internal("handled above")),
-            }
+            let bytes = match dtype.bits() {
+                Some(bits @ 1..8) => {
+                    let mut values = packed::unpack(bits, tensor.bytes(), tensor.len());
+                    if is_signed(dtype) {
+                        values
+                            .iter_mut()
+                            .for_each(|value| *value = packed::sign_extend(bits, *value) as u8);
+                    }
+                    Uint8Array::from(values.as_slice())
+                }
+                _ => Uint8Array::from(tensor.bytes()),
+            };
+            array_over(dtype, &bytes.buffer())
         }
     };
     set(&object, "data", &data);
     Ok(object.into())
 }
 
-fn pack_nibbles(values: &[u8]) -> Result<AlignedBytes> {
-    let mut packed = AlignedBytes::zeroed(values.len().div_ceil(2))?;
-    for (index, value) in values.iter().enumerate() {
-        packed.as_mut()[index / 2] |= (value & 15) << (index % 2 * 4);
+/// The typed array that holds elements of a type. Narrow floats are bytes of bits.
+fn array_over(dtype: DType, buffer: &ArrayBuffer) -> JsValue {
+    match dtype {
+        DType::F32 => Float32Array::new(buffer).into(),
+        DType::F64 => Float64Array::new(buffer).into(),
+        DType::F16 | DType::BF16 | DType::U16 => Uint16Array::new(buffer).into(),
+        DType::I16 => Int16Array::new(buffer).into(),
+        DType::I32 => Int32Array::new(buffer).into(),
+        DType::U32 => Uint32Array::new(buffer).into(),
+        DType::I64 => BigInt64Array::new(buffer).into(),
+        DType::U64 => BigUint64Array::new(buffer).into(),
+        dtype if is_signed(dtype) => Int8Array::new(buffer).into(),
+        _ => Uint8Array::new(buffer).into(),
     }
-    Ok(packed)
+}
+
+fn is_signed(dtype: DType) -> bool {
+    dtype.is_integer() && !dtype.is_unsigned()
 }
 
 /// `{ name, inputs, outputs, nodes: [{ name, operator, inputs, outputs, attributes, epilogue?, fused? }] }`.

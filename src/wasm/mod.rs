@@ -16,14 +16,15 @@ use serde::{Deserialize, Serialize};
 use wasm_bindgen::prelude::*;
 
 use crate::{
-    Device, Error, ErrorCode, Model, Session, SessionOptions,
-    import::onnx::{read_tensor, write_tensor},
+    Device, Error, ErrorCode, Limits, Model, Session, SessionOptions,
+    graph::ValueType,
+    import::onnx::{read_value, write_tensor},
     optimize::Level,
     plan::Placement,
     session::Report,
     tensor::Bytes,
 };
-use convert::{error_to_js, info_to_js, tensor_from_js, tensor_to_js};
+use convert::{error_to_js, info_to_js, tensor_from_js, value_from_js, value_to_js};
 
 #[wasm_bindgen]
 extern "C" {
@@ -31,10 +32,11 @@ extern "C" {
     fn performance_now() -> f64;
 }
 
-/// Bytes of a model in wasm memory, filled chunk by chunk.
+/// Bytes of a model in wasm memory, filled chunk by chunk until a session is made of them.
 #[wasm_bindgen]
 pub struct ModelBytes {
-    bytes: Vec<u8>,
+    filling: Vec<u8>,
+    shared: Option<Bytes>,
 }
 
 #[wasm_bindgen]
@@ -42,29 +44,50 @@ impl ModelBytes {
     /// Room for `expectedLength` bytes; more may come.
     #[wasm_bindgen(constructor)]
     pub fn new(expected_length: f64) -> Result<ModelBytes, JsValue> {
-        let mut bytes = Vec::new();
+        let mut filling = Vec::new();
         // A wrong announcement of the length is no reason to fail: the bytes themselves count.
-        let _ = bytes.try_reserve_exact(expected_length.clamp(0.0, 4e9) as usize);
-        Ok(ModelBytes { bytes })
+        let _ = filling.try_reserve_exact(expected_length.clamp(0.0, 4e9) as usize);
+        Ok(ModelBytes { filling, shared: None })
     }
 
     /// Appends a chunk.
     pub fn append(&mut self, chunk: &Uint8Array) -> Result<(), JsValue> {
-        let start = self.bytes.len();
+        if self.shared.is_some() {
+            return Err(invalid_argument("the bytes are those of a session already".into()));
+        }
+        let start = self.filling.len();
         let len = chunk.length() as usize;
-        self.bytes.try_reserve(len).map_err(|_| {
+        self.filling.try_reserve(len).map_err(|_| {
             let message = format!("{} bytes of memory for the model could not be had", start + len);
             error_to_js(&Error::new(ErrorCode::OutOfMemory, message))
         })?;
-        self.bytes.resize(start + len, 0);
-        chunk.copy_to(&mut self.bytes[start..]);
+        self.filling.resize(start + len, 0);
+        chunk.copy_to(&mut self.filling[start..]);
         Ok(())
     }
 
     /// Number of bytes so far.
     #[wasm_bindgen(getter)]
     pub fn length(&self) -> f64 {
-        self.bytes.len() as f64
+        self.bytes().len() as f64
+    }
+
+    /// A copy of at most `length` bytes from `start`, for the memory of another instance.
+    pub fn chunk(&self, start: f64, length: f64) -> Uint8Array {
+        let bytes = self.bytes();
+        let start = (start as usize).min(bytes.len());
+        let end = start.saturating_add(length as usize).min(bytes.len());
+        Uint8Array::from(&bytes[start..end])
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.shared.as_deref().unwrap_or(&self.filling)
+    }
+
+    fn share(&mut self) -> Bytes {
+        let filling = &mut self.filling;
+        let shared = self.shared.get_or_insert_with(|| Bytes::new(std::mem::take(filling)));
+        shared.clone()
     }
 }
 
@@ -81,12 +104,33 @@ pub struct CoreSession {
 struct Options {
     device: Option<String>,
     optimization: Option<String>,
+    limits: LimitsJs,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct LimitsJs {
+    memory_bytes: Option<f64>,
+    run_millis: Option<f64>,
+    loop_iterations: Option<f64>,
+}
+
+impl From<LimitsJs> for Limits {
+    fn from(limits: LimitsJs) -> Limits {
+        Limits {
+            memory_bytes: limits.memory_bytes.map(|bytes| bytes as u64),
+            run_millis: limits.run_millis,
+            loop_iterations: limits.loop_iterations.map(|count| count as u64),
+        }
+    }
 }
 
 #[wasm_bindgen]
 impl CoreSession {
-    /// Reads the model, optimizes it and opens the device. `onProgress(stage, done, total)` is told of each stage.
-    pub fn load(bytes: ModelBytes, options: JsValue, on_progress: Option<Function>) -> js_sys::Promise {
+    /// Reads the model, optimizes it and opens the device. `onProgress(stage, done, total)` is told of each stage. The
+    /// session shares the bytes, which may be freed or used once more.
+    pub fn load(bytes: &mut ModelBytes, options: JsValue, on_progress: Option<Function>) -> js_sys::Promise {
+        let bytes = bytes.share();
         start(async move { Ok(load_session(bytes, options, on_progress).await?.into()) })
     }
 
@@ -100,11 +144,11 @@ impl CoreSession {
         self.outputs.clone()
     }
 
-    /// Runs the model on `[{ name, type, shape, data }]` and resolves with the outputs in the same form.
+    /// Runs the model on a list of values, whose form stands in `convert.rs`, and resolves with the outputs in the same.
     pub fn run(&self, feeds: &Array, fetches: Option<Array>) -> js_sys::Promise {
         let feeds = feeds
             .iter()
-            .map(|feed| tensor_from_js(&feed))
+            .map(|feed| value_from_js(&feed))
             .collect::<Result<Vec<_>, Error>>();
         let fetches: Option<Vec<String>> =
             fetches.map(|names| names.iter().filter_map(|name| name.as_string()).collect());
@@ -119,8 +163,8 @@ impl CoreSession {
             let result = session.run_fetching(feeds, fetches.as_deref()).await;
             *holder.borrow_mut() = Some(session);
             let outputs = result.map_err(|error| error_to_js(&error))?;
-            let tensors = outputs.into_iter().map(|(name, tensor)| tensor_to_js(&name, &tensor));
-            Ok(tensors
+            let values = outputs.into_iter().map(|(name, value)| value_to_js(&name, &value));
+            Ok(values
                 .collect::<Result<Array, Error>>()
                 .map_err(|error| error_to_js(&error))?
                 .into())
@@ -173,11 +217,7 @@ impl CoreSession {
     }
 }
 
-async fn load_session(
-    bytes: ModelBytes,
-    options: JsValue,
-    on_progress: Option<Function>,
-) -> Result<CoreSession, JsValue> {
+async fn load_session(bytes: Bytes, options: JsValue, on_progress: Option<Function>) -> Result<CoreSession, JsValue> {
     let external = external_data(&options)?;
     let parsed: Options = serde_wasm_bindgen::from_value(options)
         .map_err(|error| invalid_argument(format!("the options are not understood: {error}")))?;
@@ -207,12 +247,13 @@ async fn load_session(
             Err(Error::new(ErrorCode::ExternalData, message).expected(location))
         }
     };
-    let model = Model::load_with(Bytes::new(bytes.bytes), &load).map_err(|error| error_to_js(&error))?;
+    let model = Model::load_with(bytes, &load).map_err(|error| error_to_js(&error))?;
     let model = model.with_parse_ms(performance_now() - started);
     progress("optimize", 1);
     let options = SessionOptions {
         device,
         optimization,
+        limits: parsed.limits.into(),
         clock: performance_now,
         ..SessionOptions::default()
     };
@@ -240,12 +281,14 @@ fn start(future: impl Future<Output = Result<JsValue, JsValue>> + 'static) -> js
     }
 }
 
-/// Reads an ONNX `TensorProto` file as `{ name, type, shape, data }`.
-#[wasm_bindgen(js_name = readTensor)]
-pub fn read_tensor_js(bytes: &[u8]) -> Result<JsValue, JsValue> {
+/// Reads an ONNX file of one value of a type, such as `float32` (or `?`) and `sequence(map(int64, float32))`.
+#[wasm_bindgen(js_name = readValue)]
+pub fn read_value_js(bytes: &[u8], type_name: &str) -> Result<JsValue, JsValue> {
+    let ty = ValueType::parse(type_name)
+        .ok_or_else(|| invalid_argument(format!("{type_name:?} is not the name of a type")))?;
     let read = || {
-        let (name, tensor) = read_tensor(Bytes::from(bytes))?;
-        tensor_to_js(&name, &tensor)
+        let (name, value) = read_value(Bytes::from(bytes), &ty)?;
+        value_to_js(&name, &value)
     };
     read().map_err(|error| error_to_js(&error))
 }
@@ -379,10 +422,11 @@ impl From<Report> for ReportJs {
         ReportJs {
             device: report.device,
             adapter: report.adapter,
-            wasm: if cfg!(target_feature = "relaxed-simd") {
-                "relaxed-simd"
-            } else {
-                "simd128"
+            wasm: match (cfg!(target_feature = "relaxed-simd"), cfg!(feature = "all-operators")) {
+                (true, true) => "relaxed-simd, all operators",
+                (true, false) => "relaxed-simd",
+                (false, true) => "simd128, all operators",
+                (false, false) => "simd128",
             },
             nodes: nodes.collect(),
             fused_groups: report.fused_groups,

@@ -1,8 +1,10 @@
 //! The list of cases, and the list of those that are known to fail.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use super::compare::Tolerance;
 
 /// A model with its test data.
 #[derive(Clone, Debug)]
@@ -10,8 +12,7 @@ pub struct Case {
     /// `<kind>/<name>`, which is also its folder below the folder of cases.
     pub id: String,
     pub folder: PathBuf,
-    pub relative: f64,
-    pub absolute: f64,
+    pub tolerance: Tolerance,
 }
 
 impl Case {
@@ -31,8 +32,10 @@ impl Case {
         Case {
             folder: folder.join(&id),
             id,
-            relative: number(next()),
-            absolute: number(next()),
+            tolerance: Tolerance {
+                relative: number(next()),
+                absolute: number(next()),
+            },
         }
     }
 
@@ -49,12 +52,12 @@ impl Case {
     }
 }
 
-/// The cases that fail, each with the reason.
-pub struct ExpectedFailures(BTreeMap<String, String>);
+/// The cases that do not give the expected outputs, each with the reason.
+pub struct Exceptions(BTreeMap<String, String>);
 
-impl ExpectedFailures {
+impl Exceptions {
     /// The list that lies beside the cases, if there is one, else the committed one.
-    pub fn read(cases: &Path) -> ExpectedFailures {
+    pub fn read(cases: &Path) -> Exceptions {
         let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance/expected_failures.tsv");
         let own = cases.join("expected_failures.tsv");
         let path = if own.exists() { own } else { committed };
@@ -64,16 +67,22 @@ impl ExpectedFailures {
         };
         let text = read(&path);
         let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
-        ExpectedFailures(lines.map(entry).collect())
+        Exceptions(lines.map(entry).collect())
     }
 
-    pub fn contains(&self, case: &str) -> bool {
-        self.0.contains_key(case)
+    /// Whether the case has to fail.
+    pub fn expect_failure(&self, case: &str) -> bool {
+        self.0.contains_key(case) && !self.is_random(case)
+    }
+
+    /// Whether the case makes random numbers: only their type and shape can be compared.
+    pub fn is_random(&self, case: &str) -> bool {
+        self.0.get(case).is_some_and(|reason| reason.starts_with("random"))
     }
 
     /// What is listed and is none of the cases.
     pub fn unknown(&self, cases: &[Case]) -> Vec<&str> {
-        let known: std::collections::BTreeSet<&str> = cases.iter().map(|case| case.id.as_str()).collect();
+        let known: BTreeSet<&str> = cases.iter().map(|case| case.id.as_str()).collect();
         self.0
             .keys()
             .map(String::as_str)

@@ -74,10 +74,18 @@ def stored(value, ty, name):
     if kind == "optional_type":
         return numpy_helper.from_optional(value, name, optional_kind(ty))
     if kind == "sequence_type":
-        return numpy_helper.from_list(value, name)
+        return numpy_helper.from_list([in_type(item, ty.sequence_type.elem_type) for item in value], name)
     if kind == "map_type":
-        return numpy_helper.from_dict(value, name)
+        return numpy_helper.from_dict(in_type(value, ty), name)
     return numpy_helper.from_array(np.asarray(value), name)
+
+
+def in_type(value, ty):
+    """A dictionary with values of the map's element type: Python's own numbers have another."""
+    if not isinstance(value, dict):
+        return value
+    dtype = helper.tensor_dtype_to_np_dtype(ty.map_type.value_type.tensor_type.elem_type)
+    return {key: np.asarray(item, dtype) for key, item in value.items()}
 
 
 def optional_kind(ty):
@@ -157,7 +165,8 @@ def cases_of(folder, kind):
 
 # ---- which operators a case runs, on which types ---------------------------------------------------------------------
 
-# A type variable that allows few types (indices, axes, shapes) says nothing about where an operator works.
+# A type variable that allows few types (indices, axes, shapes) says little about where an operator works, unless the
+# operator has no other.
 FEW = 2
 
 
@@ -169,8 +178,7 @@ def operators_of(model):
         pass
     found = set()
     functions = {(function.domain, function.name): function for function in model.functions}
-    opsets = {opset.domain.replace("ai.onnx", "") if opset.domain == "ai.onnx" else opset.domain: opset.version
-              for opset in model.opset_import}
+    opsets = {"" if opset.domain == "ai.onnx" else opset.domain: opset.version for opset in model.opset_import}
 
     def visit(nodes, types, opsets):
         for node in nodes:
@@ -201,20 +209,18 @@ def node_types(node, domain, opsets, types):
         schema = defs.get_schema(node.op_type, opsets.get(domain, 1), domain)
     except defs.SchemaError:
         return []
-    telling = {}
-    for constraint in schema.type_constraints:
-        telling[constraint.type_param_str] = len(constraint.allowed_type_strs) > FEW
-    met = set()
+    many = {each.type_param_str for each in schema.type_constraints if len(each.allowed_type_strs) > FEW}
+    met = []
     for names, formals in ((node.input, schema.inputs), (node.output, schema.outputs)):
         for index, name in enumerate(names):
-            formal = formals[min(index, len(formals) - 1)] if formals else None
-            if formal is not None and telling.get(formal.type_str):
-                met.add(types.get(name))
-    return sorted(name for name in met if name)
+            if name in types and types[name] and formals:
+                met.append((formals[min(index, len(formals) - 1)].type_str, types[name]))
+    telling = {dtype for variable, dtype in met if variable in many}
+    return sorted(telling or {dtype for _, dtype in met})
 
 
 def schema_lines():
-    """schema, domain, operator, versions, and the type variables' types in the newest version."""
+    """`schema`, domain, operator, versions, and whether it is deprecated, of every operator."""
     versions = {}
     for schema in defs.get_all_schemas_with_history():
         versions.setdefault((schema.domain, schema.name), []).append(schema)

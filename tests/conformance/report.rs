@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use super::cases::ExpectedFailures;
+use super::cases::Exceptions;
 
 /// What a case's run came to.
 pub struct Outcome {
@@ -37,8 +37,8 @@ impl Status {
 }
 
 impl Outcome {
-    pub fn status(&self, expected: &ExpectedFailures) -> Status {
-        match (self.failures.is_empty(), expected.contains(&self.case)) {
+    pub fn status(&self, expected: &Exceptions) -> Status {
+        match (self.failures.is_empty(), expected.expect_failure(&self.case)) {
             (true, false) => Status::Passed,
             (false, false) => Status::Failed,
             (false, true) => Status::FailedAsExpected,
@@ -54,7 +54,7 @@ impl Outcome {
 }
 
 /// Writes a table: case, status, seconds, operators, those on the GPU, message.
-pub fn write(path: &Path, outcomes: &[Outcome], expected: &ExpectedFailures) {
+pub fn write(path: &Path, outcomes: &[Outcome], expected: &Exceptions) {
     let mut text = String::from("case\tstatus\tseconds\toperators\ton_gpu\tmessage\n");
     for outcome in outcomes {
         let (operators, on_gpu) = (outcome.operators.join(" "), outcome.on_gpu.join(" "));

@@ -5,39 +5,43 @@
 //
 // FOLDER is what prepare.mjs makes, and made when it is not given.
 
+import { fork } from "node:child_process";
 import * as fs from "node:fs";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { parseArgs } from "node:util";
-import { Worker } from "node:worker_threads";
 import { prepareConformance } from "./prepare.mjs";
 
 const here = fileURLToPath(new URL(".", import.meta.url));
 
-/** How long one case may take, in milliseconds. */
-const limit = 60_000;
-
 /**
- * Runs the cases below `folder`.
- * @returns what became of each: `{ case, status, seconds, operators, onGpu, message }`
+ * Runs the cases below `folder`, each for no longer than `limit` seconds.
+ * @returns what became of each: `{ case, status, seconds, operators, onGpu, gpuKernels, message }`
  */
-export async function runConformance(folder, { device = "cpu", only = [], report } = {}) {
+export async function runConformance(
+  folder,
+  { device = "cpu", optimization = "all", only = [], limit = 60, report } = {},
+) {
   const all = readTable(join(folder, "cases.tsv")).map(([id, rtol, atol]) => ({
     id,
     folder: join(folder, id),
     tolerance: { rtol: Number(rtol), atol: Number(atol) },
   }));
   const own = join(folder, "expected_failures.tsv");
-  const expected = new Map(readTable(fs.existsSync(own) ? own : join(here, "expected_failures.tsv"), 0));
+  const exceptions = readTable(fs.existsSync(own) ? own : join(here, "expected_failures.tsv"), 0);
+  // Of what is random, only types and shapes can be compared.
+  const random = new Set(exceptions.filter(([, reason]) => reason?.startsWith("random")).map(([id]) => id));
+  for (const one of all.filter(({ id }) => random.has(id))) one.random = true;
+  const expected = new Set(exceptions.map(([id]) => id).filter((id) => !random.has(id)));
   const operators = operatorsOf(join(folder, "operators.tsv"));
   const chosen = all.filter(({ id }) => only.length === 0 || only.some((word) => id.includes(word)));
   // A software GPU takes all cores by itself.
-  const outcomes = await runAll(chosen, device, device === "cpu" ? availableParallelism() : 1);
+  const outcomes = await runAll(chosen, [device, optimization], device === "cpu" ? availableParallelism() : 1, limit);
   const known = new Set(all.map(({ id }) => id));
-  const unknown = [...expected.keys()].filter((id) => !known.has(id));
+  const unknown = exceptions.map(([id]) => id).filter((id) => !known.has(id));
   const rows = chosen.map(({ id }) => {
-    const { failures, onGpu, seconds } = outcomes.get(id);
+    const { failures, onGpu, gpuKernels, seconds } = outcomes.get(id);
     const status =
       failures.length === 0
         ? expected.has(id)
@@ -47,14 +51,14 @@ export async function runConformance(folder, { device = "cpu", only = [], report
           ? "failed as expected"
           : "failed";
     const message = failures.join(" | ").replaceAll(/\s*[\n\t]\s*/g, "; ");
-    return { case: id, status, seconds, operators: operators.get(id) ?? [], onGpu, message };
+    return { case: id, status, seconds, operators: operators.get(id) ?? [], onGpu, gpuKernels, message };
   });
   if (report) writeReport(report, rows);
   return { rows, unknown };
 }
 
 /** Lines of tab-separated columns; comments and the first `skipped` lines are left out. */
-function readTable(path, skipped = 1) {
+export function readTable(path, skipped = 1) {
   const lines = fs.readFileSync(path, "utf8").split("\n").slice(skipped);
   return lines.filter((line) => line && !line.startsWith("#")).map((line) => line.split("\t"));
 }
@@ -77,37 +81,43 @@ function writeReport(path, rows) {
   fs.writeFileSync(path, ["case\tstatus\tseconds\toperators\ton_gpu\tmessage", ...rows.map(line), ""].join("\n"));
 }
 
-/** Runs cases in worker threads. A worker that does not answer in time is ended; its case fails, the others go on. */
-function runAll(cases, device, workers) {
+/** Runs cases in other processes. One that does not answer in time is ended; its case fails, the others go on. */
+function runAll(cases, settings, workers, limit) {
   const outcomes = new Map();
   let next = 0;
   const serve = () =>
     new Promise((resolve, reject) => {
-      const worker = new Worker(join(here, "worker.mjs"), { workerData: { device } });
+      const worker = fork(join(here, "worker.mjs"), settings);
       let current;
       let timer;
-      const give = () => {
+      let reason;
+      worker.on("message", (outcome) => {
         clearTimeout(timer);
+        if (current) outcomes.set(current.id, outcome);
         current = cases[next++];
         if (!current) {
-          worker.terminate().then(resolve, reject);
+          worker.kill("SIGKILL");
           return;
         }
-        timer = setTimeout(() => replace(`it has not ended after ${limit / 1000} s`), limit);
-        worker.postMessage(current);
-      };
-      const fail = (message) => outcomes.set(current.id, { failures: [message], onGpu: [], seconds: limit / 1000 });
-      const replace = (message) => {
-        clearTimeout(timer);
-        worker.removeAllListeners();
-        fail(message);
-        worker.terminate().then(() => serve().then(resolve, reject), reject);
-      };
-      worker.on("message", (outcome) => {
-        if (outcome !== "ready") outcomes.set(current.id, outcome);
-        give();
+        timer = setTimeout(() => {
+          reason = `it has not ended after ${limit} s`;
+          worker.kill("SIGKILL");
+        }, limit * 1000);
+        worker.send(current);
       });
-      worker.on("error", (error) => (current ? replace(`the worker died: ${error.message}`) : reject(error)));
+      worker.on("error", reject);
+      worker.on("exit", (code, signal) => {
+        clearTimeout(timer);
+        if (current) {
+          const failure = reason ?? `its process ended with ${signal ?? `exit code ${code}`}`;
+          outcomes.set(current.id, { failures: [failure], onGpu: [], gpuKernels: [], seconds: limit });
+          serve().then(resolve, reject);
+        } else if (next === 0) {
+          reject(new Error("the processes that run cases do not start"));
+        } else {
+          resolve();
+        }
+      });
     });
   return Promise.all(Array.from({ length: Math.min(workers, cases.length) }, serve)).then(() => outcomes);
 }

@@ -19,7 +19,7 @@ use modelet::{
 };
 
 use super::cases::Case;
-use super::compare::{Tolerance, difference};
+use super::compare::difference;
 use super::report::Outcome;
 
 /// How long one case may take; the slowest are networks of a few seconds in a build that is not optimized.
@@ -163,10 +163,6 @@ fn run(case: &Case, device: Device, outcome: &mut Outcome) -> Result<(), String>
         ..SessionOptions::default()
     };
     let mut session = pollster::block_on(Session::new(model, options)).map_err(text)?;
-    let tolerance = Tolerance {
-        relative: case.relative,
-        absolute: case.absolute,
-    };
     let sets = case.sets();
     if sets.is_empty() {
         return Err("the case has no test data".into());
@@ -182,7 +178,7 @@ fn run(case: &Case, device: Device, outcome: &mut Outcome) -> Result<(), String>
             let Some(actual) = outputs.value(name) else {
                 return Err(format!("the model has no output {name}"));
             };
-            if let Some(difference) = difference(actual, expected, tolerance) {
+            if let Some(difference) = difference(actual, expected, case.tolerance) {
                 outcome.failures.push(format!("{name}: {difference}"));
             }
         }

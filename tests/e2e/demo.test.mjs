@@ -4,6 +4,7 @@
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import { samples } from "../../www/samples.js";
+import { zipMapModel } from "../ts/lib/onnx.mjs";
 import { answer, chooseDevice, drawWithMouse, keepPicture, startDemo, waitForDigit } from "./lib/browser.mjs";
 
 const seven = samples[7];
@@ -150,6 +151,26 @@ describe("the demo without WebGPU", () => {
     assert.match(await page.locator("#detail").textContent(), /cpu/);
     assert.deepEqual(page.problems, []);
     await keepPicture(page, "script-tag");
+  });
+
+  test("a model with rare operators gets the build that has all, and is downloaded once", async () => {
+    for (const source of ["globalThis.modelet", 'await import("/pkg/index.js")']) {
+      const downloads = [];
+      const page = await demo.open("script-tag.html");
+      await page.waitForSelector("#result[data-best]");
+      await page.route("**/zip.onnx", (route) => route.fulfill({ body: zipMapModel(["no", "yes"]) }));
+      page.on("request", (request) => downloads.push(request.url().split("/").pop()));
+      const result = await page.evaluate(`(async () => {
+        const { Session, Tensor } = ${source};
+        const session = await Session.load("/zip.onnx", { device: "cpu" });
+        const { maps } = await session.run({ x: new Tensor("float32", [0.25, 0.75], [1, 2]) });
+        return { maps, wasm: session.report().wasm };
+      })()`);
+      assert.deepEqual(result, { maps: [{ no: 0.25, yes: 0.75 }], wasm: "relaxed-simd, all operators" });
+      assert.equal(downloads.filter((name) => name === "zip.onnx").length, 1);
+      assert.equal(downloads.filter((name) => name === "modelet_full_relaxed_bg.wasm").length, 1);
+      assert.deepEqual(page.problems, []);
+    }
   });
 });
 

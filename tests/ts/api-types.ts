@@ -5,6 +5,8 @@ import {
   ModeletError,
   type ModelSource,
   type Report,
+  type RunValue,
+  readValue,
   Session,
   Tensor,
   type Tensors,
@@ -19,6 +21,8 @@ export async function usage(pixels: Float32Array, file: File, response: Response
     signal: AbortSignal.timeout(1000),
     externalData: { "weights.bin": new Uint8Array(1) },
     wasmUrl: new URL("https://example.com/wasm/"),
+    operators: "all",
+    limits: { memoryBytes: 2 ** 30, runMillis: 5000, loopIterations: 10_000 },
   });
   const sources: ModelSource[] = [new URL("https://example.com"), file, response, pixels, pixels.buffer as ArrayBuffer];
   await Promise.all(sources.map((source) => Session.load(source)));
@@ -57,6 +61,28 @@ export async function usage(pixels: Float32Array, file: File, response: Response
   const result: Tensor | undefined = probabilities;
   // @ts-expect-error arrays are no tensors
   await session.run({ image: pixels });
+
+  // Values that are no tensors, in and out.
+  const counted = new Map([["word", 2n]]);
+  await session.run({
+    items: [image, matrix],
+    counts: { word: 2 },
+    counted,
+    missing: null,
+    maps: [{ 1: 0.5 }, counted],
+  });
+  const { scores } = await session.run<{ scores: Record<string, number>[] }>({ image });
+  const score: number | undefined = scores[0]?.cat;
+  const { value } = await readValue(new Uint8Array(1), "sequence(map(int64, float32))");
+  const anything: RunValue = value;
+  // @ts-expect-error maps hold numbers, bigints and texts
+  await session.run({ counts: { word: true } });
+  // @ts-expect-error texts are no types
+  await readValue(new Uint8Array(1), "list(float32)");
+  // @ts-expect-error 8-bit floats are given as bits
+  new Tensor("float8e4m3fn", [1, 2]);
+  const bits: Uint8Array = new Tensor("float8e4m3fn", new Uint8Array(1)).data;
+  console.log(score, anything, bits);
 
   const inputs: readonly ValueInfo[] = session.inputs;
   const report: Report = session.report();

@@ -9,7 +9,7 @@ import { after, before, describe, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { Tensor, writeTensor } from "modelet";
 import { internal } from "./lib/internals.mjs";
-import { addModel, message, model, node, value } from "./lib/onnx.mjs";
+import { addModel, message, model, node, value, zipMapModel } from "./lib/onnx.mjs";
 
 const cli = fileURLToPath(new URL("../../pkg/cli.js", import.meta.url));
 const { readNpz, writeNpz } = await internal("cli/npz.ts");
@@ -248,6 +248,104 @@ describe("the command line", () => {
     const outside = await modelet("run", at("sub", "escape.onnx"), "--inputs", at("a.npz"));
     assert.equal(outside.code, 2);
     assert.match(outside.stderr, /error \[external-data\]/);
+  });
+
+  describe("values that are no tensors", () => {
+    const list = (...tensors) => message([1, "list"], [2, 1], ...tensors.map((bytes) => [3, bytes]));
+    const pb = (values, name) => writeTensor(tensor(values), name);
+
+    before(async () => {
+      // The sequence with its first element once more, and what the optional holds.
+      const listModel = model(
+        {
+          nodes: [
+            node("SequenceAt", ["items", "zero"], ["first"]),
+            node("SequenceInsert", ["items", "first"], ["longer"]),
+            node("Identity", ["maybe"], ["same"]),
+          ],
+          inputs: [
+            value("items", "sequence(float32)"),
+            value("zero", "int64", []),
+            value("maybe", "optional(float32)"),
+          ],
+          outputs: [value("longer", "sequence(float32)"), value("same", "optional(float32)")],
+        },
+        { opset: 18 },
+      );
+      const [a, b, zero] = [
+        await pb([1, 2, 3]),
+        await pb([4, 5, 6]),
+        await writeTensor(new Tensor("int64", [0n], []), "zero"),
+      ];
+      const write = (set, files) => {
+        mkdirSync(set, { recursive: true });
+        for (const [name, bytes] of Object.entries(files)) writeFileSync(join(set, name), bytes);
+      };
+      const folder = at("values", "list");
+      write(join(folder, "test_data_set_0"), {
+        "input_0.pb": list(a, b),
+        "input_1.pb": zero,
+        "input_2.pb": message([1, "maybe"]),
+        "output_0.pb": list(a, b, a),
+        "output_1.pb": message([1, "same"]),
+      });
+      write(join(folder, "test_data_set_1"), {
+        "input_0.pb": list(b),
+        "input_1.pb": zero,
+        "input_2.pb": message([1, "maybe"], [2, 1], [3, a]),
+        "output_0.pb": list(b, a),
+        "output_1.pb": message([1, "same"], [2, 1], [3, a]),
+      });
+      writeFileSync(join(folder, "model.onnx"), listModel);
+      const scalar = (number) => writeTensor(new Tensor("float32", [number], []));
+      const numbers = await Promise.all([0.5, 0.25, 0.125].map(scalar));
+      const values = message([2, 1], ...numbers.map((bytes) => [3, bytes]));
+      const map = message([2, 8], ...["no", "maybe", "yes"].map((key) => [4, key]), [5, values]);
+      write(at("values", "maps", "test_data_set_0"), {
+        "input_0.pb": await pb([0.5, 0.25, 0.125], "x"),
+        "output_0.pb": message([1, "maps"], [2, 4], [6, map]),
+      });
+      writeFileSync(at("values", "maps", "model.onnx"), zipMapModel(["no", "maybe", "yes"]));
+    });
+
+    for (const where of [[], ["--browser"]]) {
+      test(`are verified element by element ${where}`, async () => {
+        const result = await modelet("verify", at("values"), "--json", ...where);
+        assert.deepEqual(
+          json(result).map(({ id, set, status, message }) => [id, set, status, message]),
+          [
+            ["list", "test_data_set_0", "pass", ""],
+            ["list", "test_data_set_1", "fail", "longer[1][0, 0] is 4, expected 1 (3 of 3 differ)"],
+            ["maps", "test_data_set_0", "pass", ""],
+          ],
+          result.stderr,
+        );
+        assert.equal(result.code, 1);
+      });
+    }
+
+    test("are printed, and refused where a file holds tensors only", async () => {
+      const set = at("values", "list", "test_data_set_0");
+      const args = ["run", at("values", "list", "model.onnx"), "--inputs", set];
+      const plain = await modelet(...args);
+      assert.match(plain.stdout, /longer +sequence +3 elements\nlonger\[0\] +float32 +\[1, 3\] +1 2 3\n/);
+      assert.match(plain.stdout, /same +optional +\(nothing\)/);
+      const [longer, same] = json(await modelet(...args, "--json"));
+      assert.equal(longer.type, "sequence(float32)");
+      assert.deepEqual(longer.value[1], { type: "float32", shape: [1, 3], data: [4, 5, 6] });
+      assert.deepEqual(same, { name: "same", type: "optional(float32)", value: null });
+      const saved = await modelet(...args, "--outputs", at("values.npz"));
+      assert.equal(saved.code, 2);
+      assert.match(saved.stderr, /holds tensors only, and the output longer is of type sequence\(float32\)/);
+
+      const feeds = at("values", "maps", "test_data_set_0");
+      const maps = ["run", at("values", "maps", "model.onnx"), "--inputs", feeds];
+      assert.match((await modelet(...maps)).stdout, /maps\[0\] +map +no: 0.5, maybe: 0.25, yes: 0.125/);
+      assert.deepEqual(json(await modelet(...maps, "--json"))[0].value, [{ no: 0.5, maybe: 0.25, yes: 0.125 }]);
+      const made = await modelet("bench", at("values", "list", "model.onnx"), "--runs", "1");
+      assert.equal(made.code, 1);
+      assert.match(made.stderr, /items is of type sequence\(float32\): take a case folder/);
+    });
   });
 
   test("a reader that closes the pipe early is no failure", async () => {

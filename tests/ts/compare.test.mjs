@@ -5,9 +5,9 @@ import { test } from "node:test";
 import { Tensor } from "modelet";
 import { internal } from "./lib/internals.mjs";
 
-const { compareTensors } = await internal("cli/compare.ts");
+const { compareTensors, compareValues } = await internal("cli/compare.ts");
 const { byName } = await internal("cli/cases.ts");
-const { packTensors, unpackTensors } = await internal("cli/pack.ts");
+const { packValues, unpackValues } = await internal("cli/pack.ts");
 const { randomInputs } = await internal("cli/inputs.ts");
 
 const tolerance = { rtol: 1e-3, atol: 1e-4 };
@@ -54,16 +54,41 @@ test("types and shapes are compared exactly, and so are integers, booleans and t
 
 test("test data is matched by name, and by position where the name is not the model's", () => {
   const values = ["a", "b", "c"].map((name) => ({ name, type: "float32", shape: [1] }));
-  const tensors = (...names) => names.map((name, i) => ({ name, tensor: Tensor.from([i]) }));
+  const named = (...names) => names.map((name, i) => ({ name, value: Tensor.from([i]) }));
   const matched = (...names) =>
-    Object.fromEntries(Object.entries(byName(tensors(...names), values)).map(([name, { data }]) => [name, data[0]]));
+    Object.fromEntries(Object.entries(byName(named(...names), values)).map(([name, { data }]) => [name, data[0]]));
   assert.deepEqual(matched("c", "a", "b"), { c: 0, a: 1, b: 2 });
   assert.deepEqual(matched("x", "y", "z"), { a: 0, b: 1, c: 2 });
   assert.deepEqual(matched("x", "a", "z"), { b: 0, a: 1, c: 2 });
   assert.deepEqual(matched("a", "b", "c", "d"), { a: 0, b: 1, c: 2, d: 3 });
 });
 
-test("packed tensors are unpacked as they were", () => {
+test("sequences agree element by element, maps key by key, and kinds are told apart", () => {
+  const one = (value) => new Tensor("float32", [value]);
+  const message = (actual, expected) => compareValues("y", actual, expected, tolerance).message;
+  assert.equal(message([one(1), one(2)], [one(1), one(2.0001)]), undefined);
+  assert.match(message([one(1), one(2)], [one(1), one(3)]), /^y\[1\]\[0\] is 2, expected 3/);
+  assert.equal(message([one(1)], []), "y has 1 elements, expected 0");
+  assert.equal(message(null, null), undefined);
+  assert.equal(message([{ a: 1, b: 2n, c: "d" }], [{ a: 1.0001, b: 2n, c: "d" }]), undefined);
+  assert.match(message([{ a: 1 }], [{ a: 2 }]), /^y\[0\]\["a"\] is 1, expected 2/);
+  assert.equal(message({ a: 1n }, { a: 2n }), 'y["a"] is 1, expected 2');
+  assert.equal(message({ a: "x" }, { a: "y" }), 'y["a"] is "x", expected "y"');
+  assert.equal(message({ a: 1 }, { a: 1, b: 2 }), 'y has no key "b"');
+  assert.equal(message({ a: 1, b: 2 }, { a: 1 }), 'y has the key "b", which is not expected');
+  assert.equal(message({ a: Number.NaN }, { a: Number.NaN }), undefined);
+  const kinds = [null, one(1), [], {}];
+  for (const actual of kinds) {
+    for (const expected of kinds) {
+      if (actual !== expected) assert.match(message(actual, expected), /^y is (an?|the) .*, expected an? /);
+    }
+  }
+  assert.match(message(undefined, null), /missing/);
+  const { maxAbs } = compareValues("y", [{ a: 1 }, { a: 5 }], [{ a: 1.5 }, { a: 5 }], tolerance);
+  assert.equal(maxAbs, 0.5);
+});
+
+test("packed values are unpacked as they were", () => {
   const tensors = {
     bytes: new Tensor("uint8", [1, 2, 3], [3]),
     wide: new Tensor("int64", [1n, -1n], [2, 1]),
@@ -71,12 +96,25 @@ test("packed tensors are unpacked as they were", () => {
     half: new Tensor("float16", [0.5], []),
     none: new Tensor("float64", [], [0]),
   };
-  const back = unpackTensors(packTensors(tensors).buffer);
-  assert.deepEqual(Object.keys(back), Object.keys(tensors));
+  const others = {
+    list: [tensors.half, tensors.words, []],
+    maps: [{ a: 0.1, b: Number.NaN, c: -Infinity }, { 1: 2n ** 63n }, { x: "y" }],
+    nothing: null,
+  };
+  const back = unpackValues(packValues({ ...tensors, ...others }).buffer);
+  assert.deepEqual(Object.keys(back), [...Object.keys(tensors), ...Object.keys(others)]);
+  for (const [name, value] of Object.entries(others)) {
+    assert.equal(compareValues(name, back[name], value, { rtol: 0, atol: 0 }).message, undefined);
+  }
   for (const [name, tensor] of Object.entries(tensors)) {
     assert.equal(String(back[name]), String(tensor));
     assert.deepEqual([...back[name].data], [...tensor.data]);
   }
+});
+
+test("values that are no tensors are not made up", () => {
+  const inputs = [{ name: "x", type: "sequence(float32)", shape: [] }];
+  assert.throws(() => randomInputs(inputs, new Map()), /x is of type sequence\(float32\)/);
 });
 
 test("made-up inputs are the same every time and follow the model's shapes", () => {

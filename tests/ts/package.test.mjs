@@ -30,7 +30,8 @@ test("every file that the manifest names is there", () => {
 });
 
 test("nothing evaluates text as code, or makes blob: URLs", () => {
-  for (const file of ["index.js", "modelet.global.js", "wasm/modelet_simd.js", "wasm/modelet_relaxed.js"]) {
+  const builds = ["simd", "relaxed", "full_simd", "full_relaxed"].map((name) => `wasm/modelet_${name}.js`);
+  for (const file of ["index.js", "modelet.global.js", ...builds]) {
     assert.doesNotMatch(read(file), /\beval\(|new Function|createObjectURL/, file);
   }
 });
@@ -55,10 +56,12 @@ test("bundlers for the web take it without Node's modules, and leave out what is
       return result.outputFiles;
     };
     const all = await bundle('import { Session } from "modelet"; console.log(Session);');
-    assert.ok(
-      all.some(({ path }) => path.includes("modelet_simd")),
-      "the glue is a chunk of its own",
-    );
+    for (const build of ["modelet_simd", "modelet_full_simd"]) {
+      assert.ok(
+        all.some(({ path }) => path.includes(build)),
+        "the glue of each build is a chunk of its own",
+      );
+    }
     const [tensor] = await bundle('import { Tensor } from "modelet"; console.log(Tensor);');
     assert.doesNotMatch(tensor.text, /WebAssembly/);
   } finally {

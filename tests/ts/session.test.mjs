@@ -88,8 +88,10 @@ describe("sessions", () => {
 
   test("options reach the core", async () => {
     const externalData = { "weights.bin": new Uint16Array([1, 2]) };
-    await Session.load(text("ok"), { device: "cpu", optimization: "basic", externalData, name: "mine" });
+    const limits = { memoryBytes: 1e9, runMillis: 50 };
+    await Session.load(text("ok"), { device: "cpu", optimization: "basic", externalData, limits, name: "mine" });
     const options = fake.log.options.at(-1);
+    assert.deepEqual(options.limits, limits);
     assert.equal(options.device, "cpu");
     assert.equal(options.optimization, "basic");
     assert.equal(options.name, "mine");
@@ -99,6 +101,10 @@ describe("sessions", () => {
   test("wrong options and sources are refused by name", async () => {
     await rejects(Session.load(text("ok"), { device: "gpu" }), "invalid-argument", /auto, webgpu, cpu.*gpu/);
     await rejects(Session.load(text("ok"), { optimization: "most" }), "invalid-argument", /optimization/);
+    await rejects(Session.load(text("ok"), { operators: "some" }), "invalid-argument", /operators is one of auto, all/);
+    for (const memoryBytes of [-1, Number.NaN, "1e9"]) {
+      await rejects(Session.load(text("ok"), { limits: { memoryBytes } }), "invalid-argument", /limits\.memoryBytes/);
+    }
     await rejects(
       Session.load(text("ok"), { externalData: { a: "b" }, device: "cpu" }),
       "invalid-argument",
@@ -128,6 +134,94 @@ describe("sessions", () => {
     assert.deepEqual(fake.log.runs.at(-2).fetches, ["y"]);
   });
 
+  test("feeds of every form cross as the model's type says, and come back", async () => {
+    const pair = new Tensor("float32", [1, 2]);
+    const cases = [
+      ["sequence(float32)", [pair, pair]],
+      ["sequence(float32)", []],
+      ["optional(float32)", null],
+      ["optional(sequence(float32))", [pair]],
+      ["optional(float32)", pair],
+      ["map(string, float32)", { a: 1.5, b: -2, __proto__: null }, { a: 1.5, b: -2 }],
+      ["map(int64, int64)", { "-7": 8n, 9: 10 }, { "-7": 8n, 9: 10n }],
+      [
+        "map(int64, string)",
+        new Map([
+          [2n ** 60n, "big"],
+          [3, "small"],
+        ]),
+        { [2n ** 60n]: "big", 3: "small" },
+      ],
+      ["map(int32, float64)", new Map([[5, 0.1]]), { 5: 0.1 }],
+      ["map(int32, float64)", { 5: 0.1 }],
+      ["sequence(map(string, bool))", [{ yes: 1 }, {}]],
+    ];
+    for (const [type, fed, expected = fed] of cases) {
+      const session = await Session.load(text(type), { device: "cpu" });
+      assert.deepEqual((await session.run({ x: fed })).y, expected, type);
+    }
+    const session = await Session.load(text("map(string, int64)"), { device: "cpu" });
+    const tricky = JSON.parse('{ "__proto__": 1, "type": 2, "shape": 3, "data": 4 }');
+    const { y } = await session.run({ x: tricky });
+    assert.deepEqual(Object.entries(y), [
+      ["__proto__", 1n],
+      ["type", 2n],
+      ["shape", 3n],
+      ["data", 4n],
+    ]);
+    const { keys, values } = fake.log.values[0];
+    assert.deepEqual([keys.type, keys.shape, values.type, values.shape], ["string", [4], "int64", [4]]);
+  });
+
+  test("feeds of another form than the model's are typed errors with their place", async () => {
+    const pair = new Tensor("float32", [1, 2]);
+    const wrong = [
+      ["ok", [pair], "wrong-type", /the feed x is not a Tensor/, "a Tensor of float32", "Array"],
+      ["ok", null, "wrong-type", /not a Tensor/, "a Tensor of float32", "null"],
+      ["ok", { a: 1 }, "wrong-type", /not a Tensor/, "a Tensor of float32", "Object"],
+      ["ok", new Float32Array(2), "invalid-argument", /not a Tensor/, "a Tensor of float32", "Float32Array"],
+      ["ok", undefined, "invalid-argument", /not a Tensor/, "a Tensor of float32", "undefined"],
+      ["sequence(float32)", { a: 1 }, "wrong-type", /x is not an array/, "sequence(float32)", "Object"],
+      [
+        "sequence(int64)",
+        [pair],
+        "wrong-type",
+        /x\[0\] is a Tensor of float32/,
+        "a Tensor of int64",
+        "a Tensor of float32",
+      ],
+      ["sequence(float32)", [pair, [pair]], "wrong-type", /x\[1\] is not a Tensor/, "a Tensor of float32", "Array"],
+      [
+        "sequence(map(int64, float32))",
+        [{}, pair],
+        "wrong-type",
+        /x\[1\] is not a plain object or Map/,
+        "map(int64, float32)",
+      ],
+      ["map(int64, float32)", { a: 1 }, "wrong-type", /"a".*does not fit type int64/, "map(int64, float32)", '"a"'],
+      ["map(int64, float32)", { 1: "a" }, "wrong-type", /"a".*does not fit type float32/, "map(int64, float32)", '"a"'],
+      ["map(int64, float32)", { 1: 1n }, "wrong-type", /does not fit type float32/, "map(int64, float32)", "1"],
+      ["map(string, int64)", { a: 0.5 }, "wrong-type", /does not fit type int64/, "map(string, int64)", "0.5"],
+      ["map(string, float32)", new Map([[1, 1]]), "wrong-type", /strings/, "map(string, float32)"],
+      [
+        "map(string, float32)",
+        [["a", 1]],
+        "wrong-type",
+        /x is not a plain object or Map/,
+        "map(string, float32)",
+        "Array",
+      ],
+      ["optional(float32)", [], "wrong-type", /x is not a Tensor/, "a Tensor of float32", "Array"],
+    ];
+    for (const [type, fed, code, pattern, expected, actual] of wrong) {
+      const session = await Session.load(text(type), { device: "cpu" });
+      const error = await rejects(session.run({ x: fed }), code, pattern);
+      assert.equal(error.input, "x", type);
+      assert.equal(error.expected, expected);
+      if (actual) assert.equal(error.actual, actual);
+    }
+  });
+
   test("a session ends the current run, then frees; queued and later calls are typed errors", async () => {
     const session = await Session.load(text("ok"), { device: "cpu" });
     const freed = fake.log.freed;
@@ -154,8 +248,13 @@ describe("sessions", () => {
   });
 
   test("an error of the core keeps its code and place", async () => {
-    const unsupported = await rejects(Session.load(text("unsupported"), { device: "cpu" }), "unsupported-operator");
+    const other = await fakePackage();
+    const { ModeletError } = other.modelet;
+    const load = other.modelet.Session.load(text("unsupported"), { device: "cpu" });
+    const unsupported = await rejectsWith(load, "unsupported-operator", /two operators/, ModeletError);
     assert.deepEqual(unsupported.details, ["Foo", "Bar"]);
+    assert.equal(other.fullLog.loads.length, 1, "the build with all operators was asked too");
+    other.remove();
     const session = await Session.load(text("fail"), { device: "cpu" });
     const failed = await rejects(session.run(feed(1)), "run-failed", /division by zero/);
     assert.equal(failed.node, "n1");
@@ -232,6 +331,9 @@ describe("sessions", () => {
     assert.equal(name, "t");
     assert.equal(tensor.data[0], 3);
     assert.equal((await fake.modelet.writeTensor(tensor)).length, 1);
+    assert.equal((await fake.modelet.readValue(new Uint8Array(4), "sequence(float32)")).value.data[0], 4);
+    assert.equal(fake.log.readAs, "sequence(float32)");
+    await rejects(fake.modelet.writeTensor([1]), "invalid-argument", /takes a Tensor/);
     await rejects(fake.modelet.readTensor("text"), "invalid-argument");
   });
 
@@ -282,6 +384,75 @@ describe("loading the core", () => {
       writeFileSync(join(fake.folder, `elsewhere/modelet_${name}_bg.wasm`), "four");
     assert.ok(await load(missing));
     assert.equal(fake.log.wasm, 4);
+    fake.remove();
+  });
+
+  test("a model with rare operators moves to the build that has all, with its bytes and options", async () => {
+    const fake = await fakePackage();
+    const { Session } = fake.modelet;
+    const stages = [];
+    const options = {
+      device: "cpu",
+      externalData: { w: new Uint8Array(3) },
+      onProgress: ({ stage, loaded }) => stages.push(`${stage} ${loaded}`),
+    };
+    const session = await Session.load(text("rare"), options);
+    assert.equal(session.report().wasm, "relaxed-simd, all operators");
+    assert.deepEqual(fake.fullLog.loads, [{ text: "rare", expected: 4, pieces: 1 }]);
+    assert.equal(fake.fullLog.options[0].externalData.w.length, 3);
+    assert.deepEqual([fake.log.bytesFreed, fake.fullLog.bytesFreed], [1, 1]);
+    assert.deepEqual(stages, ["download 4", "parse 0", "parse 1", "operators 0", "operators 1", "parse 0", "parse 1"]);
+    // From now on it serves all, so that no model is read twice.
+    await Session.load(text("ok"), { device: "cpu" });
+    assert.deepEqual([fake.log.loads.length, fake.fullLog.loads.length], [1, 2]);
+    assert.equal(fake.log.instances, 2, "the memory of the first build is given back");
+    fake.remove();
+    const shared = await fakePackage();
+    const before = await shared.modelet.Session.load(text("ok"), { device: "cpu" });
+    await shared.modelet.Session.load(text("rare"), { device: "cpu" });
+    assert.equal(shared.log.instances, 1, "but not while a session lives there");
+    const x = new shared.modelet.Tensor("float32", [3, 0], [1, 2]);
+    assert.equal((await before.run({ x })).y.data[0], 6);
+    shared.remove();
+  });
+
+  test("the build with all operators is loaded at once on demand, and only then", async () => {
+    const common = await fakePackage({ full: false });
+    assert.ok(await common.modelet.Session.load(text("ok"), { device: "cpu" }));
+    assert.equal(common.fullLog.instances, 0);
+    common.remove();
+    const all = await fakePackage();
+    const load = (words) => all.modelet.Session.load(text(words), { device: "cpu", operators: "all" });
+    assert.ok(await load("rare"));
+    await rejectsWith(load("unsupported"), "unsupported-operator", /Bar/, all.modelet.ModeletError);
+    assert.deepEqual([all.log.instances, all.fullLog.instances], [0, 1]);
+    all.remove();
+  });
+
+  test("without the build that has all operators, the error still lists what is missing", async () => {
+    const fake = await fakePackage({ full: false });
+    const { Session, ModeletError } = fake.modelet;
+    const load = () => Session.load(text("rare"), { device: "cpu" });
+    const pattern = /one operator is not supported; .*all operators.*modelet_full_\w+_bg\.wasm/s;
+    const error = await rejectsWith(load, "unsupported-operator", pattern, ModeletError);
+    assert.deepEqual([error.details, error.operator, error.cause.code], [["Rare"], "Rare", "wasm-unavailable"]);
+    assert.equal(fake.log.bytesFreed, 1);
+    for (const name of ["simd", "relaxed"]) writeFileSync(join(fake.folder, `wasm/modelet_full_${name}_bg.wasm`), "x");
+    assert.ok(await load());
+    fake.remove();
+  });
+
+  test("wasmUrl serves both builds, given once", async () => {
+    const fake = await fakePackage({ wasm: false });
+    const { Session } = fake.modelet;
+    const { mkdirSync } = await import("node:fs");
+    const elsewhere = join(fake.folder, "elsewhere");
+    mkdirSync(elsewhere);
+    for (const name of ["simd", "relaxed", "full_simd", "full_relaxed"])
+      writeFileSync(join(elsewhere, `modelet_${name}_bg.wasm`), name.startsWith("full") ? "longer" : "four");
+    await Session.load(text("ok"), { device: "cpu", wasmUrl: pathToFileURL(elsewhere) });
+    await Session.load(text("rare"), { device: "cpu" });
+    assert.deepEqual([fake.log.wasm, fake.fullLog.wasm], [4, 6]);
     fake.remove();
   });
 

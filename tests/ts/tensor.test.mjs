@@ -22,6 +22,8 @@ const classes = {
   bool: Uint8Array,
   int4: Int8Array,
   uint4: Uint8Array,
+  int2: Int8Array,
+  uint2: Uint8Array,
 };
 
 describe("tensors", () => {
@@ -80,6 +82,10 @@ describe("tensors", () => {
     await refuse(() => new Tensor("bool", new Uint8Array([2]), [1]), /bool/);
     await refuse(() => new Tensor("int4", new Int8Array([8]), [1]), /int4/);
     await refuse(() => new Tensor("uint4", new Uint8Array([16]), [1]), /uint4/);
+    await refuse(() => new Tensor("int2", [2], [1]), /int2/);
+    await refuse(() => new Tensor("uint2", new Uint8Array([4]), [1]), /uint2/);
+    await refuse(() => new Tensor("float4e2m1", new Uint8Array([16]), [1]), /float4e2m1/);
+    await refuse(() => new Tensor("float8e5m2", [1], [1]), /Uint8Array of bits, not Array/);
     await refuse(() => new Tensor("string", [1], [1]), /array of strings/);
     await refuse(() => new Tensor("float32", [1], [1]).reshape([2]), /holds 2/);
     await refuse(() => new Tensor("string", ["1"], [1]).toFloat64(), /no numbers/);
@@ -104,6 +110,17 @@ describe("tensors", () => {
     await rejectsWith(() => Tensor.from([[1, 2], [3]]), "invalid-tensor", /unequal/);
     await rejectsWith(() => Tensor.from([[1], 2]), "invalid-tensor", /unequal/);
     await rejectsWith(() => Tensor.from(new DataView(new ArrayBuffer(1))), "invalid-tensor", /element type/);
+  });
+
+  test("bits of 8-bit and 4-bit floats are decoded", () => {
+    const decoded = (type, ...bits) => [...new Tensor(type, new Uint8Array(bits)).toFloat64()];
+    const { NaN: nan, POSITIVE_INFINITY: inf } = Number;
+    assert.deepEqual(decoded("float8e4m3fn", 0x38, 0xb8, 0x7e, 0x7f, 0x01, 0x80), [1, -1, 448, nan, 2 ** -9, -0]);
+    assert.deepEqual(decoded("float8e4m3fnuz", 0x40, 0x7f, 0x80, 0x01), [1, 240, nan, 2 ** -10]);
+    assert.deepEqual(decoded("float8e5m2", 0x3c, 0x7b, 0x7c, 0xfc, 0x7d, 0x01), [1, 57344, inf, -inf, nan, 2 ** -16]);
+    assert.deepEqual(decoded("float8e5m2fnuz", 0x40, 0x7f, 0x80, 0x01), [1, 57344, nan, 2 ** -17]);
+    assert.deepEqual(decoded("float8e8m0", 0, 127, 254, 255), [2 ** -127, 1, 2 ** 127, nan]);
+    assert.deepEqual(decoded("float4e2m1", 0, 1, 2, 3, 7, 9, 15), [0, 0.5, 1, 1.5, 6, -0.5, -6]);
   });
 
   test("half floats: every bit pattern survives, and numbers round to the nearest", async () => {

@@ -7,13 +7,13 @@ import { readFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { messageOf } from "../errors.js";
-import type { Tensors } from "../session.js";
+import type { Values } from "../value.js";
 import type { Command, Options } from "./arguments.js";
 import { type BrowserHost, ortFolder, startBrowser } from "./browser.js";
 import { findCases, type TestSet } from "./cases.js";
 import { parseDimensions, randomInputs } from "./inputs.js";
 import { type BenchPlan, type EngineName, type Measurement, measure } from "./measure.js";
-import { packTensors, unpackTensors } from "./pack.js";
+import { packValues, unpackValues } from "./pack.js";
 import { nodeRunner, prepareVulkan } from "./runner.js";
 import { clearProgress, formatBytes, formatMs, note, print, printTable, progress, UsageError } from "./terminal.js";
 
@@ -78,7 +78,7 @@ export async function measureForParent(): Promise<void> {
       process.once("message", (message) => take(message as never));
     },
   );
-  const answer = await measure(plan, new Uint8Array(model), unpackTensors(new Uint8Array(feeds).buffer)).then(
+  const answer = await measure(plan, new Uint8Array(model), unpackValues(new Uint8Array(feeds).buffer)).then(
     (measured) => ({ measured }),
     (error) => ({ error: messageOf(error) }),
   );
@@ -117,7 +117,7 @@ function makePlan(options: Options): BenchPlan {
   return { engines, device, threads, runs: options.integer("runs", 10, 1), ...(ort !== undefined && { ort }) };
 }
 
-async function targetFeeds(target: Target, dimensions: ReadonlyMap<string, number>): Promise<Tensors> {
+async function targetFeeds(target: Target, dimensions: ReadonlyMap<string, number>): Promise<Values> {
   const model = await nodeRunner().open(target.model, { device: "cpu" });
   try {
     if (target.set) return (await target.set.read(model.inputs, model.outputs)).feeds;
@@ -127,12 +127,7 @@ async function targetFeeds(target: Target, dimensions: ReadonlyMap<string, numbe
   }
 }
 
-async function measureInPage(
-  host: BrowserHost,
-  plan: BenchPlan,
-  model: string,
-  feeds: Tensors,
-): Promise<Measurement[]> {
+async function measureInPage(host: BrowserHost, plan: BenchPlan, model: string, feeds: Values): Promise<Measurement[]> {
   const page = await host.newPage();
   try {
     return await page.call("bench", plan, page.file(model), page.put(feeds));
@@ -141,7 +136,7 @@ async function measureInPage(
   }
 }
 
-async function measureInChild(plan: BenchPlan, model: string, feeds: Tensors): Promise<Measurement[]> {
+async function measureInChild(plan: BenchPlan, model: string, feeds: Values): Promise<Measurement[]> {
   const child = fork(fileURLToPath(import.meta.url), [childCommand], { serialization: "advanced" });
   try {
     return await new Promise<Measurement[]>((resolve, reject) => {
@@ -150,7 +145,7 @@ async function measureInChild(plan: BenchPlan, model: string, feeds: Tensors): P
         else reject(new Error(answer.error));
       });
       child.once("exit", (code) => reject(new Error(`the measuring process ended with ${code}`)));
-      readFile(model).then((bytes) => child.send({ plan, model: bytes, feeds: packTensors(feeds) }), reject);
+      readFile(model).then((bytes) => child.send({ plan, model: bytes, feeds: packValues(feeds) }), reject);
     });
   } finally {
     child.kill();

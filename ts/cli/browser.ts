@@ -11,8 +11,8 @@ import type { Browser, Page } from "playwright-core";
 import type { Device } from "../core.js";
 import { type ErrorCode, type ErrorPlace, ModeletError, messageOf } from "../errors.js";
 import { importAtRunTime } from "../platform.js";
-import type { Tensors } from "../session.js";
-import { packTensors, unpackTensors } from "./pack.js";
+import type { Values } from "../value.js";
+import { packValues, unpackValues } from "./pack.js";
 import type { PageApi, PageResult } from "./page.js";
 import { type OpenModel, type Runner, withExternalData } from "./runner.js";
 import { note, UsageError } from "./terminal.js";
@@ -30,8 +30,8 @@ export interface PageHandle {
   /** The URL under which the page gets a file. */
   file(path: string): string;
   /** The URL under which the page gets tensors, and the same for what it sends back. */
-  put(tensors: Tensors): string;
-  take(url: string): Tensors;
+  put(tensors: Values): string;
+  take(url: string): Values;
   close(): Promise<void>;
 }
 
@@ -175,8 +175,8 @@ function handle(page: Page, site: Site): PageHandle {
       throw new ModeletError(code as ErrorCode, message, result.error as ErrorPlace);
     },
     file: (path) => site.share(path),
-    put: (tensors) => site.put(packTensors(tensors)),
-    take: (url) => unpackTensors(site.take(url)),
+    put: (tensors) => site.put(packValues(tensors)),
+    take: (url) => unpackValues(site.take(url)),
     close: () => page.close(),
   };
 }

@@ -5,8 +5,8 @@ import { existsSync, readdirSync, statSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { basename, join, relative, resolve } from "node:path";
 import type { ValueInfo } from "../core.js";
-import { readTensor, type Tensors } from "../session.js";
-import type { Tensor } from "../tensor.js";
+import { readValue } from "../session.js";
+import type { RunValue, Values } from "../value.js";
 import { readNpy, readNpz } from "./npz.js";
 import { UsageError } from "./terminal.js";
 
@@ -26,13 +26,13 @@ export interface TestSet {
 }
 
 export interface TestData {
-  readonly feeds: Tensors;
-  readonly expected: Tensors;
+  readonly feeds: Values;
+  readonly expected: Values;
 }
 
-interface NamedTensor {
+interface NamedValue {
   readonly name: string;
-  readonly tensor: Tensor;
+  readonly value: RunValue;
 }
 
 /** Finds every case below the folders, in the order of their names. */
@@ -49,42 +49,56 @@ export function findCases(folders: readonly string[]): Case[] {
   return cases;
 }
 
-/** The tensors of a folder of `input_<i>.pb` (or `.npy`, or `.pb` by any name) files, or of an .npz file. */
-export async function readFeeds(path: string, inputs: readonly ValueInfo[]): Promise<Tensors> {
+/** The values of a folder of `input_<i>.pb` (or `.npy`, or `.pb` by any name) files, or of an .npz file. */
+export async function readFeeds(path: string, inputs: readonly ValueInfo[]): Promise<Values> {
   if (!existsSync(path)) throw new UsageError(`there is no ${path}`);
   if (!statSync(path).isDirectory()) {
-    const arrays = Array.from(readNpz(await readFile(path)), ([name, tensor]) => ({ name, tensor }));
+    const arrays = Array.from(readNpz(await readFile(path)), ([name, value]) => ({ name, value }));
     const fed = arrays.filter(({ name }) => name.startsWith("in/"));
     if (fed.length > 0) return byName(withoutPrefix(fed, "in/"), inputs);
     // Here the person chose the names: a wrong one is for the core to refuse, not to be taken by its position.
-    return Object.fromEntries(arrays.map(({ name, tensor }) => [name, tensor]));
+    return Object.fromEntries(arrays.map(({ name, value }) => [name, value]));
   }
   const files = sorted(readdirSync(path));
   const chosen = files.filter((file) => /^input_\d+\.pb$/.test(file));
   const arrays = chosen.length > 0 ? chosen : files.filter((file) => /\.(pb|npy)$/.test(file));
   if (arrays.length === 0) throw new UsageError(`${path} has no .pb or .npy files`);
-  return byName(await Promise.all(arrays.map((file) => readTensorFile(join(path, file)))), inputs);
+  return byName(await readFiles(path, arrays, inputs), inputs);
 }
 
 /**
- * Assigns tensors to a model's values: by name where the name is one of the model's, the others by position among the
- * values that are left.
+ * Assigns values to those of a model: by name where the name is one of the model's, the others by position among those
+ * that are left.
  */
-export function byName(tensors: readonly NamedTensor[], values: readonly ValueInfo[]): Tensors {
-  const names = new Set(values.map(({ name }) => name));
-  const taken = new Set(tensors.map(({ name }) => name).filter((name) => names.has(name)));
-  const free = values.map(({ name }) => name).filter((name) => !taken.has(name));
+export function byName(values: readonly NamedValue[], infos: readonly ValueInfo[]): Values {
+  const names = new Set(infos.map(({ name }) => name));
+  const taken = new Set(values.map(({ name }) => name).filter((name) => names.has(name)));
+  const free = infos.map(({ name }) => name).filter((name) => !taken.has(name));
   let next = 0;
   return Object.fromEntries(
-    tensors.map(({ name, tensor }, i) => [names.has(name) ? name : (free[next++] ?? (name || `#${i}`)), tensor]),
+    values.map(({ name, value }, i) => [names.has(name) ? name : (free[next++] ?? (name || `#${i}`)), value]),
   );
 }
 
-async function readTensorFile(path: string): Promise<NamedTensor> {
-  const bytes = await readFile(path);
-  if (path.endsWith(".npy")) return { name: basename(path, ".npy"), tensor: readNpy(bytes, path) };
-  const { name, tensor } = await readTensor(bytes);
-  return { name: name || basename(path, ".pb"), tensor };
+/**
+ * Reads .pb and .npy files. A .pb file does not say what kind of value is in it: that is known from the model's value
+ * of the file's own name, or of its number.
+ */
+function readFiles(folder: string, files: readonly string[], infos: readonly ValueInfo[]): Promise<NamedValue[]> {
+  // A file with a default may be left out, and then the numbers count the others.
+  const required = infos.filter(({ optional }) => !optional);
+  const numbered = files.length > required.length ? infos : required;
+  return Promise.all(
+    files.map(async (file, position) => {
+      const bytes = await readFile(join(folder, file));
+      if (file.endsWith(".npy")) return { name: basename(file, ".npy"), value: readNpy(bytes, join(folder, file)) };
+      const ownName = basename(file, ".pb");
+      const number = /^(?:in|out)put_(\d+)$/.exec(ownName)?.[1] ?? position;
+      const info = infos.find((one) => one.name === ownName) ?? numbered[Number(number)];
+      const { name, value } = await readValue(bytes, info?.type ?? "?");
+      return { name: name || ownName, value };
+    }),
+  );
 }
 
 function walk(folder: string): string[] {
@@ -110,11 +124,18 @@ function pbSet(folder: string, name: string): TestSet {
     name,
     async read(inputs, outputs) {
       const files = sorted(readdirSync(folder));
-      const read = (kind: RegExp) =>
-        Promise.all(files.filter((file) => kind.test(file)).map((file) => readTensorFile(join(folder, file))));
+      const read = async (kind: RegExp, infos: readonly ValueInfo[]) =>
+        byName(
+          await readFiles(
+            folder,
+            files.filter((file) => kind.test(file)),
+            infos,
+          ),
+          infos,
+        );
       return {
-        feeds: byName(await read(/^input_\d+\.pb$/), inputs),
-        expected: byName(await read(/^output_\d+\.pb$/), outputs),
+        feeds: await read(/^input_\d+\.pb$/, inputs),
+        expected: await read(/^output_\d+\.pb$/, outputs),
       };
     },
   };
@@ -124,7 +145,7 @@ function npzSet(path: string): TestSet {
   return {
     name: "io.npz",
     async read(inputs, outputs) {
-      const arrays = Array.from(readNpz(await readFile(path)), ([name, tensor]) => ({ name, tensor }));
+      const arrays = Array.from(readNpz(await readFile(path)), ([name, value]) => ({ name, value }));
       // A framework may predict in several ways; the first ones are those that the model's outputs stand for.
       const native = withoutPrefix(arrays, "native/");
       const named = native.filter(({ name }) => outputs.some((output) => output.name === name));
@@ -136,10 +157,10 @@ function npzSet(path: string): TestSet {
   };
 }
 
-function withoutPrefix(tensors: readonly NamedTensor[], prefix: string): NamedTensor[] {
-  return tensors
+function withoutPrefix(values: readonly NamedValue[], prefix: string): NamedValue[] {
+  return values
     .filter(({ name }) => name.startsWith(prefix))
-    .map(({ name, tensor }) => ({ name: name.slice(prefix.length), tensor }));
+    .map(({ name, value }) => ({ name: name.slice(prefix.length), value }));
 }
 
 /** By name, with numbers by value: `input_2` stands before `input_10`. */

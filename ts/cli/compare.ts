@@ -1,6 +1,9 @@
 // Compares outputs with their references: type and shape exactly, numbers within tolerances, everything else exactly.
+// Sequences are compared element by element, maps key by key.
 
-import type { Tensor } from "../tensor.js";
+import { isBitsType } from "../dtype.js";
+import { Tensor } from "../tensor.js";
+import { isTensor, type RunValue } from "../value.js";
 
 export interface Tolerance {
   readonly rtol: number;
@@ -17,6 +20,27 @@ export interface Comparison {
 
 const floats: readonly string[] = ["float32", "float64", "float16", "bfloat16"];
 
+/** Compares values of any kind, tensors as {@link compareTensors} does. */
+export function compareValues(
+  name: string,
+  actual: RunValue | undefined,
+  expected: RunValue,
+  tolerance: Tolerance,
+): Comparison {
+  if (actual === undefined || kindOf(actual) !== kindOf(expected)) {
+    return failed(`${name} is ${actual === undefined ? "missing" : kindOf(actual)}, expected ${kindOf(expected)}`);
+  }
+  if (isTensor(expected)) return compareTensors(name, actual as Tensor, expected, tolerance);
+  if (Array.isArray(expected)) {
+    const items = actual as readonly RunValue[];
+    if (items.length !== expected.length) {
+      return failed(`${name} has ${items.length} elements, expected ${expected.length}`);
+    }
+    return worst(expected.map((item, i) => compareValues(`${name}[${i}]`, items[i], item, tolerance)));
+  }
+  return compareMaps(name, (actual ?? {}) as AnyMap, (expected ?? {}) as AnyMap, tolerance);
+}
+
 /**
  * Floating-point numbers agree when |actual - expected| ≤ atol + rtol · |expected|; NaN agrees with NaN, and an infinity
  * with the same infinity. Integers, booleans and texts agree when they are equal.
@@ -31,7 +55,7 @@ export function compareTensors(name: string, actual: Tensor, expected: Tensor, {
   ) {
     return failed(`${name}: the shape is [${actual.shape.join(", ")}], expected [${expected.shape.join(", ")}]`);
   }
-  if (!floats.includes(expected.type)) return compareExactly(name, actual, expected);
+  if (!floats.includes(expected.type) && !isBitsType(expected.type)) return compareExactly(name, actual, expected);
 
   const got = actual.toFloat64();
   const want = expected.toFloat64();
@@ -86,6 +110,46 @@ function compareExactly(name: string, actual: Tensor, expected: Tensor): Compari
   return { maxAbs, maxRel, message };
 }
 
+type AnyMap = Readonly<Record<string, number | bigint | string>>;
+
+function compareMaps(name: string, actual: AnyMap, expected: AnyMap, tolerance: Tolerance): Comparison {
+  const keys = Object.keys(expected);
+  const missing = keys.find((key) => !Object.hasOwn(actual, key));
+  const extra = Object.keys(actual).find((key) => !Object.hasOwn(expected, key));
+  if (missing !== undefined) return failed(`${name} has no key ${show(missing)}`);
+  if (extra !== undefined) return failed(`${name} has the key ${show(extra)}, which is not expected`);
+  return worst(
+    keys.map((key) => {
+      const [a, b] = [actual[key], expected[key]];
+      const place = `${name}[${show(key)}]`;
+      if (typeof a !== "number" || typeof b !== "number") {
+        return a === b ? equal : failed(`${place} is ${show(a)}, expected ${show(b)}`);
+      }
+      return compareTensors(place, new Tensor("float64", [a], []), new Tensor("float64", [b], []), tolerance);
+    }),
+  );
+}
+
+const equal: Comparison = { maxAbs: 0, maxRel: 0, message: undefined };
+
+/** The largest differences of all, and the first message. */
+function worst(comparisons: readonly Comparison[]): Comparison {
+  return comparisons.reduce(
+    (all, one) => ({
+      // Math.max keeps NaN, from what could not be compared.
+      maxAbs: Math.max(all.maxAbs, one.maxAbs),
+      maxRel: Math.max(all.maxRel, one.maxRel),
+      message: all.message ?? one.message,
+    }),
+    equal,
+  );
+}
+
+function kindOf(value: RunValue): string {
+  if (value === null) return "an empty optional";
+  return isTensor(value) ? "a tensor" : Array.isArray(value) ? "a sequence" : "a map";
+}
+
 function failed(message: string): Comparison {
   return { maxAbs: Number.NaN, maxRel: Number.NaN, message };
 }
@@ -94,8 +158,9 @@ function show(value: unknown): string {
   return typeof value === "string" ? JSON.stringify(value) : String(value);
 }
 
-/** The position of an element, like `[0, 3]`. */
+/** The position of an element, like `[0, 3]`; nothing for a scalar. */
 function place(flat: number, shape: readonly number[]): string {
+  if (shape.length === 0) return "";
   const index: number[] = [];
   let rest = flat;
   for (let axis = shape.length - 1; axis >= 0; axis--) {

@@ -1,19 +1,23 @@
 // Made-up inputs for models that come without test data: the same pseudo-random values on every machine.
 
 import type { ValueInfo } from "../core.js";
-import { arrayClass, type DataType, toBfloat16, toFloat16 } from "../dtype.js";
-import type { Tensors } from "../session.js";
+import { arrayClass, type DataType, isDataType, toBfloat16, toFloat16 } from "../dtype.js";
 import { Tensor, type TensorInput } from "../tensor.js";
+import type { Tensors } from "../value.js";
 import { UsageError } from "./terminal.js";
 
 /**
  * A tensor for each input: floating-point numbers in [0, 1), integers 0 or 1 (which are valid as token numbers, masks
- * and indices alike), booleans true. Symbolic dimensions are taken from `dimensions`, and are 1 otherwise.
+ * and indices alike), booleans true. Symbolic dimensions are taken from `dimensions`, and are 1 otherwise. Sequences,
+ * maps and optionals cannot be made up.
  */
 export function randomInputs(inputs: readonly ValueInfo[], dimensions: ReadonlyMap<string, number>): Tensors {
   const random = generator(0x2545f491);
   return Object.fromEntries(
     inputs.map(({ name, type, shape }) => {
+      if (!isDataType(type)) {
+        throw new UsageError(`the input ${name} is of type ${type}: take a case folder, whose test data has it`);
+      }
       const sizes = shape.map((size) => (typeof size === "number" ? size : (dimensions.get(size) ?? 1)));
       const length = sizes.reduce((product, size) => product * size, 1);
       return [name, new Tensor(type, randomData(type, length, random), sizes)];

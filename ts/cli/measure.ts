@@ -3,8 +3,9 @@
 
 import type { Device } from "../core.js";
 import type { DataType } from "../dtype.js";
-import { Session, type Tensors } from "../session.js";
-import type { Tensor } from "../tensor.js";
+import { Session } from "../session.js";
+import { Tensor } from "../tensor.js";
+import type { Values } from "../value.js";
 
 export type EngineName = "modelet" | "onnxruntime-web";
 
@@ -38,7 +39,7 @@ interface Loaded {
 }
 
 /** Loads the model in each engine, runs each once, and then `runs` times in turns. */
-export async function measure(plan: BenchPlan, model: Uint8Array, feeds: Tensors): Promise<Measurement[]> {
+export async function measure(plan: BenchPlan, model: Uint8Array, feeds: Values): Promise<Measurement[]> {
   const meters = watchMemory();
   const results = [];
   for (const engine of plan.engines) {
@@ -91,7 +92,7 @@ function round(ms: number): number {
   return Math.round(ms * 1000) / 1000;
 }
 
-async function loadModelet(plan: BenchPlan, model: Uint8Array, feeds: Tensors): Promise<Loaded> {
+async function loadModelet(plan: BenchPlan, model: Uint8Array, feeds: Values): Promise<Loaded> {
   const session = await Session.load(model, { device: plan.device });
   return {
     device: session.report().device,
@@ -113,7 +114,7 @@ interface Ort {
   };
 }
 
-async function loadOrt(plan: BenchPlan, model: Uint8Array, feeds: Tensors): Promise<Loaded> {
+async function loadOrt(plan: BenchPlan, model: Uint8Array, feeds: Values): Promise<Loaded> {
   if (plan.ort === undefined) throw new Error("onnxruntime-web is not installed");
   const ort = (await import(/* @vite-ignore */ plan.ort)) as Ort;
   ort.env.wasm.numThreads = plan.threads;
@@ -124,10 +125,11 @@ async function loadOrt(plan: BenchPlan, model: Uint8Array, feeds: Tensors): Prom
     graphOptimizationLevel: "all",
   });
   const tensors = Object.fromEntries(
-    Object.entries(feeds).map(([name, { type, data, shape }]) => [
-      name,
-      new ort.Tensor(type, ortData(type, data), shape),
-    ]),
+    Object.entries(feeds).map(([name, value]) => {
+      if (!(value instanceof Tensor)) throw new Error(`onnxruntime-web takes tensors only, and ${name} is none`);
+      const { type, data, shape } = value;
+      return [name, new ort.Tensor(type, ortData(type, data), shape)];
+    }),
   );
   return {
     device,

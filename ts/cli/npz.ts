@@ -1,7 +1,7 @@
 // NumPy's files: .npy (one array) and .npz (a ZIP of them), read in every version, byte order and layout, and written
 // the way NumPy writes them.
 
-import { arrayClass, type DataType, fromBfloat16 } from "../dtype.js";
+import { arrayClass, type DataType, isBitsType } from "../dtype.js";
 import { Tensor, type TensorInput } from "../tensor.js";
 import { readZip, writeZip } from "./zip.js";
 
@@ -15,8 +15,8 @@ export function readNpz(bytes: Uint8Array): Map<string, Tensor> {
 }
 
 /**
- * Writes an .npz file. NumPy has no bfloat16 and no 4-bit integers: these become float32 and 8-bit integers, which
- * hold their values exactly.
+ * Writes an .npz file. NumPy has no bfloat16, no narrower floats and no integers of 4 and 2 bits: these become float32
+ * and 8-bit integers, which hold their values exactly.
  */
 export function writeNpz(tensors: Iterable<readonly [string, Tensor]>): Uint8Array {
   return writeZip(Array.from(tensors, ([name, tensor]) => [`${name}.npy`, writeNpy(tensor)] as const));
@@ -127,13 +127,13 @@ function decodeText(body: Uint8Array, kind: string, at: number, width: number): 
 function encode(tensor: Tensor): { descr: string; body: Uint8Array } {
   const { type, data } = tensor;
   if (Array.isArray(data)) return encodeTexts(data);
-  if (type === "bfloat16") {
-    const wide = Float32Array.from(data as Uint16Array, fromBfloat16);
+  if (type === "bfloat16" || isBitsType(type)) {
+    const wide = Float32Array.from(tensor.toFloat64());
     return { descr: "<f4", body: new Uint8Array(wide.buffer) };
   }
   const body = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
-  if (type === "int4") return { descr: "|i1", body };
-  if (type === "uint4") return { descr: "|u1", body };
+  if (type === "int4" || type === "int2") return { descr: "|i1", body };
+  if (type === "uint4" || type === "uint2") return { descr: "|u1", body };
   const code = Object.keys(types).find((key) => types[key] === type) as string;
   return { descr: `${code.endsWith("1") ? "|" : "<"}${code}`, body };
 }

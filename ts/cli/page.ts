@@ -1,5 +1,5 @@
 // What runs inside the browser for `--browser`: loads models with the package as a page would, and takes and gives
-// tensors over the local server. The command line calls it through `modeletPage.call`.
+// values over the local server. The command line calls it through `modeletPage.call`.
 
 import {
   type Device,
@@ -11,7 +11,7 @@ import {
   type ValueInfo,
 } from "../index.js";
 import { type BenchPlan, type Measurement, measure } from "./measure.js";
-import { packTensors, unpackTensors } from "./pack.js";
+import { packValues, unpackValues } from "./pack.js";
 
 let session: Session | undefined;
 let answers = 0;
@@ -29,9 +29,9 @@ const api = {
   },
   /** Runs on the feeds at a URL and answers with the URL of the outputs. */
   async run(url: string): Promise<string> {
-    const outputs = await opened().run(unpackTensors(await getBytes(url)));
+    const outputs = await opened().run(unpackValues(await getBytes(url)));
     const answer = `/block/out${answers++}-${Math.random().toString(36).slice(2)}`;
-    await fetch(answer, { method: "POST", body: packTensors(outputs) });
+    await fetch(answer, { method: "POST", body: packValues(outputs) });
     return answer;
   },
   async report(): Promise<Report> {
@@ -41,7 +41,7 @@ const api = {
     return opened().inspect(stage, { json });
   },
   async bench(plan: BenchPlan, model: string, feeds: string): Promise<Measurement[]> {
-    return measure(plan, new Uint8Array(await getBytes(model)), unpackTensors(await getBytes(feeds)));
+    return measure(plan, new Uint8Array(await getBytes(model)), unpackValues(await getBytes(feeds)));
   },
 };
 

@@ -7,7 +7,8 @@ import { readFile } from "node:fs/promises";
 import { dirname, isAbsolute, join, normalize } from "node:path";
 import type { Device, InspectStage, Optimization, Report, ValueInfo } from "../core.js";
 import { ModeletError } from "../errors.js";
-import { type LoadOptions, Session, type Tensors } from "../session.js";
+import { type LoadOptions, Session } from "../session.js";
+import type { Values } from "../value.js";
 import { note, UsageError } from "./terminal.js";
 
 export interface OpenOptions {
@@ -19,7 +20,7 @@ export interface OpenOptions {
 export interface OpenModel {
   readonly inputs: readonly ValueInfo[];
   readonly outputs: readonly ValueInfo[];
-  run(feeds: Tensors): Promise<Tensors>;
+  run(feeds: Values): Promise<Values>;
   report(): Promise<Report>;
   inspect(stage: InspectStage, json: boolean): Promise<string>;
   release(): Promise<void>;
@@ -43,7 +44,7 @@ export function nodeRunner(): Runner {
       return {
         inputs: session.inputs,
         outputs: session.outputs,
-        run: (feeds) => session.run(feeds),
+        run: (feeds) => session.run<Values>(feeds),
         report: async () => session.report(),
         inspect: async (stage, json) => session.inspect(stage, { json }),
         release: async () => session.release(),

@@ -4,7 +4,7 @@ import { ModeletError, messageOf } from "../errors.js";
 import type { Command } from "./arguments.js";
 import { browserRunner } from "./browser.js";
 import { type Case, findCases, type TestSet } from "./cases.js";
-import { compareTensors, type Tolerance } from "./compare.js";
+import { compareValues, type Tolerance } from "./compare.js";
 import { nodeRunner, type OpenModel, type Runner } from "./runner.js";
 import { clearProgress, note, paint, print, progress, UsageError } from "./terminal.js";
 
@@ -96,13 +96,12 @@ async function verifySet(model: OpenModel, set: TestSet, tolerance: Tolerance): 
   let maxAbs = 0;
   let maxRel = 0;
   if (Object.keys(expected).length === 0) messages.push("the set has no reference outputs");
-  for (const [name, tensor] of Object.entries(expected)) {
-    const output = actual[name];
-    if (!output) {
+  for (const [name, value] of Object.entries(expected)) {
+    if (!Object.hasOwn(actual, name)) {
       messages.push(`the model has no output ${name}`);
       continue;
     }
-    const comparison = compareTensors(name, output, tensor, tolerance);
+    const comparison = compareValues(name, actual[name], value, tolerance);
     // Written so that NaN, from what could not be compared, is kept.
     maxAbs = comparison.maxAbs <= maxAbs ? maxAbs : comparison.maxAbs;
     maxRel = comparison.maxRel <= maxRel ? maxRel : comparison.maxRel;

@@ -283,7 +283,7 @@ impl Operator for DictVectorizer {
 mod tests {
     use super::*;
     use crate::{
-        graph::{Attribute, OperatorId},
+        graph::{Attribute, OperatorId, ValueId},
         ops::{
             registry,
             testing::{IntoAttribute, f32s, i64s},
@@ -291,7 +291,7 @@ mod tests {
     };
 
     fn run(name: &str, attributes: &[(&str, Attribute)], input: Value) -> Result<Value> {
-        let mut node = Node::new(OperatorId::new("ai.onnx.ml", name, 1), Vec::new(), Vec::new());
+        let mut node = Node::new(OperatorId::new("ai.onnx.ml", name, 1), vec![Some(ValueId(0))], Vec::new());
         for (name, attribute) in attributes {
             node.attributes.set(*name, attribute.clone());
         }

@@ -12,6 +12,7 @@ const pkg = fileURLToPath(new URL("../../../pkg/", import.meta.url));
 const glue = `
 import { setTimeout as sleep } from "node:timers/promises";
 export const log = { instances: 0, loads: [], runs: [], freed: 0, bytesFreed: 0, options: [] };
+const full = import.meta.url.endsWith("full");
 let instance = 0;
 let panicked = () => {};
 export default async function init({ module_or_path }) {
@@ -24,7 +25,8 @@ export class ModelBytes {
   constructor(expected) { this.expected = expected; this.text = ""; this.pieces = 0; }
   append(chunk) { this.text += new TextDecoder().decode(chunk); this.pieces++; }
   get length() { return this.text.length; }
-  free() { log.bytesFreed++; }
+  chunk(start, length) { return new TextEncoder().encode(this.text.slice(start, start + length)); }
+  free() { log.bytesFreed++; this.freed = true; }
 }
 export class CoreSession {
   static async load(bytes, options, onProgress) {
@@ -35,16 +37,26 @@ export class CoreSession {
     if (bytes.text === "unsupported") {
       throw { code: "unsupported-operator", message: "two operators are not supported", details: ["Foo", "Bar"] };
     }
+    if (bytes.text === "rare" && !full) {
+      throw { code: "unsupported-operator", message: "one operator is not supported", operator: "Rare", details: ["Rare"] };
+    }
     if (bytes.text === "trap at load") throw new WebAssembly.RuntimeError("unreachable");
     const session = new CoreSession();
     session.text = bytes.text;
     session.instance = instance;
     return session;
   }
-  inputs() { return [{ name: "x", type: "float32", shape: ["n", 2] }]; }
+  inputs() {
+    // A text that is a type makes a model that gives back what it is fed.
+    return [{ name: "x", type: this.text.includes("(") ? this.text : "float32", shape: this.text.includes("(") ? [] : ["n", 2] }];
+  }
   outputs() { return [{ name: "y", type: "float32", shape: ["n", 2] }]; }
   async run(feeds, fetches) {
     if (this.instance !== instance) throw new Error("a session of a dead instance was called");
+    if (this.text.includes("(")) {
+      log.values = feeds;
+      return [{ ...feeds[0], name: "y" }];
+    }
     log.runs.push({ begun: feeds[0].data[0], fetches });
     if (this.text === "trap") throw new WebAssembly.RuntimeError("memory access out of bounds");
     if (this.text === "panic") {
@@ -57,30 +69,33 @@ export class CoreSession {
     log.runs.push({ ended: feeds[0].data[0] });
     return [{ name: "y", type: "float32", shape: feeds[0].shape, data: feeds[0].data.map((v) => v * 2) }];
   }
-  report() { return { device: "cpu" }; }
+  report() { return { device: "cpu", wasm: full ? "relaxed-simd, all operators" : "relaxed-simd" }; }
   inspect(stage, json) { return stage + json; }
   free() { log.freed++; }
 }
-export function readTensor(bytes) { return { name: "t", type: "float32", shape: [1], data: new Float32Array([bytes.length]) }; }
+export function readValue(bytes, type) {
+  log.readAs = type;
+  return { name: "t", type: "float32", shape: [1], data: new Float32Array([bytes.length]) };
+}
 export function writeTensor(tensor) { return new Uint8Array(tensor.data.length); }
 export function version() { return "0"; }
 `;
 
 /**
  * Makes the copy and imports it.
- * @param {{ wasm?: boolean, glue?: string }} options `wasm: false` leaves the .wasm files out
+ * @param {{ wasm?: boolean, full?: boolean, glue?: string }} options `wasm: false` leaves the .wasm files out, and
+ *   `full: false` those of the builds with all operators
  */
-export async function fakePackage({ wasm = true, glue: source = glue } = {}) {
+export async function fakePackage({ wasm = true, full = wasm, glue: source = glue } = {}) {
   const folder = mkdtempSync(join(tmpdir(), "modelet-fake-"));
   mkdirSync(join(folder, "wasm"));
   writeFileSync(join(folder, "package.json"), '{"type":"module"}');
   copyFileSync(join(pkg, "index.js"), join(folder, "index.js"));
-  for (const name of ["modelet_simd", "modelet_relaxed"]) {
-    writeFileSync(
-      join(folder, "wasm", `${name}.js`),
-      `export * from "./glue.js";\nexport { default } from "./glue.js";\n`,
-    );
-    if (wasm) writeFileSync(join(folder, "wasm", `${name}_bg.wasm`), "wasm");
+  for (const name of ["simd", "relaxed", "full_simd", "full_relaxed"].map((build) => `modelet_${build}`)) {
+    const isFull = name.includes("full");
+    const module = JSON.stringify(isFull ? "./glue.js?full" : "./glue.js");
+    writeFileSync(join(folder, "wasm", `${name}.js`), `export * from ${module};\nexport { default } from ${module};\n`);
+    if (isFull ? full : wasm) writeFileSync(join(folder, "wasm", `${name}_bg.wasm`), "wasm");
   }
   writeFileSync(join(folder, "wasm/glue.js"), source);
   const at = (file) => pathToFileURL(join(folder, file)).href;
@@ -88,6 +103,8 @@ export async function fakePackage({ wasm = true, glue: source = glue } = {}) {
     folder,
     modelet: await import(at("index.js")),
     log: (await import(at("wasm/glue.js"))).log,
+    /** The log of the stand-in that has all operators. */
+    fullLog: (await import(`${at("wasm/glue.js")}?full`)).log,
     remove: () => rmSync(folder, { recursive: true, force: true }),
   };
 }

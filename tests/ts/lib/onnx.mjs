@@ -23,36 +23,54 @@ export function varint(value) {
   return Buffer.from(bytes);
 }
 
-const types = { float32: 1, uint8: 2, int8: 3, int32: 6, int64: 7, string: 8, bool: 9, float16: 10, float64: 11 };
+const types = {
+  ...{ float32: 1, uint8: 2, int8: 3, uint16: 4, int16: 5, int32: 6, int64: 7, string: 8, bool: 9, float16: 10 },
+  ...{ float64: 11, uint32: 12, uint64: 13, bfloat16: 16, float8e4m3fn: 17, float8e4m3fnuz: 18, float8e5m2: 19 },
+  ...{ float8e5m2fnuz: 20, uint4: 21, int4: 22, float4e2m1: 23, float8e8m0: 24, uint2: 25, int2: 26 },
+};
 
-/** An input or output; a dimension is a number or a name. */
+/**
+ * An input or output; a dimension is a number or a name. The type is that of a tensor's elements, or a container such as
+ * `sequence(map(int64, float32))`, and then there is no shape.
+ */
 export function value(name, type, shape) {
-  const dimensions = shape.map((size) => [1, message(typeof size === "string" ? [2, size] : [1, size])]);
-  const tensor = message([1, types[type]], [2, message(...dimensions)]);
-  return message([1, name], [2, message([1, tensor])]);
+  return message([1, name], [2, typeMessage(type, shape)]);
 }
 
-/** A node; attributes are [name, value] with an integer, or a graph's bytes. */
+function typeMessage(type, shape) {
+  const [, kind, key, inner] = /^(\w+)\((?:(\w+), )?(.*)\)$/.exec(type) ?? [];
+  if (kind === "sequence") return message([4, message([1, typeMessage(inner)])]);
+  if (kind === "optional") return message([9, message([1, typeMessage(inner)])]);
+  if (kind === "map") return message([5, message([1, types[key]], [2, typeMessage(inner)])]);
+  const dimensions = shape?.map((size) => [1, message(typeof size === "string" ? [2, size] : [1, size])]);
+  return message([1, message([1, types[type]], ...(dimensions ? [[2, message(...dimensions)]] : []))]);
+}
+
+/** A node; attributes are [name, value] with an integer, a list of integers or texts, or a graph's bytes. */
 export function node(operator, inputs, outputs, { name = "", domain = "", attributes = [] } = {}) {
   return message(
     ...inputs.map((input) => [1, input]),
     ...outputs.map((output) => [2, output]),
     [3, name],
     [4, operator],
-    ...attributes.map(([label, content]) => {
-      const kind = Buffer.isBuffer(content)
-        ? [
-            [6, content],
-            [20, 5],
-          ]
-        : [
-            [3, content],
-            [20, 2],
-          ];
-      return [5, message([1, label], ...kind)];
-    }),
+    ...attributes.map(([label, content]) => [5, message([1, label], ...attribute(content))]),
     [7, domain],
   );
+}
+
+function attribute(content) {
+  if (Buffer.isBuffer(content))
+    return [
+      [6, content],
+      [20, 5],
+    ];
+  if (!Array.isArray(content))
+    return [
+      [3, content],
+      [20, 2],
+    ];
+  const texts = typeof content[0] === "string";
+  return [...content.map((one) => [texts ? 9 : 8, one]), [20, texts ? 8 : 7]];
 }
 
 /** A float32 initializer. */
@@ -86,3 +104,17 @@ export const addModel = model({
   inputs: [value("a", "float32", ["batch", 3]), value("b", "float32", ["batch", 3])],
   outputs: [value("y", "float32", ["batch", 3])],
 });
+
+/** Rows of numbers as maps, from labels that are integers or texts: an operator that only the build with all has. */
+export function zipMapModel(labels) {
+  const type = typeof labels[0] === "string" ? "string" : "int64";
+  const attributes = [[`classlabels_${type}s`, labels]];
+  return model(
+    {
+      nodes: [node("ZipMap", ["x"], ["maps"], { domain: "ai.onnx.ml", attributes })],
+      inputs: [value("x", "float32", ["rows", labels.length])],
+      outputs: [value("maps", `sequence(map(${type}, float32))`)],
+    },
+    { domains: ["ai.onnx.ml"] },
+  );
+}

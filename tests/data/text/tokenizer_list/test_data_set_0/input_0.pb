@@ -1,0 +1,1 @@
+2Hello World, again2 über-all  tokens 

@@ -1,0 +1,1 @@
+2Hello2World,2again2	über-all2tokens2#2#2#2#2a,b;;c2#2#

@@ -1,0 +1,1 @@
+2Hello2World2again2über2all2tokens2#2#2#2#2#2#
