@@ -291,7 +291,11 @@ mod tests {
     };
 
     fn run(name: &str, attributes: &[(&str, Attribute)], input: Value) -> Result<Value> {
-        let mut node = Node::new(OperatorId::new("ai.onnx.ml", name, 1), vec![Some(ValueId(0))], Vec::new());
+        let mut node = Node::new(
+            OperatorId::new("ai.onnx.ml", name, 1),
+            vec![Some(ValueId(0))],
+            Vec::new(),
+        );
         for (name, attribute) in attributes {
             node.attributes.set(*name, attribute.clone());
         }
