@@ -23,7 +23,7 @@ use crate::{
 /// has the ellipsis and then the labels that occur once, in alphabetical order. Operands are contracted from left to
 /// right, each pair as a batched matrix product. Any numeric type; integers wrap around.
 #[derive(Debug)]
-struct Einsum {
+pub(super) struct Einsum {
     terms: Vec<Vec<Label>>,
     output: Vec<Label>,
 }
@@ -42,7 +42,7 @@ pub fn make(node: &Node) -> Result<Box<dyn Operator>> {
     whole(parse(equation).map_err(|error| error.actual(format!("{equation:?}")))?)
 }
 
-fn parse(equation: &str) -> Result<Einsum> {
+pub(super) fn parse(equation: &str) -> Result<Einsum> {
     let (left, right) = match equation.split_once("->") {
         Some((left, right)) => (left, Some(right)),
         None => (equation, None),
