@@ -53,7 +53,7 @@ pub(super) const fn ml(name: &'static str, make: Make) -> Entry {
     }
 }
 
-const fn internal(name: &'static str, make: Make) -> Entry {
+pub(super) const fn internal(name: &'static str, make: Make) -> Entry {
     Entry {
         domain: INTERNAL_DOMAIN,
         name,
