@@ -40,7 +40,9 @@ fn model(weights: &[Weight<'_>]) -> Vec<u8> {
     model.message_field(7, |graph| {
         graph.message_field(1, |node| {
             node.bytes_field(1, b"x");
-            weights.iter().for_each(|weight| node.bytes_field(1, weight.name.as_bytes()));
+            weights
+                .iter()
+                .for_each(|weight| node.bytes_field(1, weight.name.as_bytes()));
             node.bytes_field(2, b"y");
             node.bytes_field(4, b"Sum");
         });
@@ -126,14 +128,23 @@ fn weights_in_several_files_and_beyond_4_gib_are_read_by_range() {
 
     let code = |entries: &[(&str, &str)]| {
         fs::write(folder.0.join("bad.onnx"), model(&[Weight { name: "w", entries }])).unwrap();
-        Model::load_file(folder.0.join("bad.onnx")).map(|_| ()).unwrap_err().code()
+        Model::load_file(folder.0.join("bad.onnx"))
+            .map(|_| ())
+            .unwrap_err()
+            .code()
     };
     let small = ("location", "small.bin");
     assert_eq!(code(&[small, checksum]), ErrorCode::ExternalData);
     assert_eq!(code(&[small, ("offset", "1")]), ErrorCode::ExternalData);
     assert_eq!(code(&[sparse, ("offset", "4999999989")]), ErrorCode::ExternalData);
-    assert_eq!(code(&[sparse, ("offset", "18446744073709551615")]), ErrorCode::ExternalData);
-    assert_eq!(code(&[sparse, ("offset", "18446744073709551616")]), ErrorCode::ExternalData);
+    assert_eq!(
+        code(&[sparse, ("offset", "18446744073709551615")]),
+        ErrorCode::ExternalData
+    );
+    assert_eq!(
+        code(&[sparse, ("offset", "18446744073709551616")]),
+        ErrorCode::ExternalData
+    );
     assert_eq!(code(&[("location", "parts")]), ErrorCode::ExternalData);
     assert_eq!(code(&[("location", "missing.bin")]), ErrorCode::ExternalData);
     assert_eq!(code(&[("location", "../small.bin")]), ErrorCode::ExternalData);

@@ -52,7 +52,9 @@ def case(name, graph, feeds, level=LEVELS.ORT_ENABLE_ALL, opsets=(("", 18),), ir
         options.add_session_config_entry("session.save_model_format", "ORT")
         for key, setting in settings.items():
             options.add_session_config_entry("session." + key, setting)
-        onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        # That one lays out channels for the CPU of this machine; its models run on no other.
+        disabled = ["NchwcTransformer"]
+        onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"], disabled_optimizers=disabled)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(os.path.join(folder, "model.ort"), options, providers=["CPUExecutionProvider"])
@@ -74,7 +76,7 @@ def encoded(stored):
     for entry in stored:
         item = sequence.map_values.add(key_type=TensorProto.INT64, keys=list(entry))
         item.values.elem_type = onnx.SequenceProto.TENSOR
-        item.values.tensor_values.append(numpy_helper.from_array(np.array(list(entry.values()), np.float32)))
+        item.values.tensor_values.extend(numpy_helper.from_array(np.float32(score)) for score in entry.values())
     return sequence.SerializeToString()
 
 

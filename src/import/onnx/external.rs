@@ -234,7 +234,14 @@ mod tests {
         assert_eq!(&*file.read(far + 1, 4).unwrap(), &[2, 3, 4, 5]);
         assert_eq!(&*file.read(4, 1).unwrap(), &[9]);
         assert!(file.read(far + 5, 0).unwrap().is_empty());
-        for (offset, length) in [(far + 1, 5), (3, 1), (4, 2), (far + 5, 1), (u64::MAX, 1), (far, usize::MAX)] {
+        for (offset, length) in [
+            (far + 1, 5),
+            (3, 1),
+            (4, 2),
+            (far + 5, 1),
+            (u64::MAX, 1),
+            (far, usize::MAX),
+        ] {
             assert_eq!(file.read(offset, length).unwrap_err().code(), ErrorCode::ExternalData);
         }
     }

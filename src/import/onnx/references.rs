@@ -40,7 +40,11 @@ pub fn external_ranges(bytes: &[u8]) -> Vec<FileRanges> {
         needs.nodes(&function.node);
         needs.attributes(&function.attribute_proto);
     }
-    needs.files.into_iter().map(|(location, file)| file.joined(location)).collect()
+    needs
+        .files
+        .into_iter()
+        .map(|(location, file)| file.joined(location))
+        .collect()
 }
 
 #[derive(Default)]
@@ -174,11 +178,19 @@ mod tests {
                 });
             });
             for offset in ["7", "100000"] {
-                tensor(graph, 5, 3, &[("location", "f"), ("offset", offset), ("checksum", "00")]);
+                tensor(
+                    graph,
+                    5,
+                    3,
+                    &[("location", "f"), ("offset", offset), ("checksum", "00")],
+                );
             }
         });
         let found = external_ranges(&model.into_bytes());
-        let found: Vec<_> = found.iter().map(|file| (file.location.as_str(), file.ranges.as_slice())).collect();
+        let found: Vec<_> = found
+            .iter()
+            .map(|file| (file.location.as_str(), file.ranges.as_slice()))
+            .collect();
         assert_eq!(
             found,
             [

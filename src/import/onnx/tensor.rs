@@ -223,7 +223,8 @@ impl<'x> TensorReader<'x> {
         let indices = self.dense(indices)?;
         let shape = dimensions(&proto.dims)?;
         let count = element_count(&shape)?;
-        if indices.dtype() != DType::I64 {
+        // ONNX has them as int64; ONNX Runtime stores the narrowest type that holds them.
+        if !matches!(indices.dtype(), DType::I64 | DType::I32 | DType::I16 | DType::I8) {
             return Err(invalid("the indices of a sparse tensor are not int64").actual(indices.dtype().name()));
         }
         let linear = linear_indices(&indices, values.len(), &shape)?;

@@ -270,7 +270,9 @@ fn operator_sets_that_are_not_imported_have_their_latest_version_beside_others()
     let versions = |imports: &[(&str, u64)]| {
         let file = bytes(|model| {
             model.varint_field(1, 8);
-            imports.iter().for_each(|(domain, version)| opset(model, 8, domain, *version));
+            imports
+                .iter()
+                .for_each(|(domain, version)| opset(model, 8, domain, *version));
             model.message_field(7, |graph| {
                 value(graph, 11, "x");
                 value(graph, 12, "z");
@@ -279,11 +281,18 @@ fn operator_sets_that_are_not_imported_have_their_latest_version_beside_others()
                 node(graph, "Neg", &["y"], &["z"]);
             });
         });
-        graph_of(file).nodes.iter().map(|node| node.operator.version).collect::<Vec<_>>()
+        graph_of(file)
+            .nodes
+            .iter()
+            .map(|node| node.operator.version)
+            .collect::<Vec<_>>()
     };
     assert_eq!(versions(&[("ai.onnx.ml", 3)]), [3, 1, 28]);
     assert_eq!(versions(&[("elsewhere", 4)]), [5, 4, 28]);
-    assert_eq!(versions(&[("", 9), ("ai.onnx", 11), ("", 1), ("ai.onnx.ml", 1)]), [1, 1, 11]);
+    assert_eq!(
+        versions(&[("", 9), ("ai.onnx", 11), ("", 1), ("ai.onnx.ml", 1)]),
+        [1, 1, 11]
+    );
     // Files from before there were operator sets.
     assert_eq!(versions(&[]), [1, 1, 1]);
 }

@@ -106,7 +106,10 @@ impl<'a> File<'a> {
 impl<'f, 'a> Table<'f, 'a> {
     fn new(file: &'f File<'a>, at: usize, depth: u32) -> Result<Table<'f, 'a>> {
         let Some(depth) = depth.checked_sub(1) else {
-            return Err(Error::new(ErrorCode::LimitExceeded, "the model's tables are nested too deeply"));
+            return Err(Error::new(
+                ErrorCode::LimitExceeded,
+                "the model's tables are nested too deeply",
+            ));
         };
         let back = i64::from(i32::from_le_bytes(file.array(at)?));
         let vtable = i64::try_from(at).ok().and_then(|at| usize::try_from(at - back).ok());
@@ -180,12 +183,15 @@ impl<'f, 'a> Table<'f, 'a> {
     /// A table.
     pub fn table(&self, number: usize) -> Result<Option<Table<'f, 'a>>> {
         let at = self.field(number)?;
-        at.map(|at| Table::new(self.file, self.file.follow(at)?, self.depth)).transpose()
+        at.map(|at| Table::new(self.file, self.file.follow(at)?, self.depth))
+            .transpose()
     }
 
     /// What `read` makes of each table of a vector.
     pub fn tables<T>(&self, number: usize, mut read: impl FnMut(Table<'f, 'a>) -> Result<T>) -> Result<Vec<T>> {
-        self.each(number, |at| read(Table::new(self.file, self.file.follow(at)?, self.depth)?))
+        self.each(number, |at| {
+            read(Table::new(self.file, self.file.follow(at)?, self.depth)?)
+        })
     }
 
     /// A vector of texts.
@@ -202,7 +208,12 @@ impl<'f, 'a> Table<'f, 'a> {
     pub fn i64s(&self, number: usize) -> Result<Vec<i64>> {
         let (bytes, _) = self.bytes(number, 8)?.unwrap_or_default();
         self.charge(bytes.len())?;
-        Ok(bytes.as_chunks().0.iter().map(|bytes| i64::from_le_bytes(*bytes)).collect())
+        Ok(bytes
+            .as_chunks()
+            .0
+            .iter()
+            .map(|bytes| i64::from_le_bytes(*bytes))
+            .collect())
     }
 
     fn each<T>(&self, number: usize, mut read: impl FnMut(usize) -> Result<T>) -> Result<Vec<T>> {

@@ -47,7 +47,10 @@ fn model_of<'a>(table: Table<'_, 'a>) -> Result<ModelProto<'a>> {
         import.version = entry.i64(1)?;
         Ok(import)
     })?;
-    model.graph = table.table(7)?.map(|graph| graph_of_table(graph).map(Box::new)).transpose()?;
+    model.graph = table
+        .table(7)?
+        .map(|graph| graph_of_table(graph).map(Box::new))
+        .transpose()?;
     model.metadata_props = table.tables(9, |entry| {
         let mut property = StringStringEntryProto::default();
         (property.key, property.value) = (entry.text(0)?, entry.text(1)?);
@@ -77,7 +80,10 @@ fn graph_of_table<'a>(table: Table<'_, 'a>) -> Result<GraphProto<'a>> {
         }
     }
     // An input that is listed twice is an error in the graph, whatever its type.
-    graph.input = inputs.iter().map(|name| infos.remove(name).unwrap_or_else(|| named(name))).collect();
+    graph.input = inputs
+        .iter()
+        .map(|name| infos.remove(name).unwrap_or_else(|| named(name)))
+        .collect();
     graph.output = outputs.iter().map(|name| named(name)).collect();
     Ok(graph)
 }

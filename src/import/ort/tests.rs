@@ -3,7 +3,6 @@ use crate::graph::Attribute;
 use crate::tensor::Tensor;
 
 const MLP: &[u8] = include_bytes!("../../../tests/data/ort/mlp_unoptimized/model.ort");
-const CNN: &[u8] = include_bytes!("../../../tests/data/ort/cnn/model.ort");
 const CONTROL_FLOW: &[u8] = include_bytes!("../../../tests/data/ort/control_flow/model.ort");
 const SPARSE: &[u8] = include_bytes!("../../../tests/data/ort/sparse/model.ort");
 const TEXTS: &[u8] = include_bytes!("../../../tests/data/ort/texts/model.ort");
@@ -11,7 +10,9 @@ const TREES: &[u8] = include_bytes!("../../../tests/data/ort/trees/model.ort");
 
 fn constant<'g>(graph: &'g Graph, name: &str) -> &'g Tensor {
     let value = graph.values.iter().find(|value| value.name == name);
-    value.and_then(|value| value.constant.as_ref()).expect("the value is a constant")
+    value
+        .and_then(|value| value.constant.as_ref())
+        .expect("the value is a constant")
 }
 
 #[test]
@@ -22,14 +23,20 @@ fn a_model_becomes_the_graph_of_its_onnx_file() {
     assert_eq!(nodes, ["Gemm", "Relu", "MatMul", "Add", "Softmax"]);
     let versions: Vec<i64> = graph.nodes.iter().map(|node| node.operator.version).collect();
     assert_eq!(versions, [13, 14, 13, 14, 13]);
-    assert_eq!(graph.nodes[0].attributes.get("transB"), Some(&Attribute::Int(1)));
+    assert!(matches!(
+        graph.nodes[0].attributes.get("transB"),
+        Some(Attribute::Int(1))
+    ));
     let types = |ids: &[crate::graph::ValueId]| -> Vec<String> {
         let text = |id: &crate::graph::ValueId| format!("{}: {}", graph.value(*id).name, graph.value(*id).ty);
         ids.iter().map(text).collect()
     };
     assert_eq!(types(&graph.inputs), ["x: float32[batch, 5]"]);
     assert_eq!(types(&graph.outputs), ["y: float32[batch, 3]"]);
-    assert_eq!(graph.metadata.get("made_for").map(String::as_str), Some("mlp_unoptimized"));
+    assert_eq!(
+        graph.metadata.get("made_for").map(String::as_str),
+        Some("mlp_unoptimized")
+    );
     let weights = constant(&graph, "w1");
     assert_eq!(weights.shape(), [7, 5]);
     assert!(file.slice_of(weights.bytes()).is_some(), "weights are borrowed");
@@ -41,25 +48,28 @@ fn subgraphs_sparse_initialisers_texts_and_lists_are_read() {
     let Some(Attribute::Graph(body)) = graph.nodes[0].attributes.get("body") else {
         panic!("a Loop has a body");
     };
-    let branches = body.graph.nodes.iter().find(|node| &*node.operator.name == "If").unwrap();
+    let branches = body
+        .graph
+        .nodes
+        .iter()
+        .find(|node| &*node.operator.name == "If")
+        .unwrap();
     assert_eq!(branches.attributes.iter().count(), 2);
     assert_eq!(
         &*constant(&import(SPARSE).unwrap(), "weights").to_f32s().unwrap(),
         &[0.0, 5.0, 0.0, 0.0, -1.0, 0.0]
     );
-    assert_eq!(constant(&import(TEXTS).unwrap(), "words").strings().unwrap(), ["käse", "", "b"]);
+    assert_eq!(
+        constant(&import(TEXTS).unwrap(), "words").strings().unwrap(),
+        ["käse", "", "b"]
+    );
     let graph = import(TREES).unwrap();
     let trees = &graph.nodes[0];
     assert_eq!(trees.operator.to_string(), "ai.onnx.ml.TreeEnsembleClassifier");
-    assert_eq!(trees.attributes.get("class_ids"), Some(&Attribute::Ints(vec![0, 1, 2, 0])));
-    assert_eq!(
-        trees.attributes.get("class_weights"),
-        Some(&Attribute::Floats(vec![0.7, 0.4, 0.9, 0.3]))
-    );
-    assert_eq!(
-        trees.attributes.get("post_transform"),
-        Some(&Attribute::String(b"SOFTMAX".to_vec()))
-    );
+    let attribute = |name| trees.attributes.get(name);
+    assert!(matches!(attribute("class_ids"), Some(Attribute::Ints(ids)) if ids == &[0, 1, 2, 0]));
+    assert!(matches!(attribute("class_weights"), Some(Attribute::Floats(weights)) if weights == &[0.7, 0.4, 0.9, 0.3]));
+    assert!(matches!(attribute("post_transform"), Some(Attribute::String(text)) if text == b"SOFTMAX"));
     let maps = graph.value(graph.outputs[1]);
     assert_eq!(maps.ty.to_string(), "sequence(map(int64, float32[]))");
 }
@@ -80,10 +90,10 @@ fn every_truncation_is_an_error_or_the_same_model() {
 
 #[test]
 fn every_changed_byte_ends_in_a_graph_or_an_error() {
-    for file in [CNN, CONTROL_FLOW, SPARSE, TEXTS, TREES] {
+    for file in [CONTROL_FLOW, SPARSE, TEXTS, TREES] {
         let mut changed = file.to_vec();
         for at in 0..file.len() {
-            for flip in [0xff, 0x01, 0x80, 0x04] {
+            for flip in [0xff, 0x04] {
                 changed[at] ^= flip;
                 if let Ok(graph) = import(changed.as_slice()) {
                     graph.verify().unwrap();
