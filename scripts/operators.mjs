@@ -1,10 +1,11 @@
 // Writes docs/operators.md: every operator with its versions, the cases of the `onnx` package that it passes, and the
 // element types that it met in them on the CPU and on the GPU. What the page says about types was run, not claimed.
 //
-//   node scripts/operators.mjs [--cpu FILE]
+//   node scripts/operators.mjs [--cpu FILE] [--keep-gpu]
 //
 // Needs the built package (npm run build), and a WebGPU adapter; the software one of Chromium will do. With --cpu, what
-// became of the cases on the CPU is taken from a report of an earlier run, native or not.
+// became of the cases on the CPU is taken from a report of an earlier run, native or not; with --keep-gpu, the column of
+// the GPU stays as the page has it.
 
 import * as fs from "node:fs";
 import { tmpdir } from "node:os";
@@ -53,7 +54,7 @@ const domains = {
   "ai.onnx.preview": "Operators that ONNX tries out.",
   "ai.onnx.preview.training": "Optimizers of training graphs.",
   "com.microsoft":
-    "Operators that ONNX Runtime's optimizer and quantizer put into models. The `onnx` package has no cases for them; their tests stand beside their source, in `src/ops`.",
+    "Operators that ONNX Runtime's optimizer and quantizer put into models. Their cases are this project's own, with ONNX Runtime's outputs; what ONNX Runtime does not run on the CPU has none.",
 };
 
 const publicName = (domain) => domain || "ai.onnx";
@@ -64,7 +65,8 @@ async function supportedOperators() {
   const file = join(tmpdir(), `modelet-operators-${process.pid}.tsv`);
   try {
     const env = { ...nativeEnv(), MODELET_OPERATOR_TABLE: file };
-    await command("cargo", ["test", "--no-default-features", "--test", "operators"], { env, quiet: true });
+    const features = ["--no-default-features", "--features", "all-operators"];
+    await command("cargo", ["test", ...features, "--test", "operators"], { env, quiet: true });
     return readTable(file, 0);
   } finally {
     fs.rmSync(file, { force: true });
@@ -107,8 +109,7 @@ function typeList(types) {
   return known.map((type) => short.get(type)).join(" ");
 }
 
-function row({ domain, name, since, schema, uses = [], operatorsOfCase, cpu, gpu }) {
-  const operator = key(domain, name);
+function row({ domain, name, since, schema, uses = [] }) {
   const versions = schema
     ? schema.versions.filter((version, i) => version >= since || schema.versions[i + 1] > since)
     : [];
@@ -118,22 +119,47 @@ function row({ domain, name, since, schema, uses = [], operatorsOfCase, cpu, gpu
   const alone = uses.filter(({ id }) => operatorsOfCase.get(id).size === 1);
   const [of, how] = alone.length > 0 ? [ids(alone), ""] : [ids(uses), " (with others)"];
   const good = Array.from(of).filter((id) => cpu.get(id)?.status.startsWith("passed")).length;
-  const onGpu = uses.filter(({ id }) => {
-    const result = gpu.get(id);
-    return result?.status.startsWith("passed") && result.gpuKernels.some((own) => key(...split(own)) === operator);
-  });
-  // A case that has the operator on several types does not tell which of them the kernel took.
-  const once = onGpu.filter(({ id }) => uses.filter((use) => use.id === id).length === 1);
-  const cpuTypes = typeList(new Set(passed.flatMap(({ types }) => types)));
-  const gpuTypes = typeList(new Set(once.flatMap(({ types }) => types)));
   const cells = [
     `\`${name}\``,
     versions.join(", ") || "1",
     of.size > 0 ? `${good}/${of.size}${how}` : "–",
-    cpuTypes || "yes",
-    gpuTypes || (onGpu.length > 0 ? "yes" : "–"),
+    typeList(new Set(passed.flatMap(({ types }) => types))) || "yes",
+    gpuTypes.get(key(domain, name)) ?? "–",
   ];
   return `| ${cells.join(" | ")} |`;
+}
+
+/** The element types on which operators had GPU kernels in passing cases, by operator. */
+async function foundGpuTypes() {
+  prepareVulkan();
+  // Rewritten graphs would hide single operators.
+  const only = ["node/", "simple/", "contrib/"];
+  const gpu = await results({ device: "webgpu", optimization: "none", only, limit: 20 });
+  const types = new Map();
+  for (const [operator, all] of uses) {
+    const onGpu = all.filter(({ id }) => {
+      const result = gpu.get(id);
+      return result?.status.startsWith("passed") && result.gpuKernels.some((own) => key(...split(own)) === operator);
+    });
+    // A case that has the operator on several types does not tell which of them the kernel took.
+    const once = onGpu.filter(({ id }) => all.filter((use) => use.id === id).length === 1);
+    if (onGpu.length > 0) types.set(operator, typeList(new Set(once.flatMap(({ types }) => types))) || "yes");
+  }
+  if (types.size > 0) return types;
+  console.error("no case ran on the GPU: is there a WebGPU adapter?");
+  process.exit(1);
+}
+
+/** What the page says about the GPU now. */
+function writtenGpuTypes() {
+  const types = new Map();
+  let domain = "";
+  for (const line of fs.readFileSync(page, "utf8").split("\n")) {
+    const name = /`(.+?)`/.exec(line)?.[1];
+    if (line.startsWith("## ")) domain = name;
+    if (line.startsWith("| `")) types.set(key(domain, name), line.split(" | ").at(-1).replace(/ \|$/, ""));
+  }
+  return types;
 }
 
 /** Domain and name of an operator as reports name it. */
@@ -147,19 +173,13 @@ const supported = await supportedOperators();
 const { schemas, uses, operatorsOfCase } = readOperators(folder);
 const results = async (options) =>
   new Map((await runConformance(folder, options)).rows.map((result) => [result.case, result]));
-const earlier = parseArgs({ options: { cpu: { type: "string" } } }).values.cpu;
-const cpu = earlier
-  ? new Map(readTable(earlier).map(([id, status]) => [id, { case: id, status }]))
+const { values: given } = parseArgs({ options: { cpu: { type: "string" }, "keep-gpu": { type: "boolean" } } });
+const cpu = given.cpu
+  ? new Map(readTable(given.cpu).map(([id, status]) => [id, { case: id, status }]))
   : await results({ device: "cpu" });
-// Rewritten graphs would hide single operators.
-prepareVulkan();
-const gpu = await results({ device: "webgpu", optimization: "none", only: ["node/", "simple/"], limit: 20 });
-if (!Array.from(gpu.values()).some(({ gpuKernels }) => gpuKernels.length > 0)) {
-  console.error("no case ran on the GPU: is there a WebGPU adapter?");
-  process.exit(1);
-}
+const gpuTypes = given["keep-gpu"] ? writtenGpuTypes() : await foundGpuTypes();
 
-const count = (status) => Array.from(cpu.values()).filter((result) => result.status === status).length;
+const other = Array.from(cpu.values()).filter(({ status }) => !status.startsWith("passed")).length;
 const version = folder.split("/").at(-1).split("-")[0];
 const text = [
   "# Operators",
@@ -167,8 +187,9 @@ const text = [
   "<!-- Written by scripts/operators.mjs. -->",
   "",
   `modelet runs ${supported.length} operators. The page is made from the table of operators in \`src/ops/registry.rs\` and from`,
-  `running the ${cpu.size} test cases of the \`onnx\` package ${version}: ${count("passed")} pass, ${count("failed as expected")} are expected failures, which`,
-  "`tests/conformance/expected_failures.tsv` lists with their reasons.",
+  `running ${cpu.size} test cases: those of the \`onnx\` package ${version}, and those of ONNX Runtime's own operators in`,
+  `\`tests/conformance/contrib_cases.py\`. ${cpu.size - other} pass; ${other} do not, for the reasons in`,
+  "`tests/conformance/expected_failures.tsv`.",
   "",
   "- **Opsets**: the versions in which ONNX changed the operator. A model may import any opset from the first on.",
   "- **Cases**: how many of the operator's test cases pass. Cases of several operators are counted for those that have",
@@ -178,21 +199,25 @@ const text = [
   "",
   `Types are shortened: ${["f32", "bf16", "i8", "u8", "str"].map((name) => `\`${name}\` is ${[...short].find(([, own]) => own === name)[0]}`).join(", ")}.`,
 ];
-const names = [...Object.keys(domains), ...supported.map(([domain]) => domain)].filter(
-  (domain, i, all) => all.indexOf(domain) === i && supported.some(([own]) => own === domain),
-);
+const current = [...schemas.values()].filter(({ state }) => !state);
+const names = new Set([
+  ...Object.keys(domains),
+  ...supported.map(([domain]) => domain),
+  ...current.map((one) => one.domain),
+]);
 for (const domain of names) {
   const own = supported.filter(([of]) => of === domain).sort(([, a], [, b]) => a.localeCompare(b, "en"));
-  text.push("", `## \`${domain}\``, "");
-  if (domains[domain]) text.push(domains[domain], "");
-  text.push("| Operator | Opsets | Cases | CPU | GPU |", "|---|---|---|---|---|");
+  const have = new Set(own.map(([, name]) => name));
+  const lacking = current.filter((one) => one.domain === domain && !have.has(one.name));
+  if (own.length + lacking.length === 0) continue;
+  text.push("", `## \`${domain}\``);
+  if (domains[domain]) text.push("", domains[domain]);
+  if (own.length > 0) text.push("", "| Operator | Opsets | Cases | CPU | GPU |", "|---|---|---|---|---|");
   for (const [, name, since] of own) {
     const operator = key(domain, name);
     const schema = schemas.get(operator);
-    text.push(row({ domain, name, since: Number(since), schema, uses: uses.get(operator), operatorsOfCase, cpu, gpu }));
+    text.push(row({ domain, name, since: Number(since), schema, uses: uses.get(operator) }));
   }
-  const have = new Set(own.map(([, name]) => name));
-  const lacking = [...schemas.values()].filter((one) => one.domain === domain && !have.has(one.name) && !one.state);
   if (lacking.length > 0) {
     text.push("", `Not supported: ${lacking.map(({ name }) => `\`${name}\``).join(", ")}.`);
   }

@@ -127,6 +127,9 @@ const LEAF: u32 = 1 << 31;
 /// Rows that go through one tree before the next tree is taken, so that a tree's nodes stay in the cache.
 const BLOCK: usize = 64;
 
+/// Walks that go on at once: of several rows through one tree, or of one row through several.
+const GROUP: usize = 4;
+
 /// Scores that a block has at most, when it has more than one row.
 const BLOCK_SCORES: usize = 1 << 14;
 
@@ -273,28 +276,46 @@ impl<T: Threshold> Forest<T> {
         }
     }
 
-    /// The leaf that a row ends at.
-    fn leaf<const PLAIN: bool>(&self, root: u32, row: &[T]) -> usize {
-        let mut at = root;
-        while at & LEAF == 0 {
-            let node = &self.nodes[at as usize];
-            let x = row[(node.feature & FEATURE) as usize];
-            let passes = if PLAIN {
-                x <= node.value
-            } else {
+    /// The leaves that rows end at, each in its tree. Several walks go on at once, so that their memory is waited for at once.
+    fn leaves<const WALKS: usize>(&self, roots: [u32; WALKS], rows: [&[T]; WALKS]) -> [u32; WALKS] {
+        if self.plain {
+            self.walk(roots, rows, |node, x| x <= node.value)
+        } else {
+            self.walk(roots, rows, |node, x| {
                 let equal = (node.feature & EQUAL == 0) | (x >= node.value);
                 ((x <= node.value) & equal) | (x.is_nan() & (node.feature & NAN_PASSES != 0))
-            };
-            at = node.children[usize::from(passes)];
+            })
         }
-        (at & !LEAF) as usize
     }
 
-    fn leaf_of(&self, root: u32, row: &[T]) -> usize {
-        if self.plain {
-            self.leaf::<true>(root, row)
-        } else {
-            self.leaf::<false>(root, row)
+    fn walk<const WALKS: usize>(
+        &self,
+        mut at: [u32; WALKS],
+        rows: [&[T]; WALKS],
+        passes: impl Fn(&Node<T>, T) -> bool,
+    ) -> [u32; WALKS] {
+        // A number of a branch is below that of a leaf, so the smallest says whether a walk still goes on.
+        while at.iter().fold(LEAF, |least, &at| least.min(at)) < LEAF {
+            for (at, row) in at.iter_mut().zip(&rows) {
+                if *at < LEAF {
+                    let node = &self.nodes[*at as usize];
+                    let x = row[(node.feature & FEATURE) as usize];
+                    *at = node.children[usize::from(passes(node, x))];
+                }
+            }
+        }
+        at.map(|at| at & !LEAF)
+    }
+
+    fn vote(&self, leaf: u32, score: &mut Score, how: Aggregate) {
+        let leaf = leaf as usize;
+        if self.single && how == Aggregate::Sum {
+            score.values[0] += self.votes[leaf].1.to_f64();
+            return;
+        }
+        let range = self.starts[leaf] as usize..self.starts[leaf + 1] as usize;
+        for &(target, weight) in &self.votes[range] {
+            score.add(target as usize, weight.to_f64(), how);
         }
     }
 
@@ -326,17 +347,25 @@ impl<T: Threshold> Forest<T> {
                 score.values.fill(0.0);
                 score.voted.fill(false);
             }
+            let grouped = rows.len() / GROUP * GROUP;
             for &root in &self.roots {
-                for (row, score) in rows.iter().zip(&mut *scores) {
-                    let leaf = self.leaf_of(root, row);
-                    if self.single && how == Aggregate::Sum {
-                        score.values[0] += self.votes[leaf].1.to_f64();
-                        continue;
+                let groups = rows[..grouped].chunks_exact(GROUP).zip(scores.chunks_exact_mut(GROUP));
+                for (group, scores) in groups {
+                    let leaves = self.leaves::<GROUP>([root; GROUP], std::array::from_fn(|index| group[index]));
+                    for (leaf, score) in leaves.into_iter().zip(scores) {
+                        self.vote(leaf, score, how);
                     }
-                    let range = self.starts[leaf] as usize..self.starts[leaf + 1] as usize;
-                    for &(target, weight) in &self.votes[range] {
-                        score.add(target as usize, weight.to_f64(), how);
-                    }
+                }
+            }
+            for (row, score) in rows.iter().zip(&mut *scores).skip(grouped) {
+                let (groups, rest) = self.roots.as_chunks::<GROUP>();
+                for &roots in groups {
+                    let leaves = self.leaves(roots, [*row; GROUP]);
+                    leaves.into_iter().for_each(|leaf| self.vote(leaf, score, how));
+                }
+                for &root in rest {
+                    let [leaf] = self.leaves([root], [*row]);
+                    self.vote(leaf, score, how);
                 }
             }
             for (index, score) in scores.iter_mut().enumerate() {

@@ -457,9 +457,12 @@ impl TableCopy {
 
 /// Fills a tensor with one element of `size` bytes.
 pub fn fill(size: usize, target: &mut [u8], element: &[u8]) -> Result<()> {
-    let element = element
-        .get(..size)
-        .ok_or_else(|| Error::internal("an element to fill with is missing"))?;
+    let element = element.get(..size).ok_or_else(|| {
+        Error::new(
+            crate::error::ErrorCode::InvalidGraph,
+            "the element to fill with is missing or of another type",
+        )
+    })?;
     if element.iter().all(|&byte| byte == element[0]) {
         target.fill(element[0]);
     } else {

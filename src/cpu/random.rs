@@ -1,11 +1,7 @@
 //! Pseudo-random numbers: the Mersenne Twister (MT19937) as NumPy's legacy generator seeds and reads it, so that a seed
 //! gives the numbers of ONNX's reference.
 
-use std::{
-    collections::hash_map::RandomState,
-    hash::{BuildHasher, Hasher},
-    sync::atomic::{AtomicU64, Ordering},
-};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 const LEN: usize = 624;
 const MIDDLE: usize = 397;
@@ -14,6 +10,8 @@ const MIDDLE: usize = 397;
 pub struct Twister {
     state: Vec<u32>,
     next: usize,
+    /// Normal numbers are made in pairs.
+    second: Option<f64>,
 }
 
 impl Twister {
@@ -25,15 +23,19 @@ impl Twister {
             state.push(value);
             value = 1_812_433_253u32.wrapping_mul(value ^ (value >> 30)).wrapping_add(index);
         }
-        Twister { state, next: LEN }
+        Twister {
+            state,
+            next: LEN,
+            second: None,
+        }
     }
 
-    /// A sequence that differs from call to call.
+    /// A sequence that differs from call to call, and from process to process.
     pub fn unseeded() -> Twister {
-        static CALLS: AtomicU64 = AtomicU64::new(0);
-        let mut hasher = RandomState::new().build_hasher();
-        hasher.write_u64(CALLS.fetch_add(1, Ordering::Relaxed));
-        Twister::seeded(hasher.finish() as u32)
+        static CALLS: AtomicU32 = AtomicU32::new(0);
+        // An odd factor keeps calls apart.
+        let call = CALLS.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9);
+        Twister::seeded(entropy().wrapping_add(call))
     }
 
     /// The next 32 bits.
@@ -59,6 +61,33 @@ impl Twister {
         let (high, low) = (self.bits() >> 5, self.bits() >> 6);
         (f64::from(high) * 67_108_864.0 + f64::from(low)) / 9_007_199_254_740_992.0
     }
+
+    /// The next number of the standard normal distribution, by the polar method.
+    pub fn normal(&mut self) -> f64 {
+        if let Some(second) = self.second.take() {
+            return second;
+        }
+        loop {
+            let (x, y) = (2.0 * self.unit() - 1.0, 2.0 * self.unit() - 1.0);
+            let square = x * x + y * y;
+            if square > 0.0 && square < 1.0 {
+                let factor = (-2.0 * square.ln() / square).sqrt();
+                self.second = Some(factor * x);
+                return factor * y;
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "wasm32")]
+fn entropy() -> u32 {
+    (js_sys::Math::random() * f64::from(u32::MAX)) as u32
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+fn entropy() -> u32 {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    RandomState::new().build_hasher().finish() as u32
 }
 
 #[cfg(test)]
@@ -72,6 +101,9 @@ mod tests {
         assert_eq!((1..10_000).map(|_| twister.bits()).last(), Some(4_123_659_995));
         let mut zero = Twister::seeded(0);
         assert_eq!([zero.unit(), zero.unit()], [0.5488135039273248, 0.7151893663724195]);
+        let mut zero = Twister::seeded(0);
+        let normals = [1.764052345967664, 0.4001572083672233, 0.9787379841057392];
+        assert!(normals.iter().all(|normal| (zero.normal() - normal).abs() < 1e-14));
     }
 
     #[test]

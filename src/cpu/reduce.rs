@@ -3,7 +3,6 @@
 
 use crate::cpu::math::{exp, scalar};
 use crate::cpu::simd::{max_f32, min_f32};
-use crate::tensor::Bool8;
 
 /// What is computed of the values that are reduced together (ONNX Reduce*).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -153,49 +152,7 @@ macro_rules! integer_element {
 }
 
 integer_element! {
-    i8 |x| x.wrapping_abs();
-    i16 |x| x.wrapping_abs();
-    i32 |x| x.wrapping_abs();
     i64 |x| x.wrapping_abs();
-    u8 |x| x;
-    u16 |x| x;
-    u32 |x| x;
-    u64 |x| x;
-}
-
-/// Truth values: the maximum is the disjunction, the minimum the conjunction.
-impl ReduceElement for Bool8 {
-    const ZERO: Self = Bool8(0);
-    const ONE: Self = Bool8(1);
-    const LOWEST: Self = Bool8(0);
-    const HIGHEST: Self = Bool8(1);
-    fn plus(self, other: Self) -> Self {
-        self.larger(other)
-    }
-    fn times(self, other: Self) -> Self {
-        self.smaller(other)
-    }
-    fn larger(self, other: Self) -> Self {
-        (bool::from(self) || other.into()).into()
-    }
-    fn smaller(self, other: Self) -> Self {
-        (bool::from(self) && other.into()).into()
-    }
-    fn magnitude(self) -> Self {
-        self
-    }
-    fn divided_by(self, _: usize) -> Self {
-        self
-    }
-    fn root(self) -> Self {
-        self
-    }
-    fn ln(self) -> Self {
-        Bool8(0)
-    }
-    fn exp_minus(self, _: Self) -> Self {
-        Bool8(1)
-    }
 }
 
 /// A reduction's axes, planned for one input shape.
@@ -557,7 +514,7 @@ mod tests {
         plan.run(ReduceKind::Mean, &[7, 2, -7, 2], &mut out, &mut []);
         assert_eq!(out, [4, -2]);
         let mut out = [0; 2];
-        plan.run(ReduceKind::Max, &[3u8, 200, 1, 0], &mut out, &mut []);
+        plan.run(ReduceKind::Max, &[3i64, 200, 1, 0], &mut out, &mut []);
         assert_eq!(out, [200, 1]);
     }
 

@@ -3,6 +3,7 @@
 
 use super::kernel::GpuType;
 use super::program::{GpuProgram, ValueStorage};
+use crate::tensor::sorted_positions;
 
 /// Buffers that hold all planned values and scratch memory of a program.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,8 +45,10 @@ impl BufferPlan {
                 wanted.push((padded(bytes), step.position, step.position, Owner::Scratch(index, slot)));
             }
         }
-        // Stable, so equal programs get equal plans.
-        wanted.sort_by_key(|&(bytes, first, _, _)| (std::cmp::Reverse(bytes), first));
+        // Equal programs get equal plans: what is equal stays in its order.
+        let order = sorted_positions(wanted.len(), &|a, b| {
+            wanted[b].0.cmp(&wanted[a].0).then(wanted[a].1.cmp(&wanted[b].1))
+        });
 
         let mut plan = BufferPlan {
             buffers: Vec::new(),
@@ -57,7 +60,7 @@ impl BufferPlan {
                 .collect(),
         };
         let mut lives: Vec<Vec<(usize, usize)>> = Vec::new();
-        for (bytes, first, last, owner) in wanted {
+        for (bytes, first, last, owner) in order.into_iter().map(|position| wanted[position]) {
             let is_free = |life: &[(usize, usize)]| life.iter().all(|&(from, to)| last < from || to < first);
             // Sizes only fall, so every buffer is large enough and the latest free one wastes least.
             let index = match lives.iter().rposition(|life| is_free(life)) {

@@ -3,6 +3,7 @@
 use super::{
     CpuLowering, InferContext, Operator, PointwiseForm, PointwiseInput,
     lower::{invalid, unsupported},
+    widen::narrow_ints,
 };
 use crate::{
     cpu::{
@@ -171,7 +172,7 @@ impl Cast {
                 // Integers wrap around as they do from other floats.
                 false if to.is_integer() && to != DType::U64 => {
                     let whole: Vec<i64> = values.iter().map(|&value| value as i64).collect();
-                    int_tensor(to, tensor.shape(), &whole)?
+                    narrow_ints(to, tensor.shape(), &whole)?
                 }
                 false => Tensor::from_f64s(to, tensor.shape(), &values)?,
             };
@@ -318,21 +319,11 @@ fn parse(to: DType) -> CpuKernel {
                         .ok()
                         .or_else(|| text.parse::<f64>().ok().map(|value| float_to_int(value, to))),
                 })?;
-                int_tensor(to, shape, &values)?
+                narrow_ints(to, shape, &values)?
             }
         };
         Ok(vec![result])
     })
-}
-
-fn int_tensor(to: DType, shape: &[usize], values: &[i64]) -> Result<Tensor> {
-    use elementwise::Wide;
-    let len = to
-        .byte_len(values.len())
-        .ok_or_else(|| Error::internal("integers without a size"))?;
-    let mut bytes = crate::tensor::AlignedBytes::zeroed(len)?;
-    i64::store(to, values, bytes.as_mut(), 0)?;
-    Tensor::from_bytes(to, shape, bytes)
 }
 
 fn parse_all<T>(strings: &[String], parse: impl Fn(&str) -> Option<T>) -> Result<Vec<T>> {

@@ -54,6 +54,8 @@ pub(super) static OPERATORS: &[Entry] = &[
     contrib("GroupNorm", fused::make_group_norm),
     contrib("NhwcConv", fused::make_nhwc_conv),
     contrib("NhwcFusedConv", fused::make_nhwc_conv),
+    contrib("NhwcMaxPool", fused::make_nhwc_max_pool),
+    contrib("QEmbedLayerNormalization", fused::make_embed_norm),
     contrib("QuickGelu", fused::make_gelu),
     contrib("SimplifiedLayerNormalization", fused::make_simplified_norm),
     contrib("SkipGroupNorm", fused::make_group_norm),

@@ -1,12 +1,14 @@
 //! Operators: what each means for types and shapes, on the CPU and on the GPU. One file per operator family; the table
 //! of all is [`registry`]. What several operators share stands in `cpu/` and `gpu/`, never in another operator's file.
 
+// Without the rare operators, what only they use lies idle.
+#![cfg_attr(not(feature = "all-operators"), allow(dead_code))]
+
 mod arity;
 mod binary;
 mod cast;
 mod channel_norm;
 mod context;
-#[cfg_attr(not(feature = "all-operators"), allow(dead_code))]
 mod contrib;
 mod control;
 mod conv;
@@ -23,9 +25,7 @@ mod join;
 mod layout;
 mod lower;
 mod matmul;
-#[cfg_attr(not(feature = "all-operators"), allow(dead_code))]
 mod ml;
-#[cfg_attr(not(feature = "all-operators"), allow(dead_code))]
 mod neural;
 mod normalization;
 mod on_gpu;
@@ -42,13 +42,11 @@ mod search;
 mod select;
 mod sequence;
 mod shape;
-#[cfg_attr(not(feature = "all-operators"), allow(dead_code))]
 mod signal;
 mod slice;
 mod softmax;
 #[cfg(test)]
 pub mod testing;
-#[cfg_attr(not(feature = "all-operators"), allow(dead_code))]
 mod text;
 mod transpose;
 mod unary;

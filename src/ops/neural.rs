@@ -5,6 +5,7 @@ mod attention;
 mod deform;
 mod detect;
 mod einsum;
+mod flex;
 mod fold;
 mod loss;
 mod matrix;
@@ -17,7 +18,7 @@ use std::{borrow::Cow, fmt::Debug, sync::Arc};
 
 use super::{
     CpuLowering, InferContext, Operator,
-    registry::{Entry, onnx},
+    registry::{Entry, internal, onnx},
 };
 use crate::{
     cpu::{elementwise::Wide, kernel::CpuKernel},
@@ -45,6 +46,14 @@ pub(super) static OPERATORS: &[Entry] = &[
     onnx("RotaryEmbedding", rotary::make),
     onnx("SoftmaxCrossEntropyLoss", loss::make),
     onnx("TensorScatter", store::make_tensor_scatter),
+    Entry {
+        domain: "ai.onnx.preview",
+        name: "FlexAttention",
+        since: 1,
+        make: flex::make,
+    },
+    internal("AttentionScores", flex::make_scores),
+    internal("AttentionValues", flex::make_values),
 ];
 
 /// An operator that runs on whole tensors.
@@ -142,6 +151,16 @@ fn from_wrapping_ints(dtype: DType, shape: &[usize], values: &[i64]) -> Result<T
     let mut memory = AlignedBytes::zeroed(dtype.byte_len(values.len()).unwrap_or(0))?;
     i64::store(dtype, values, memory.as_mut(), 0)?;
     Tensor::from_bytes(dtype, shape, memory)
+}
+
+/// What Einsum makes of tensors by an equation.
+fn sum_of_products(equation: &str, inputs: &[Option<Tensor>]) -> Result<Tensor> {
+    let operator = einsum::parse(equation)?;
+    let results = operator.run(&Call {
+        inputs,
+        wanted: &[true],
+    });
+    Ok(results?.swap_remove(0))
 }
 
 /// A tensor of any numeric type from sums: integers wrap around instead of saturating.

@@ -1,7 +1,12 @@
 //! ONNX's pooling: `MaxPool`, `AveragePool` and `LpPool` over one to three spatial axes, and their global forms over
 //! any number.
 
-use super::{CpuLowering, InferContext, Operator, TensorDesc, context::rank_error, widen::widened, window::Window};
+use super::{
+    CpuLowering, InferContext, Operator, TensorDesc,
+    context::rank_error,
+    widen::{converted, widened},
+    window::Window,
+};
 use crate::{
     cpu::{
         conv::spatial,
@@ -241,8 +246,14 @@ impl Operator for Pool {
             (DType::F32, _) => self.cpu_f32(ctx),
             (DType::F16 | DType::BF16, _) => widened(ctx, |ctx| self.cpu_f32(ctx)),
             (DType::F64, _) => self.cpu_f64(ctx),
-            (DType::I8, Kind::Max(order)) => self.cpu_max::<i8>(ctx, order),
-            (DType::U8, Kind::Max(order)) => self.cpu_max::<u8>(ctx, order),
+            (DType::I8 | DType::U8, Kind::Max(order)) => converted(
+                ctx,
+                |dtype| match dtype {
+                    DType::I8 | DType::U8 => DType::F32,
+                    other => other,
+                },
+                |ctx| self.cpu_max::<f32>(ctx, order),
+            ),
             _ => Err(ctx.unsupported_type(0)),
         }
     }

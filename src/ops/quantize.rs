@@ -460,12 +460,13 @@ impl Operator for MatMulInteger {
         let pairs: Vec<(usize, usize)> = (0..element_count(&lead)?)
             .map(|flat| (offsets(&a_strides, flat), offsets(&b_strides, flat)))
             .collect();
-        let per = |index: usize, along: usize| -> Result<Option<ZeroPoint>> {
+        let per = |index: usize, along: usize, matrices: &[usize]| -> Result<Option<ZeroPoint>> {
             let Some(desc) = ctx.optional_input(index) else {
                 return Ok(None);
             };
             let count = element_count(&desc.shape)?;
             let of = operand(index, desc);
+            let of_all = element_count(&[element_count(matrices)?, along])?;
             match count {
                 1 => Ok(Some(ZeroPoint {
                     of,
@@ -478,7 +479,7 @@ impl Operator for MatMulInteger {
                     step: 1,
                 })),
                 // One for each row or column of each of the factor's matrices.
-                _ if along > 0 && count % along == 0 => Ok(Some(ZeroPoint {
+                _ if count == of_all => Ok(Some(ZeroPoint {
                     of,
                     per_matrix: along,
                     step: 1,
@@ -490,7 +491,7 @@ impl Operator for MatMulInteger {
                 ),
             }
         };
-        let (a_zero, b_zero) = (per(2, rows)?, per(3, columns)?);
+        let (a_zero, b_zero) = (per(2, rows, &product.a_lead)?, per(3, columns, &product.b_lead)?);
         let types = [a.dtype, b.dtype];
         // A constant second factor is widened once.
         let is_fixed = b_zero.is_none() || ctx.constant(3).is_some();
@@ -603,6 +604,22 @@ mod tests {
             .input(f32s(&[], &[2.0]))
             .input(tensor(&[], &[10i8]));
         assert_eq!(node.run1().unwrap(), tensor(&[6], &[-128i8, 10, 10, 12, 12, 127]));
+    }
+
+    #[test]
+    fn zero_points_of_a_product_are_as_many_as_it_has_rows_or_columns() {
+        let node = |zeros: usize| {
+            TestNode::new("MatMulInteger", 10)
+                .input(tensor(&[2, 2, 1], &[1u8, 2, 3, 4]))
+                .input(tensor(&[1, 1], &[1u8]))
+                .input(tensor(&[zeros], &vec![1u8; zeros]))
+        };
+        for zeros in [1, 2, 4] {
+            assert_eq!(node(zeros).run1().unwrap(), tensor(&[2, 2, 1], &[0, 1, 2, 3]));
+        }
+        for zeros in [0, 3, 6] {
+            assert!(node(zeros).run().is_err(), "{zeros} zero points");
+        }
     }
 
     #[test]

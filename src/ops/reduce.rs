@@ -1,6 +1,9 @@
 //! ONNX's reductions: `ReduceSum` and its nine relatives, `ArgMax` and `ArgMin`, and `CumSum`.
 
-use super::{CpuLowering, GpuLowering, InferContext, Operator, widen::widened};
+use super::{
+    CpuLowering, GpuLowering, InferContext, Operator,
+    widen::{narrow_ints, wide_ints, widened},
+};
 use crate::{
     cpu::{
         kernel::{CpuKernel, KernelIo},
@@ -12,13 +15,13 @@ use crate::{
         kernels::reduce::{self, ReduceOp},
     },
     graph::Node,
-    tensor::{AlignedBytes, Bool8, DType, Dim, Element, Tensor, resolve_axes, resolve_axis},
+    tensor::{AlignedBytes, DType, Dim, Element, Tensor, resolve_axes, resolve_axis},
 };
 
 /// Reduces over some axes; without axes over all, or over none with `noop_with_empty_axes`.
 ///
-/// The axes are an attribute up to opset 17 (`ReduceSum`: 12), an input afterwards. f16, bf16, f32, f64 and the 32- and
-/// 64-bit integers; `ReduceMax` and `ReduceMin` also i8, u8 and bool.
+/// The axes are an attribute up to opset 17 (`ReduceSum`: 12), an input afterwards. f16, bf16, f32, f64 and
+/// integers; `ReduceMax` and `ReduceMin` also bool.
 #[derive(Debug)]
 pub struct Reduce {
     kind: ReduceKind,
@@ -67,15 +70,6 @@ reductions! {
     log_sum_exp = LogSumExp, input since 18;
     /// ONNX `ReduceSumSquare`.
     sum_square = SumSquare, input since 18;
-}
-
-/// What is done with a bool or integer that is narrower than what sums are kept in.
-fn unsupported_sum(kind: ReduceKind, dtype: DType) -> bool {
-    let extremum = matches!(kind, ReduceKind::Max | ReduceKind::Min);
-    match dtype {
-        DType::I8 | DType::U8 | DType::Bool => !extremum,
-        dtype => !dtype.is_float() && !matches!(dtype, DType::I32 | DType::I64 | DType::U32 | DType::U64),
-    }
 }
 
 impl Reduce {
@@ -154,6 +148,65 @@ impl Reduce {
         }))
     }
 
+    /// The kernel for integers and bools, in 64 bits.
+    fn integers(&self, dtype: DType, axes: Option<Vec<i64>>) -> CpuKernel {
+        let (kind, keep, noop) = (self.kind, self.keep, self.noop);
+        // Sums and products of u64 have the bits of those of i64; the order and the rest have not.
+        let is_u64 = dtype == DType::U64;
+        let sign = if is_u64 && matches!(kind, ReduceKind::Max | ReduceKind::Min) {
+            i64::MIN
+        } else {
+            0
+        };
+        let wrapping = [ReduceKind::Sum, ReduceKind::Prod, ReduceKind::SumSquare, ReduceKind::L1];
+        let as_float = is_u64 && sign == 0 && !wrapping.contains(&kind);
+        CpuKernel::dynamic("reduce", move |inputs| {
+            let input = inputs.first().and_then(Option::as_ref);
+            let input = input.ok_or_else(|| Error::internal("a reduction's input is missing"))?;
+            let axes = match (&axes, inputs.get(1).and_then(Option::as_ref)) {
+                (Some(axes), _) => axes.clone(),
+                (None, Some(axes)) => axes.to_i64s()?,
+                (None, None) => Vec::new(),
+            };
+            let rule = Reduce {
+                kind,
+                axes: Axes::Input,
+                keep,
+                noop,
+            };
+            let reduced = rule.reduced(&axes, input.shape().len())?;
+            let plan = plan(input.shape(), &reduced)?;
+            let shape = rule.output(input.shape(), &reduced);
+            if as_float {
+                let mut out = vec![0f64; plan.len()];
+                plan.run(
+                    kind,
+                    &input.to_f64s()?,
+                    &mut out,
+                    &mut vec![0.0; plan.scratch_len(kind)],
+                );
+                return Ok(vec![Tensor::from_f64s(dtype, &shape, &out)?]);
+            }
+            let mut values = wide_ints(input)?;
+            let (mut out, mut scratch) = (vec![0i64; plan.len()], vec![0i64; plan.scratch_len(kind)]);
+            values.iter_mut().for_each(|value| *value ^= sign);
+            plan.run(kind, &values, &mut out, &mut scratch);
+            out.iter_mut().for_each(|value| *value ^= sign);
+            let extremum = matches!(kind, ReduceKind::Max | ReduceKind::Min);
+            if extremum && !is_u64 {
+                // Of nothing the largest is the least that the type has.
+                let (low, high) = if dtype == DType::Bool {
+                    (0, 1)
+                } else {
+                    (i64::MIN, i64::MAX)
+                };
+                out.iter_mut().for_each(|value| *value = (*value).clamp(low, high));
+                return Ok(vec![Tensor::from_i64s(dtype, &shape, &out)?]);
+            }
+            Ok(vec![narrow_ints(dtype, &shape, &out)?])
+        })
+    }
+
     /// The kernel for axes that are computed in the run.
     fn dynamic<T: Element + ReduceElement>(&self) -> CpuKernel {
         let rule = Reduce {
@@ -217,21 +270,17 @@ impl Operator for Reduce {
 
     fn cpu(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
         let dtype = ctx.input(0)?.dtype;
-        if unsupported_sum(self.kind, dtype) {
-            return Err(ctx.unsupported_type(0));
-        }
+        let extremum = matches!(self.kind, ReduceKind::Max | ReduceKind::Min);
         match dtype {
             DType::F16 | DType::BF16 => widened(ctx, |ctx| self.cpu_of::<f32>(ctx)),
             DType::F32 => self.cpu_of::<f32>(ctx),
             DType::F64 => self.cpu_of::<f64>(ctx),
-            DType::I8 => self.cpu_of::<i8>(ctx),
-            DType::U8 => self.cpu_of::<u8>(ctx),
-            DType::I32 => self.cpu_of::<i32>(ctx),
-            DType::U32 => self.cpu_of::<u32>(ctx),
             DType::I64 => self.cpu_of::<i64>(ctx),
-            DType::U64 => self.cpu_of::<u64>(ctx),
-            DType::Bool => self.cpu_of::<Bool8>(ctx),
-            _ => Err(ctx.unsupported_type(0)),
+            _ if !dtype.is_integer() && (dtype != DType::Bool || !extremum) => Err(ctx.unsupported_type(0)),
+            _ => {
+                let given = ctx.input_count() > 1 && ctx.optional_input(1).is_some();
+                Ok(self.integers(dtype, self.known_axes(ctx.constant(1), given)?))
+            }
         }
     }
 
@@ -345,16 +394,21 @@ impl Operator for ArgReduce {
         Ok(match input.dtype {
             DType::F32 => self.cpu_of::<f32>(sides),
             DType::F64 => self.cpu_of::<f64>(sides),
-            DType::F16 => self.cpu_of::<half::f16>(sides),
-            DType::BF16 => self.cpu_of::<half::bf16>(sides),
-            DType::I8 => self.cpu_of::<i8>(sides),
-            DType::U8 => self.cpu_of::<u8>(sides),
-            DType::I16 => self.cpu_of::<i16>(sides),
-            DType::U16 => self.cpu_of::<u16>(sides),
-            DType::I32 => self.cpu_of::<i32>(sides),
-            DType::U32 => self.cpu_of::<u32>(sides),
+            DType::F16 | DType::BF16 => return widened(ctx, |_| Ok(self.cpu_of::<f32>(sides))),
             DType::I64 => self.cpu_of::<i64>(sides),
-            DType::U64 => self.cpu_of::<u64>(sides),
+            dtype if dtype.is_integer() => {
+                let (arg, tie) = (self.arg, self.tie);
+                let shape = ctx.output(0)?.shape.clone();
+                let sign = if dtype == DType::U64 { i64::MIN } else { 0 };
+                CpuKernel::dynamic("arg_reduce", move |inputs| {
+                    let input = inputs.first().and_then(Option::as_ref);
+                    let mut values = wide_ints(input.ok_or_else(|| Error::internal("an input is missing"))?)?;
+                    values.iter_mut().for_each(|value| *value ^= sign);
+                    let mut out = vec![0i64; sides[0] * sides[2]];
+                    arg_reduce(arg, tie, &values, &mut out, sides);
+                    Ok(vec![Tensor::new(&shape, out)?])
+                })
+            }
             _ => return Err(ctx.unsupported_type(0)),
         })
     }
@@ -439,10 +493,21 @@ impl Operator for CumSum {
             DType::F16 | DType::BF16 => widened(ctx, |ctx| self.cpu_of::<f32>(ctx)),
             DType::F32 => self.cpu_of::<f32>(ctx),
             DType::F64 => self.cpu_of::<f64>(ctx),
-            DType::I32 => self.cpu_of::<i32>(ctx),
-            DType::U32 => self.cpu_of::<u32>(ctx),
             DType::I64 => self.cpu_of::<i64>(ctx),
-            DType::U64 => self.cpu_of::<u64>(ctx),
+            // In the lowest bits sums of all integer types are the same.
+            dtype if dtype.is_integer() => {
+                let sum = *self;
+                Ok(CpuKernel::dynamic("cum_sum", move |inputs| {
+                    let [Some(input), Some(axis), ..] = inputs else {
+                        return Err(Error::internal("an input is missing"));
+                    };
+                    let sides = sides(input.shape(), cum_sum_axis(&axis.to_i64s()?, input.shape().len())?);
+                    let values = wide_ints(input)?;
+                    let mut out = vec![0i64; values.len()];
+                    sum.run(&values, &mut out, sides);
+                    Ok(vec![narrow_ints(input.dtype(), input.shape(), &out)?])
+                }))
+            }
             _ => Err(ctx.unsupported_type(0)),
         }
     }
@@ -453,6 +518,7 @@ mod tests {
     use super::super::testing::{TestNode, assert_tensor_close, f32s, i64s, tensor};
     use super::*;
     use crate::cpu::testing::Rng;
+    use crate::tensor::Bool8;
 
     const KINDS: [(&str, fn(&[f64]) -> f64); 10] = [
         ("ReduceSum", |v| v.iter().sum()),

@@ -53,7 +53,7 @@ pub(super) const fn ml(name: &'static str, make: Make) -> Entry {
     }
 }
 
-const fn internal(name: &'static str, make: Make) -> Entry {
+pub(super) const fn internal(name: &'static str, make: Make) -> Entry {
     Entry {
         domain: INTERNAL_DOMAIN,
         name,
@@ -66,6 +66,9 @@ const fn internal(name: &'static str, make: Make) -> Entry {
 /// rarer ones.
 pub static TABLES: &[&[Entry]] = &[
     OPERATORS,
+    #[cfg(any(test, feature = "all-operators"))]
+    RARE,
+    #[cfg(any(test, feature = "all-operators"))]
     super::sequence::OPERATORS,
     #[cfg(any(test, feature = "all-operators"))]
     super::neural::OPERATORS,
@@ -93,9 +96,6 @@ static OPERATORS: &[Entry] = &[
     onnx("GroupNormalization", normalization::GroupNorm::group),
     onnx("InstanceNormalization", normalization::GroupNorm::instance),
     onnx("LayerNormalization", normalization::RowNorm::layer),
-    onnx("LpNormalization", channel_norm::AxesNorm::lp),
-    onnx("LRN", channel_norm::Lrn::make),
-    onnx("MeanVarianceNormalization", channel_norm::AxesNorm::mean_variance),
     onnx("RMSNormalization", normalization::RowNorm::rms),
     // Pooling.
     onnx("AveragePool", pool::Pool::average),
@@ -206,14 +206,11 @@ static OPERATORS: &[Entry] = &[
     onnx("DepthToSpace", layout::make_depth_space),
     onnx("SpaceToDepth", layout::make_depth_space),
     onnx("Trilu", layout::make_trilu),
-    onnx("ReverseSequence", layout::make_reverse_sequence),
     onnx("Resize", resize::make),
     onnx("Upsample", resize::make),
     // Search.
     onnx("OneHot", search::make_one_hot),
-    onnx("Compress", search::make_compress),
     onnx("NonZero", search::make_non_zero),
-    onnx("Unique", search::make_unique),
     onnx("TopK", search::make_top_k),
     // Quantisation.
     onnx("QuantizeLinear", quantize::make_linear),
@@ -224,12 +221,9 @@ static OPERATORS: &[Entry] = &[
     onnx("Constant", fill::make_constant),
     onnx("ConstantOfShape", fill::make_constant_of_shape),
     onnx("Range", fill::make_range),
-    onnx("EyeLike", fill::make_eye_like),
     // Control flow.
     onnx("If", control::make_if),
     onnx("Loop", control::make_loop),
-    onnx("Scan", control::make_scan),
-    onnx("SequenceMap", control::make_sequence_map),
     // Reductions.
     onnx("ReduceL1", reduce::Reduce::l1),
     onnx("ReduceL2", reduce::Reduce::l2),
@@ -248,6 +242,20 @@ static OPERATORS: &[Entry] = &[
     onnx("Hardmax", softmax::Softmax::hardmax),
     onnx("LogSoftmax", softmax::Softmax::log_softmax),
     onnx("Softmax", softmax::Softmax::softmax),
+];
+
+/// Operators of these files that few models have.
+#[cfg(any(test, feature = "all-operators"))]
+static RARE: &[Entry] = &[
+    onnx("Scan", control::make_scan),
+    onnx("LRN", channel_norm::Lrn::make),
+    onnx("LpNormalization", channel_norm::AxesNorm::lp),
+    onnx("MeanVarianceNormalization", channel_norm::AxesNorm::mean_variance),
+    onnx("ReverseSequence", layout::make_reverse_sequence),
+    onnx("Compress", search::make_compress),
+    onnx("Unique", search::make_unique),
+    onnx("EyeLike", fill::make_eye_like),
+    onnx("SequenceMap", control::make_sequence_map),
 ];
 
 /// The newest opset of ONNX's own domain that the table was written for.

@@ -571,6 +571,12 @@ impl Operator for Resize {
         if element_count(&input.shape)? == 0 && element_count(&output.shape)? > 0 {
             return Err(mismatch("an empty input cannot be resized to one with elements"));
         }
+        // Tables are made that are as long as each axis.
+        if let Some(axis) = axes.iter().find(|axis| axis.resized > 1 << 26) {
+            return Err(Error::new(ErrorCode::LimitExceeded, "a resized tensor is too large")
+                .expected("at most 2^26 elements along an axis")
+                .actual(axis.resized.to_string()));
+        }
         if let Mode::Nearest(nearest) = self.mode {
             return self.nearest(nearest, &axes, ctx);
         }

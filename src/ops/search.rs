@@ -15,7 +15,7 @@ use crate::{
     },
     error::{Error, ErrorCode, Result},
     graph::Node,
-    tensor::{DType, Dim, Tensor, display_shape, resolve_axis, strides_of},
+    tensor::{DType, Dim, Tensor, display_shape, resolve_axis, sorted_positions, strides_of},
 };
 
 /// ONNX `OneHot` (opset 9): a new dimension at `axis` of size `depth`, which holds the on-value where its index is the
@@ -386,25 +386,27 @@ fn unique(tensor: &Tensor, axis: Option<i64>, is_sorted: bool) -> Result<Vec<Ten
     let inner: usize = shape[axis + 1..].iter().product();
     let outer: usize = shape[..axis].iter().product();
     let place = |slice: usize, number: usize| (number / inner * len + slice) * inner + number % inner;
-    let compare = |&a: &usize, &b: &usize| {
+    let compare = |a: usize, b: usize| {
         let orders = (0..outer * inner).map(|number| keys.compare(place(a, number), place(b, number)));
         orders
             .into_iter()
             .find(|order| order.is_ne())
             .unwrap_or(Ordering::Equal)
     };
-    let mut order: Vec<usize> = (0..len).collect();
-    // Stable: of equal slices, the first comes first.
-    order.sort_by(compare);
+    let order = sorted_positions(len, &compare);
     let mut groups: Vec<Vec<usize>> = Vec::new();
     for slice in order {
         match groups.last_mut() {
-            Some(group) if compare(&group[0], &slice).is_eq() => group.push(slice),
+            Some(group) if compare(group[0], slice).is_eq() => group.push(slice),
             _ => groups.push(vec![slice]),
         }
     }
     if !is_sorted {
-        groups.sort_by_key(|group| group[0]);
+        let order = sorted_positions(groups.len(), &|a, b| groups[a][0].cmp(&groups[b][0]));
+        groups = order
+            .into_iter()
+            .map(|group| std::mem::take(&mut groups[group]))
+            .collect();
     }
     let mut inverse = vec![0i64; len];
     for (number, group) in groups.iter().enumerate() {
@@ -495,7 +497,6 @@ impl Operator for TopK {
         }
         let axis = resolve_axis(self.axis, input.shape.len())?;
         let rows = Rows {
-            dtype: input.dtype,
             len: input.shape[axis],
             k: output.shape[axis],
             inner: input.shape[axis + 1..].iter().product(),
@@ -504,29 +505,31 @@ impl Operator for TopK {
         if rows.k > rows.len {
             return Err(mismatch("k is larger than the dimension").actual(display_shape(&output.shape)));
         }
-        let largest = self.largest;
-        match input.dtype {
-            dtype if dtype.is_float() => Ok(CpuKernel::compute("top_k", move |io| {
-                rows.run::<f64>(io, |&a, &b| in_order(compare_floats(a, b), largest))
-            })),
-            dtype if dtype.is_integer() => {
-                let flip = if dtype == DType::U64 { i64::MIN } else { 0 };
-                Ok(CpuKernel::compute("top_k", move |io| {
-                    rows.run::<i64>(io, |&a, &b| in_order((a ^ flip).cmp(&(b ^ flip)), largest))
-                }))
-            }
-            _ => Err(ctx.unsupported_type(0)),
+        let (dtype, largest) = (input.dtype, self.largest);
+        let Some(width) = dtype.bits().filter(|bits| bits % 8 == 0).map(|bits| bits / 8) else {
+            return Err(ctx.unsupported_type(0));
+        };
+        if !dtype.is_float() && !dtype.is_integer() {
+            return Err(ctx.unsupported_type(0));
         }
+        Ok(CpuKernel::compute("top_k", move |io| {
+            rows.run(io, dtype, width, largest)
+        }))
     }
 }
 
-fn in_order(order: Ordering, largest: bool) -> Ordering {
-    if largest { order.reverse() } else { order }
+/// Numbers in the order of the floats, NaN last.
+fn order_of(value: f64) -> i64 {
+    if value.is_nan() {
+        return i64::MAX;
+    }
+    // Adding 0 makes one zero of the two.
+    let bits = (value + 0.0).to_bits() as i64;
+    bits ^ (((bits >> 63) as u64) >> 1) as i64
 }
 
 /// The rows in which TopK looks.
 struct Rows {
-    dtype: DType,
     len: usize,
     k: usize,
     inner: usize,
@@ -534,38 +537,42 @@ struct Rows {
 }
 
 impl Rows {
-    fn run<W: Wide>(
-        &self,
-        io: &mut crate::cpu::kernel::KernelIo<'_>,
-        compare: impl Fn(&W, &W) -> Ordering,
-    ) -> Result<()> {
+    fn run(&self, io: &mut crate::cpu::kernel::KernelIo<'_>, dtype: DType, width: usize, largest: bool) -> Result<()> {
         let source = io.inputs.bytes(0)?;
         let mut values = io.outputs.has(0).then(|| io.outputs.take_bytes(0)).transpose()?;
         let mut indices = io.outputs.has(1).then(|| io.outputs.take::<i64>(1)).transpose()?;
-        let (mut row, mut order) = (vec![W::default(); self.len], Vec::with_capacity(self.len));
+        let floats = if dtype.is_float() { self.len } else { 0 };
+        let (mut keys, mut floats) = (vec![0i64; self.len], vec![0f64; floats]);
+        let mut order = Vec::with_capacity(self.len);
         if self.k == 0 {
             return Ok(());
         }
+        // The order of u64 with its highest bit flipped is that of i64; flipping all bits turns it round.
+        let flip = if dtype == DType::U64 { i64::MIN } else { 0 } ^ if largest { -1 } else { 0 };
         for outer in 0..self.outer {
             for inner in 0..self.inner {
-                W::load(
-                    self.dtype,
-                    source,
-                    outer * self.len * self.inner + inner,
-                    self.inner,
-                    &mut row,
-                )?;
+                let start = outer * self.len * self.inner + inner;
+                if dtype.is_float() {
+                    f64::load(dtype, source, start, self.inner, &mut floats)?;
+                    keys.iter_mut()
+                        .zip(&floats)
+                        .for_each(|(key, &value)| *key = order_of(value));
+                } else {
+                    i64::load(dtype, source, start, self.inner, &mut keys)?;
+                }
+                keys.iter_mut().for_each(|key| *key ^= flip);
                 order.clear();
                 order.extend(0..self.len);
-                let by_value = |&a: &usize, &b: &usize| compare(&row[a], &row[b]).then(a.cmp(&b));
+                let by_key = |&a: &usize, &b: &usize| keys[a].cmp(&keys[b]).then(a.cmp(&b));
                 if self.k < self.len {
-                    order.select_nth_unstable_by(self.k - 1, by_value);
+                    order.select_nth_unstable_by(self.k - 1, by_key);
                 }
-                order[..self.k].sort_unstable_by(by_value);
+                order[..self.k].sort_unstable_by(by_key);
                 for (number, &index) in order[..self.k].iter().enumerate() {
                     let to = (outer * self.k + number) * self.inner + inner;
                     if let Some(values) = &mut values {
-                        W::store(self.dtype, &row[index..=index], values, to)?;
+                        let from = (start + index * self.inner) * width;
+                        values[to * width..(to + 1) * width].copy_from_slice(&source[from..from + width]);
                     }
                     if let Some(indices) = &mut indices {
                         indices[to] = index as i64;

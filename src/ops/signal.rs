@@ -1,6 +1,7 @@
 //! Signal processing, random numbers, images and training steps.
 
 mod fourier;
+mod image;
 mod random;
 mod training;
 mod windows;
@@ -24,6 +25,8 @@ pub(super) static OPERATORS: &[Entry] = &[
     onnx("HannWindow", windows::make_window),
     onnx("MelWeightMatrix", windows::make_mel),
     onnx("STFT", fourier::make_stft),
+    // Images.
+    onnx("ImageDecoder", image::make),
     // Random numbers.
     onnx("Bernoulli", random::make_bernoulli),
     onnx("Multinomial", random::make_multinomial),

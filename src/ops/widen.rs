@@ -7,12 +7,29 @@ use half::{bf16, f16};
 use super::{CpuLowering, TensorDesc};
 use crate::{
     cpu::{
+        elementwise::Wide,
         executor::run_alone,
         kernel::{ComputeKernel, CpuKernel, InputBytes, KernelInputs, KernelIo, KernelOutputs, OutputBytes},
     },
     error::{Error, Result},
     tensor::{AlignedBytes, DType, Tensor},
 };
+
+/// The elements of an integer or bool tensor as `i64`; those of u64 keep their bits.
+pub fn wide_ints(tensor: &Tensor) -> Result<Vec<i64>> {
+    let mut wide = vec![0; tensor.len()];
+    i64::load(tensor.dtype(), tensor.aligned()?.bytes(), 0, 1, &mut wide)?;
+    Ok(wide)
+}
+
+/// A tensor of an integer type or bool from the lowest bits of `i64`s.
+pub fn narrow_ints(dtype: DType, shape: &[usize], values: &[i64]) -> Result<Tensor> {
+    let len = dtype.byte_len(values.len());
+    let len = len.ok_or_else(|| Error::internal("integers without a size"))?;
+    let mut bytes = AlignedBytes::zeroed(len)?;
+    i64::store(dtype, values, bytes.as_mut(), 0)?;
+    Tensor::from_bytes(dtype, shape, bytes)
+}
 
 fn is_half(dtype: DType) -> bool {
     matches!(dtype, DType::F16 | DType::BF16)

@@ -10,6 +10,7 @@ mod epilogue;
 mod expand;
 mod fold;
 mod identity;
+mod parts;
 mod pointwise;
 mod reshape;
 mod rewrite;
@@ -126,6 +127,7 @@ const MAX_ROUNDS: usize = 12;
 
 /// Rewrites a graph and its subgraphs.
 pub fn optimize(mut graph: Graph, level: Level) -> Result<Graph> {
+    parts::run(&mut graph)?;
     optimize_with(&mut graph, level, &[])?;
     Ok(graph)
 }

@@ -24,7 +24,7 @@ use crate::{
     },
     graph::{NodeId, ValueId},
     ops::{CpuLowering, TensorDesc},
-    tensor::{DType, Tensor, element_count},
+    tensor::{DType, Tensor, element_count, sorted_positions},
 };
 
 /// Builds the segment of the selected nodes.
@@ -604,7 +604,7 @@ impl<'a> Builder<'a> {
 
     /// Operands of all host values, the arena's size, and each step's scratch offset.
     fn lay_out_arena(&self) -> (HashMap<ValueId, Operand>, usize, Vec<usize>) {
-        let mut in_arena: Vec<(ValueId, Lifetime)> = self
+        let in_arena: Vec<(ValueId, Lifetime)> = self
             .host
             .iter()
             .filter(|(_, value)| matches!(value.home, Home::Arena))
@@ -619,7 +619,8 @@ impl<'a> Builder<'a> {
                 )
             })
             .collect();
-        in_arena.sort_by_key(|(id, _)| *id);
+        let order = sorted_positions(in_arena.len(), &|a, b| in_arena[a].0.cmp(&in_arena[b].0));
+        let in_arena: Vec<_> = order.into_iter().map(|position| in_arena[position]).collect();
         let mut lifetimes: Vec<Lifetime> = in_arena.iter().map(|(_, lifetime)| *lifetime).collect();
         let mut scratch_index = vec![None; self.drafts.len()];
         for (position, draft) in self.drafts.iter().enumerate() {

@@ -1,5 +1,7 @@
 //! Lays out values in an arena: values that live at the same time never share memory.
 
+use crate::tensor::sorted_positions;
+
 /// A value that wants memory from step `first` to step `last`, both included.
 #[derive(Clone, Copy, Debug)]
 pub struct Lifetime {
@@ -17,8 +19,10 @@ const ALIGNMENT: usize = 16;
 /// An offset for each value, and the size of the whole arena. Large values are placed first, each at the lowest offset
 /// that is free for its whole life, which in practice stays within a few per cent of the peak of live bytes.
 pub fn lay_out(values: &[Lifetime]) -> (Vec<usize>, usize) {
-    let mut order: Vec<usize> = (0..values.len()).collect();
-    order.sort_by_key(|&index| (std::cmp::Reverse(values[index].len), values[index].first));
+    let order = sorted_positions(values.len(), &|a, b| {
+        let (a, b) = (&values[a], &values[b]);
+        b.len.cmp(&a.len).then(a.first.cmp(&b.first))
+    });
     let mut offsets = vec![0; values.len()];
     // Placed values ordered by offset.
     let mut placed: Vec<usize> = Vec::with_capacity(values.len());

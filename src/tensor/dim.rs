@@ -359,7 +359,7 @@ impl std::ops::Mul for Dim {
         let products = a.iter().flat_map(|x| {
             b.iter().map(move |y| {
                 let mut factors: Vec<Atom> = x.factors.iter().chain(&y.factors).cloned().collect();
-                factors.sort();
+                factors.sort_unstable();
                 Some(Term {
                     factors,
                     coefficient: x.coefficient.checked_mul(y.coefficient)?,

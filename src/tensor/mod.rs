@@ -15,7 +15,9 @@ pub use bytes::{AlignedBytes, Bytes, BytesIdentity};
 pub use dense::Tensor;
 pub use dim::{Dim, Symbols};
 pub use dtype::{Bool8, DType, Element};
-pub use shape::{broadcast_shapes, display_shape, element_count, resolve_axes, resolve_axis, strides_of};
+pub use shape::{
+    broadcast_shapes, display_shape, element_count, resolve_axes, resolve_axis, sorted_positions, strides_of,
+};
 pub use small::{Rounding, SmallFloat};
 pub use value::{Map, Value};
 

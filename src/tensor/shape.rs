@@ -88,6 +88,14 @@ pub fn resolve_axes(axes: &[i64], rank: usize) -> Result<Vec<usize>> {
     Ok(resolved)
 }
 
+/// The positions 0 to `count - 1` in the order that `compare` gives them, equal ones by position. One body of code for
+/// every sort that is not worth its own.
+pub fn sorted_positions(count: usize, compare: &dyn Fn(usize, usize) -> std::cmp::Ordering) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..count).collect();
+    order.sort_unstable_by(|&a, &b| compare(a, b).then(a.cmp(&b)));
+    order
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

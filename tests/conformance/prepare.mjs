@@ -1,5 +1,5 @@
 // Puts the test cases of the `onnx` package in place: has `make_cases.py` write them, once for each version of the
-// package and of that script.
+// package and of the scripts.
 //
 //   node tests/conformance/prepare.mjs
 //
@@ -19,11 +19,15 @@ import { root, toolchain } from "../../scripts/lib/toolchain.mjs";
 export async function prepareConformance() {
   const { MODELET_CACHE: cache, MODELET_PYTHON: python } = toolchain();
   if (!python) throw new Skip("no Python with onnx to make the cases with");
-  const script = join(root, "tests/conformance/make_cases.py");
+  const [script, contrib] = ["make_cases.py", "contrib_cases.py"].map((name) => join(root, "tests/conformance", name));
   // What setup.sh installed: "onnx==1.23.2 ...".
   const requirements = fs.readFileSync(join(cache, "venv/.modelet-stamp"), "utf8");
   const version = /\bonnx==(\S+)/.exec(requirements)?.[1] ?? "unknown";
-  const hash = createHash("sha256").update(requirements).update(fs.readFileSync(script)).digest("hex").slice(0, 12);
+  const parts = [requirements, fs.readFileSync(script), fs.readFileSync(contrib)];
+  const hash = parts
+    .reduce((hash, part) => hash.update(part), createHash("sha256"))
+    .digest("hex")
+    .slice(0, 12);
   const folder = join(cache, "conformance", `${version}-${hash}`);
   if (!fs.existsSync(folder)) {
     const unfinished = `${folder}.${process.pid}.tmp`;

@@ -160,6 +160,11 @@ def fused():
     places = np.array([[2, 1, 0, 4, 6]], np.int32)
     case("embed_norm_places", "EmbedLayerNormalization", [ids, segments, words, positions, kinds, gamma, beta, None, places], 2)
 
+    tables = [C(u8(10, 8)), C(u8(7, 8)), C(u8(2, 8)), C(u8(8)), C(u8(8))]
+    scales = [C(np.array(value, np.float32)) for value in (0.01, 0.02, 0.03, 0.01, 0.02)]
+    zero_points = [C(np.array(value, np.uint8)) for value in (120, 130, 100, 0, 90)]
+    case("qembed_norm", "QEmbedLayerNormalization", [ids, segments, *tables, mask, *scales, *zero_points], 2)
+
     def group_norm(x, gamma, beta, groups, epsilon, silu):
         n, h, w, c = x.shape
         y = x.astype(np.float64).reshape(n, h * w, groups, c // groups)
@@ -203,6 +208,7 @@ def fused():
         return ort.InferenceSession(model.SerializeToString()).run(None, {"x": x, "w": w, "b": b})[0].transpose(0, 2, 3, 1).copy()
     case("nhwc_conv", "NhwcConv", [x.transpose(0, 2, 3, 1).copy(), C(w), C(b)], pads=[1, 1, 1, 1], strides=[2, 1],
          expected=[conv_nhwc(w, b, pads=[1, 1, 1, 1], strides=[2, 1])])
+    case("nhwc_max_pool", "NhwcMaxPool", [u8(1, 5, 6, 3)], kernel_shape=[2, 3], strides=[2, 1], pads=[1, 0, 0, 1])
     a, b, c = f32(3, 5), f32(5, 4), f32(4)
     case("fused_gemm_relu", "FusedGemm", [a, C(b), C(c)], activation="Relu", alpha=0.5, beta=2.0)
     case("fused_gemm_leaky", "FusedGemm", [a.T.copy(), C(b.T.copy()), c], activation="LeakyRelu", activation_alpha=0.3, transA=1, transB=1)

@@ -67,6 +67,76 @@ def case(name, operator, feeds, outputs, version=3, domain="ai.onnx.ml", opset=2
     written.append(name)
 
 
+def type_of(value):
+    """The ONNX type of an array, of a dictionary of numbers, or of a list of those."""
+    if isinstance(value, list):
+        return helper.make_sequence_type_proto(type_of(value[0]))
+    if isinstance(value, dict):
+        key, number = next(iter(value.items()))
+        kind = onnx.TensorProto.STRING if isinstance(key, str) else onnx.TensorProto.INT64
+        number = helper.np_dtype_to_tensor_dtype(np.asarray(number).dtype)
+        return helper.make_map_type_proto(kind, helper.make_tensor_type_proto(number, []))
+    kind = onnx.TensorProto.STRING if value.dtype.kind in "OU" else helper.np_dtype_to_tensor_dtype(value.dtype)
+    return helper.make_tensor_type_proto(kind, [None] * value.ndim)
+
+
+def stored(value):
+    """The message that a file of test data holds for a value."""
+    if isinstance(value, list):
+        sequence = onnx.SequenceProto(elem_type=onnx.SequenceProto.MAP)
+        sequence.map_values.extend(stored(item) for item in value)
+        return sequence
+    if isinstance(value, dict):
+        dtype = type_of(value).map_type.value_type.tensor_type.elem_type
+        numbers = [np.asarray(number, helper.tensor_dtype_to_np_dtype(dtype)) for number in value.values()]
+        map_proto = onnx.MapProto(key_type=type_of(value).map_type.key_type)
+        if map_proto.key_type == onnx.TensorProto.STRING:
+            map_proto.string_keys.extend(key.encode() for key in value)
+        else:
+            map_proto.keys.extend(value)
+        map_proto.values.elem_type = onnx.SequenceProto.TENSOR
+        map_proto.values.tensor_values.extend(numpy_helper.from_array(number) for number in numbers)
+        return map_proto
+    return numpy_helper.from_array(value)
+
+
+def map_case(name, operator, value, **attributes):
+    """Writes one case of one node that takes or makes maps."""
+    node = helper.make_node(operator, ["X"], ["Y"], domain="ai.onnx.ml", **attributes)
+    imports = [helper.make_opsetid("", 21), helper.make_opsetid("ai.onnx.ml", 3)]
+
+    def model(output):
+        graph = helper.make_graph([node], "case", [helper.make_value_info("X", type_of(value))], [output])
+        return helper.make_model(graph, opset_imports=imports, ir_version=10, producer_name="").SerializeToString()
+
+    bare = model(helper.make_empty_tensor_value_info("Y"))
+    session = onnxruntime.InferenceSession(bare, providers=["CPUExecutionProvider"])
+    (result,) = session.run(None, {"X": value})
+    if isinstance(result, list):
+        result = [{key: np.float32(number) for key, number in item.items()} for item in result]
+    data = os.path.join(FOLDER, name, "test_data_set_0")
+    os.makedirs(data)
+    with open(os.path.join(FOLDER, name, "model.onnx"), "wb") as file:
+        file.write(model(helper.make_value_info("Y", type_of(result))))
+    for path, content in (("input_0.pb", value), ("output_0.pb", result)):
+        with open(os.path.join(data, path), "wb") as file:
+            file.write(stored(content).SerializeToString())
+    written.append(name)
+
+
+def maps():
+    rows = np.array([[0.5, 0.25, 0.25], [1, 0, 0]], np.float32)
+    map_case("zip_ints", "ZipMap", rows, classlabels_int64s=[1, 2, 3])
+    map_case("zip_strings", "ZipMap", rows, classlabels_strings=["a", "b", "c"])
+    numbers = {3: np.float32(1.5), 1: np.float32(2.25)}
+    map_case("cast_dense", "CastMap", numbers, cast_to="TO_FLOAT", map_form="DENSE")
+    map_case("cast_sparse_int64", "CastMap", numbers, cast_to="TO_INT64", map_form="SPARSE", max_map=5)
+    map_case("cast_strings", "CastMap", numbers, cast_to="TO_STRING", map_form="DENSE")
+    words = {"a": np.float32(1.5), "q": np.float32(2.0), "b": np.float32(-1.0)}
+    map_case("dictionary_words", "DictVectorizer", words, string_vocabulary=["b", "z", "a"])
+    map_case("dictionary_numbers", "DictVectorizer", {5: np.float32(0.5)}, int64_vocabulary=[4, 5])
+
+
 def floats(*shape):
     return RNG.normal(size=shape).astype(np.float32)
 
@@ -377,4 +447,5 @@ if __name__ == "__main__":
     models()
     features()
     categories()
+    maps()
     print(f"{len(written)} cases")

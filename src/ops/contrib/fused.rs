@@ -104,6 +104,16 @@ pub fn make_nhwc_conv(node: &Node) -> Result<Box<dyn Operator>> {
     body.finish(&[Some(y)])
 }
 
+/// `com.microsoft.NhwcMaxPool`: `MaxPool` of images `[n, h, w, c]`.
+pub fn make_nhwc_max_pool(node: &Node) -> Result<Box<dyn Operator>> {
+    let mut body = Body::new(node);
+    let x = body.input(0)?;
+    let x = body.transpose(x, &[0, 3, 1, 2]);
+    let y = body.op_keeping("MaxPool", vec![Some(x)], |_| true, 1)[0];
+    let y = body.transpose(y, &[0, 2, 3, 1]);
+    body.finish(&[Some(y)])
+}
+
 /// `com.microsoft.FusedGemm`: `activation(Gemm(A, B, C))`.
 pub fn make_gemm(node: &Node) -> Result<Box<dyn Operator>> {
     let activation = Activation::named(node)?;
@@ -284,43 +294,57 @@ pub fn make_simplified_norm(node: &Node) -> Result<Box<dyn Operator>> {
 }
 
 /// `com.microsoft.EmbedLayerNormalization`: word, position and segment embeddings added and normalised. Outputs: the
-/// result, the number of ones in each row of the mask, and the sum.
+/// result, the number of ones in each row of the mask, and the sum. `QEmbedLayerNormalization` has its tables, scale and
+/// bias in 8 bits, the inputs behind the mask being their scales and zero points; it has no positions of its own.
 pub fn make_embed_norm(node: &Node) -> Result<Box<dyn Operator>> {
+    let is_quantized = &*node.operator.name == "QEmbedLayerNormalization";
     let mut body = Body::new(node);
-    let (ids, words, positions) = (body.input(0)?, body.input(2)?, body.input(3)?);
-    let (gamma, beta) = (body.input(5)?, body.input(6)?);
-    let word = body.op("Gather", &[words, ids]);
-    let position = match body.optional(8) {
-        Some(places) => body.op("Gather", &[positions, places]),
+    // Of the five tensors of weights, number `number` in floats.
+    let widen = |body: &mut Body<'_>, value: ValueId, number: usize| -> Result<ValueId> {
+        if !is_quantized {
+            return Ok(value);
+        }
+        let (scale, zero_point) = (body.input(8 + number)?, body.input(13 + number)?);
+        Ok(body.dequantize(value, scale, Some(zero_point), 1))
+    };
+    let ids = body.input(0)?;
+    let rows = |body: &mut Body<'_>, table: usize, indices: ValueId| -> Result<ValueId> {
+        let table_value = body.input(table)?;
+        let picked = body.op("Gather", &[table_value, indices]);
+        widen(body, picked, table - 2)
+    };
+    let word = rows(&mut body, 2, ids)?;
+    let places = body.optional(8).filter(|_| !is_quantized);
+    let position = match places {
+        Some(places) => rows(&mut body, 3, places)?,
         None => {
             // The first rows, one for each word of a sequence.
-            let length = body.op_with(
-                "Shape",
-                &[ids],
-                &[("start", Attribute::Int(1)), ("end", Attribute::Int(2))],
-            );
-            let zero = body.ints(&[0])?;
-            body.op("Slice", &[positions, zero, length, zero])
+            let ends = [("start", Attribute::Int(1)), ("end", Attribute::Int(2))];
+            let length = body.op_with("Shape", &[ids], &ends);
+            let (zero, table) = (body.ints(&[0])?, body.input(3)?);
+            let first = body.op("Slice", &[table, zero, length, zero]);
+            widen(&mut body, first, 1)?
         }
     };
     let mut sum = body.op("Add", &[word, position]);
-    if let (Some(segments), Some(table)) = (body.optional(1), body.optional(4)) {
-        let segment = body.op("Gather", &[table, segments]);
+    if let (Some(segments), Some(_)) = (body.optional(1), body.optional(4)) {
+        let segment = rows(&mut body, 4, segments)?;
         sum = body.op("Add", &[sum, segment]);
     }
+    let (gamma, beta) = (body.input(5)?, body.input(6)?);
+    let (gamma, beta) = (widen(&mut body, gamma, 3)?, widen(&mut body, beta, 4)?);
     let epsilon = node.attributes.float("epsilon")?.unwrap_or(1e-12);
     let y = body.op_with(
         "LayerNormalization",
         &[sum, gamma, beta],
         &[("axis", Attribute::Int(-1)), ("epsilon", Attribute::Float(epsilon))],
     );
-    let axes = body.ints(&[1])?;
-    let mask_index = match (node.output(1), body.optional(7)) {
-        (None, _) => None,
-        (Some(_), Some(mask)) => Some(body.op_with("ReduceSum", &[mask, axes], &[("keepdims", Attribute::Int(0))])),
-        (Some(_), None) => {
-            let zeros = body.op("Sub", &[ids, ids]);
-            Some(body.op_with("ReduceSum", &[zeros, axes], &[("keepdims", Attribute::Int(0))]))
+    let mask_index = match node.output(1) {
+        None => None,
+        Some(_) => {
+            let mask = body.optional(7).unwrap_or_else(|| body.op("Sub", &[ids, ids]));
+            let axes = body.ints(&[1])?;
+            Some(body.op_with("ReduceSum", &[mask, axes], &[("keepdims", Attribute::Int(0))]))
         }
     };
     body.finish(&[Some(y), mask_index, Some(sum)])

@@ -173,6 +173,11 @@ impl Operator for GroupQueryAttention {
                 return Err(ctx.unsupported_type(index));
             }
         }
+        if ctx.optional_output(3).is_some() && self.0.scores == Scores::None {
+            return Err(invalid(
+                "the fourth output is wanted, but attribute qk_output does not say what it holds",
+            ));
+        }
         if ctx.optional_input(KEY_SCALE).is_some() || ctx.optional_input(VALUE_SCALE).is_some() {
             return Err(unsupported("a quantised cache of keys and values is not supported"));
         }
@@ -468,6 +473,8 @@ mod tests {
         // Angles for one position, but the new token is at the second.
         let short = rotates.input(ones(&[1, 1])).input(ones(&[1, 1]));
         assert_eq!(short.run().unwrap_err().code(), ErrorCode::ShapeMismatch);
+        let unsaid = token(1, 1, 2).outputs(4);
+        assert_eq!(unsaid.run().unwrap_err().code(), ErrorCode::InvalidGraph);
         let uneven = token(1, 1, 2).attr("kv_num_heads", 3i64);
         assert_eq!(uneven.run().unwrap_err().code(), ErrorCode::InvalidGraph);
     }

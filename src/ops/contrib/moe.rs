@@ -416,7 +416,8 @@ impl Settings {
         if self.activation == Activation::SwiGlu {
             let swiglu = |gate: f32, linear: f32| {
                 let gate = gate.min(self.limit);
-                let linear = linear.clamp(-self.limit, self.limit);
+                // Not a clamp, which a negative limit would break.
+                let linear = linear.min(self.limit).max(-self.limit);
                 gate * sigmoid(self.alpha * gate) * (linear + self.beta)
             };
             return match (self.fusion, gate) {
@@ -488,6 +489,30 @@ mod tests {
         let e = std::f32::consts::E;
         let first = (2.0 + 3.0 * e) / (1.0 + e);
         assert_tensor_close(&both, &f32s(&[2, 1], &[first, 25.0]), 1e-6);
+    }
+
+    #[test]
+    fn limits_hold_the_parts_of_swiglu() {
+        let gated = |limit: f32| {
+            node("MoE")
+                .attr("activation_type", "swiglu")
+                .attr("swiglu_fusion", 2i64)
+                .attr("swiglu_limit", limit)
+                .attr("activation_beta", 1.0f32)
+                .input(f32s(&[1, 1], &[10.0]))
+                .input(f32s(&[1, 1], &[0.0]))
+                .input(f32s(&[1, 2, 1], &[1.0, -1.0]))
+                .no_input()
+                .input(f32s(&[1, 1, 1], &[1.0]))
+                .run1()
+                .unwrap()
+        };
+        let swish = |x: f32| x / (1.0 + (-x).exp());
+        assert_tensor_close(&gated(2.0), &f32s(&[1, 1], &[-swish(2.0)]), 1e-6);
+        assert_tensor_close(&gated(f32::INFINITY), &f32s(&[1, 1], &[-9.0 * swish(10.0)]), 1e-5);
+        // Not meant by anyone, but no panic.
+        assert_eq!(gated(-1.0).shape(), [1, 1]);
+        assert_eq!(gated(f32::NAN).shape(), [1, 1]);
     }
 
     #[test]

@@ -29,8 +29,10 @@ pub fn floats(dtype: DType, shape: &[usize], values: Vec<f32>) -> Result<Tensor>
         DType::F32 => Tensor::new(shape, values),
         DType::F16 => Tensor::new(shape, values.into_iter().map(half::f16::from_f32).collect()),
         DType::BF16 => Tensor::new(shape, values.into_iter().map(half::bf16::from_f32).collect()),
-        DType::F64 => Tensor::new(shape, values.into_iter().map(f64::from).collect()),
-        _ => Err(Error::internal("floats of a type that is none")),
+        _ => {
+            let wide: Vec<f64> = values.into_iter().map(f64::from).collect();
+            Tensor::from_f64s(dtype, shape, &wide)
+        }
     }
 }
 

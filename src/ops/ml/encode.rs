@@ -295,3 +295,71 @@ impl Operator for OneHotEncoder {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        graph::OperatorId,
+        ops::testing::{TestNode, f32s, i64s, tensor},
+    };
+
+    fn node(name: &str, version: i64) -> TestNode {
+        TestNode::of(OperatorId::new("ai.onnx.ml", name, version))
+    }
+
+    #[test]
+    fn equal_keys_and_nan_are_looked_up_as_the_versions_say() {
+        let twice = |version: i64| {
+            let node = node("LabelEncoder", version).attr("keys_floats", [1.0f32, f32::NAN, 1.0]);
+            node.attr("values_int64s", [5i64, 6, 7])
+                .input(f32s(&[3], &[1.0, -f32::NAN, 2.0]))
+                .run1()
+                .unwrap()
+        };
+        assert_eq!(twice(2), i64s(&[3], &[5, 6, -1]));
+        assert_eq!(twice(4), i64s(&[3], &[7, 6, -1]));
+        let tensors = node("LabelEncoder", 4).attr("keys_tensor", tensor(&[2], &[1i16, 2]));
+        let tensors = tensors
+            .attr("values_tensor", tensor(&[2], &[0.5f64, 1.5]))
+            .input(tensor(&[2, 1], &[2i16, 9]));
+        assert_eq!(tensors.run1().unwrap(), tensor(&[2, 1], &[1.5f64, -0.0]));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_an_error() {
+        let encoder = || {
+            node("LabelEncoder", 2)
+                .attr("keys_int64s", [1i64, 2])
+                .attr("values_int64s", [3i64, 4])
+        };
+        assert!(encoder().input(i64s(&[0], &[])).run().is_ok());
+        assert!(
+            encoder()
+                .attr("values_int64s", [3i64])
+                .input(i64s(&[1], &[1]))
+                .run()
+                .is_err()
+        );
+        assert!(
+            encoder()
+                .attr("keys_floats", [1.0f32, 2.0])
+                .input(i64s(&[1], &[1]))
+                .run()
+                .is_err()
+        );
+        assert_eq!(
+            encoder().input(f32s(&[1], &[1.0])).run().unwrap_err().code(),
+            ErrorCode::WrongType
+        );
+        let strict = node("OneHotEncoder", 1).attr("cats_int64s", [1i64, 2]).attr("zeros", 0);
+        assert_eq!(
+            strict.clone().input(i64s(&[1], &[2])).run1().unwrap(),
+            f32s(&[1, 2], &[0.0, 1.0])
+        );
+        assert_eq!(
+            strict.input(i64s(&[1], &[3])).run().unwrap_err().code(),
+            ErrorCode::RunFailed
+        );
+    }
+}

@@ -374,3 +374,65 @@ impl Operator for FeatureVectorizer {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        graph::OperatorId,
+        ops::testing::{TestNode, f32s, i64s, tensor},
+    };
+
+    fn node(name: &str) -> TestNode {
+        TestNode::of(OperatorId::new("ai.onnx.ml", name, 1))
+    }
+
+    #[test]
+    fn lists_apply_to_the_features_of_the_last_dimension() {
+        let x = || f32s(&[2, 1, 2], &[1.0, 2.0, f32::NAN, 4.0]);
+        let scaler = node("Scaler")
+            .attr("offset", [1.0f32, 2.0])
+            .attr("scale", [10.0f32, 0.5]);
+        let scaled = scaler.clone().input(f32s(&[1, 1, 2], &[3.0, 4.0])).run1().unwrap();
+        assert_eq!(scaled, f32s(&[1, 1, 2], &[20.0, 1.0]));
+        assert!(scaler.input(f32s(&[1, 3], &[0.0; 3])).run().is_err());
+        let imputer = node("Imputer")
+            .attr("imputed_value_floats", [7.0f32, 8.0])
+            .attr("replaced_value_float", f32::NAN);
+        assert_eq!(
+            imputer.clone().input(x()).run1().unwrap(),
+            f32s(&[2, 1, 2], &[1.0, 2.0, 7.0, 4.0])
+        );
+        assert!(imputer.input(i64s(&[1], &[0])).run().is_err());
+        let ints = node("Imputer")
+            .attr("imputed_value_int64s", [9i64])
+            .input(tensor(&[2], &[0i32, 5]));
+        assert_eq!(ints.run1().unwrap(), tensor(&[2], &[9i32, 5]));
+    }
+
+    #[test]
+    fn columns_are_picked_and_put_beside_each_other() {
+        let picked = |x: Tensor, y: &[i64]| {
+            node("ArrayFeatureExtractor")
+                .input(x)
+                .input(i64s(&[1, y.len()], y))
+                .run1()
+        };
+        let strings = Tensor::from_strings(&[3], ["a", "b", "c"].map(String::from).to_vec()).unwrap();
+        assert_eq!(picked(strings, &[2, 0]).unwrap().strings().unwrap(), ["c", "a"]);
+        assert_eq!(picked(f32s(&[0, 3], &[]), &[1]).unwrap(), f32s(&[0, 1], &[]));
+        assert_eq!(
+            picked(i64s(&[2], &[1, 2]), &[-1]).unwrap_err().code(),
+            ErrorCode::RunFailed
+        );
+        let beside = |second: Tensor| {
+            let node = node("FeatureVectorizer").attr("inputdimensions", [1i64, 2]);
+            node.input(i64s(&[2, 1], &[1, 2])).input(second).run1()
+        };
+        assert_eq!(
+            beside(i64s(&[2, 1], &[3, 4])).unwrap(),
+            f32s(&[2, 3], &[1.0, 3.0, 0.0, 2.0, 4.0, 0.0])
+        );
+        assert!(beside(i64s(&[3, 1], &[3, 4, 5])).is_err());
+    }
+}

@@ -415,7 +415,8 @@ pub fn make_classifier(node: &Node) -> Result<Box<dyn Operator>> {
     let attributes = &node.attributes;
     let labels = Labels::of(attributes, "classlabels_int64s", "classlabels_strings")?;
     let (base, _) = numbers(attributes, "base_values")?;
-    if !base.is_empty() && !(base.len() == 1 && labels.len() == 2) {
+    let one_for_both = base.len() == 1 && labels.len() == 2;
+    if !base.is_empty() && !one_for_both {
         check_length("base_values", base.len(), labels.len())?;
     }
     let (weights, _) = numbers(attributes, "class_weights")?;
@@ -493,5 +494,93 @@ impl Operator for TreeClassifier {
                 Tensor::from_f64s(DType::F32, &shape, &scores)?,
             ])
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        graph::OperatorId,
+        ops::testing::{TestNode, f32s, i64s, tensor},
+    };
+
+    /// One tree: `x[0] <= 0.5` leads to the first leaf, else to the second.
+    fn stump(name: &str) -> TestNode {
+        TestNode::of(OperatorId::new("ai.onnx.ml", name, 3))
+            .attr("nodes_treeids", [0i64, 0, 0])
+            .attr("nodes_nodeids", [0i64, 1, 2])
+            .attr("nodes_featureids", [0i64, 0, 0])
+            .attr("nodes_modes", ["BRANCH_LEQ", "LEAF", "LEAF"])
+            .attr("nodes_values", [0.5f32, 0.0, 0.0])
+            .attr("nodes_truenodeids", [1i64, 0, 0])
+            .attr("nodes_falsenodeids", [2i64, 0, 0])
+    }
+
+    fn votes(node: TestNode, kind: &str, ids: [i64; 2], weights: [f32; 2]) -> TestNode {
+        node.attr(&format!("{kind}_treeids"), [0i64, 0])
+            .attr(&format!("{kind}_nodeids"), [1i64, 2])
+            .attr(&format!("{kind}_ids"), ids)
+            .attr(&format!("{kind}_weights"), weights)
+    }
+
+    #[test]
+    fn one_score_decides_between_two_classes() {
+        let node = |ids: [i64; 2], weights: [f32; 2]| {
+            let node = votes(stump("TreeEnsembleClassifier"), "class", ids, weights);
+            let x = f32s(&[2, 1], &[0.0, 1.0]);
+            node.attr("classlabels_int64s", [7i64, 9])
+                .outputs(2)
+                .input(x)
+                .run()
+                .unwrap()
+        };
+        let probabilities = node([0, 0], [0.25, 0.75]);
+        assert_eq!(
+            probabilities,
+            [i64s(&[2], &[7, 9]), f32s(&[2, 2], &[0.75, 0.25, 0.25, 0.75])]
+        );
+        let margins = node([0, 0], [-0.25, 0.25]);
+        assert_eq!(
+            margins,
+            [i64s(&[2], &[7, 9]), f32s(&[2, 2], &[0.25, -0.25, -0.25, 0.25])]
+        );
+        let both = node([1, 0], [0.25, 0.25]);
+        assert_eq!(both, [i64s(&[2], &[9, 7]), f32s(&[2, 2], &[0.0, 0.25, 0.25, 0.0])]);
+    }
+
+    #[test]
+    fn regressors_transform_one_score_too_and_take_any_numbers() {
+        let node = |x: Tensor| {
+            let node = votes(stump("TreeEnsembleRegressor"), "target", [0, 0], [0.0, 20.0]);
+            node.attr("n_targets", 1)
+                .attr("post_transform", "LOGISTIC")
+                .input(x)
+                .run1()
+        };
+        assert_eq!(node(i64s(&[2, 1], &[0, 1])).unwrap(), f32s(&[2, 1], &[0.5, 1.0]));
+        assert_eq!(node(tensor(&[1], &[0.0f64])).unwrap(), f32s(&[1, 1], &[0.5]));
+        assert_eq!(node(f32s(&[0, 1], &[])).unwrap(), f32s(&[0, 1], &[]));
+        assert!(node(f32s(&[1, 0], &[])).is_err());
+        assert!(node(f32s(&[1, 1, 1], &[0.0])).is_err());
+    }
+
+    #[test]
+    fn broken_trees_are_errors() {
+        let node = || votes(stump("TreeEnsembleRegressor"), "target", [0, 0], [1.0, 2.0]).input(f32s(&[1, 1], &[0.0]));
+        assert!(node().run().is_ok());
+        assert!(node().attr("nodes_truenodeids", [0i64, 0, 0]).run().is_err());
+        assert!(node().attr("nodes_truenodeids", [3i64, 0, 0]).run().is_err());
+        assert!(node().attr("nodes_featureids", [-1i64, 0, 0]).run().is_err());
+        assert!(node().attr("nodes_featureids", [1i64, 0, 0]).run().is_err());
+        assert!(node().attr("nodes_values", [0.5f32]).run().is_err());
+        assert!(
+            node()
+                .attr("nodes_modes", ["BRANCH_ODD", "LEAF", "LEAF"])
+                .run()
+                .is_err()
+        );
+        assert!(node().attr("target_ids", [0i64, 1]).run().is_err());
+        assert!(node().attr("n_targets", i64::MAX).run().is_err());
     }
 }

@@ -151,7 +151,7 @@ impl Bias {
 
     fn row(&self, place: &ScoreRow) -> &[f32] {
         let start = place.batch * self.steps[0] + place.head * self.steps[1] + place.query * self.steps[2];
-        &self.values[start..start + self.keys]
+        self.values.get(start..start + self.keys).unwrap_or(&[])
     }
 }
 

@@ -23,7 +23,7 @@ use crate::{
 /// has the ellipsis and then the labels that occur once, in alphabetical order. Operands are contracted from left to
 /// right, each pair as a batched matrix product. Any numeric type; integers wrap around.
 #[derive(Debug)]
-struct Einsum {
+pub(super) struct Einsum {
     terms: Vec<Vec<Label>>,
     output: Vec<Label>,
 }
@@ -42,7 +42,7 @@ pub fn make(node: &Node) -> Result<Box<dyn Operator>> {
     whole(parse(equation).map_err(|error| error.actual(format!("{equation:?}")))?)
 }
 
-fn parse(equation: &str) -> Result<Einsum> {
+pub(super) fn parse(equation: &str) -> Result<Einsum> {
     let (left, right) = match equation.split_once("->") {
         Some((left, right)) => (left, Some(right)),
         None => (equation, None),
@@ -589,8 +589,14 @@ mod tests {
         let y = f32s(&[2, 3], &[1.0, 1.0, 1.0, 2.0, 2.0, 2.0]);
         let broadcast = node("...i,...i->...", &[x.clone(), y]).run1().unwrap();
         assert_eq!(broadcast, f32s(&[2, 2], &[6.0, 12.0, 15.0, 30.0]));
-        assert_eq!(node("b...a", &[x.clone()]).run1().unwrap().shape(), [1, 3, 2]);
-        assert_eq!(node(" ...j i -> ", &[x.clone()]).run1().unwrap(), f32s(&[], &[21.0]));
+        assert_eq!(
+            node("b...a", std::slice::from_ref(&x)).run1().unwrap().shape(),
+            [1, 3, 2]
+        );
+        assert_eq!(
+            node(" ...j i -> ", std::slice::from_ref(&x)).run1().unwrap(),
+            f32s(&[], &[21.0])
+        );
         let one = f32s(&[1, 3], &[1.0, 10.0, 100.0]);
         assert_eq!(
             node("ik,jk", &[one.clone(), one]).run1().unwrap(),

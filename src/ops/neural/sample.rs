@@ -88,6 +88,8 @@ impl GridSample {
         if x < low || x > high {
             match self.padding {
                 Padding::Zeros => {}
+                // PyTorch, and ONNX Runtime after it, pads cubic samples pixel by pixel alone.
+                Padding::Border if self.mode == Mode::Cubic => {}
                 Padding::Border => x = x.clamp(0.0, (len - 1.0).max(0.0)),
                 Padding::Reflection => x = reflect(x, low, high),
             }

@@ -84,9 +84,6 @@ impl TensorScatter {
     }
 }
 
-/// Runs `write` for each element that is copied: the place it comes from and the place it goes to, `len` at a time.
-type Copies = Vec<(usize, usize)>;
-
 impl Whole for TensorScatter {
     fn kernel_name(&self) -> &'static str {
         "tensor_scatter"
@@ -129,7 +126,7 @@ impl Whole for TensorScatter {
         }
         let inner: usize = shape[axis + 1..].iter().product();
         let outer: usize = shape[1..axis].iter().product();
-        let mut copies: Copies = Vec::new();
+        let mut copies: Vec<(usize, usize)> = Vec::new();
         for (item, &start) in starts.iter().enumerate() {
             let start = match self.circular {
                 true => start.rem_euclid(room as i64) as usize,
@@ -166,7 +163,7 @@ fn overwrite(tensor: &Tensor, update: &Tensor, copies: &[(usize, usize)], len: u
     };
     let mut memory = AlignedBytes::copy_of(tensor.bytes())?;
     let (source, target) = (update.bytes(), memory.as_mut());
-    if len * bits % 8 == 0 {
+    if (len * bits).is_multiple_of(8) {
         for &(from, to) in copies {
             let (from, to, len) = (from * bits / 8, to * bits / 8, len * bits / 8);
             target[to..to + len].copy_from_slice(&source[from..from + len]);

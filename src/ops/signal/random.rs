@@ -1,10 +1,7 @@
 //! Random numbers: RandomUniform, RandomNormal and their Like forms, Bernoulli, Multinomial.
 //!
-//! The numbers come from PCG-XSH-RR with 64 bits of state (M. O'Neill, "PCG: A Family of Simple Fast Space-Efficient
-//! Statistically Good Algorithms for Random Number Generation", 2014). With a `seed`, every run makes the same numbers;
-//! without, every run makes others.
-
-use std::sync::atomic::{AtomicU64, Ordering};
+//! With a `seed` (its whole part counts), every run makes the same numbers, those of ONNX's reference for uniform and
+//! normal ones; without, every run makes others.
 
 use super::{
     super::{
@@ -15,67 +12,15 @@ use super::{
     float_type, zeros,
 };
 use crate::{
-    cpu::kernel::CpuKernel,
+    cpu::{kernel::CpuKernel, random::Twister},
     error::{Error, ErrorCode, Result},
     graph::Node,
     tensor::{DType, Dim, Tensor, display_shape, element_count},
 };
 
-/// A generator of random numbers.
-struct Pcg {
-    state: u64,
-}
-
-impl Pcg {
-    const MULTIPLIER: u64 = 6364136223846793005;
-    const INCREMENT: u64 = 1442695040888963407;
-
-    /// A generator that begins as its seed says, or at a place of its own.
-    fn new(seed: Option<f32>) -> Pcg {
-        let seed = match seed {
-            Some(seed) => u64::from(seed.to_bits()),
-            None => entropy(),
-        };
-        let mut pcg = Pcg {
-            state: seed.wrapping_add(Pcg::INCREMENT),
-        };
-        pcg.next();
-        pcg
-    }
-
-    fn next(&mut self) -> u32 {
-        let state = self.state;
-        self.state = state.wrapping_mul(Pcg::MULTIPLIER).wrapping_add(Pcg::INCREMENT);
-        let mixed = (((state >> 18) ^ state) >> 27) as u32;
-        mixed.rotate_right((state >> 59) as u32)
-    }
-
-    /// A number from 0 up to but not 1.
-    fn uniform(&mut self) -> f64 {
-        let bits = u64::from(self.next()) << 32 | u64::from(self.next());
-        (bits >> 11) as f64 / (1u64 << 53) as f64
-    }
-
-    /// A number of the standard normal distribution, by Box and Muller's transform.
-    fn normal(&mut self) -> f64 {
-        let radius = (-2.0 * (1.0 - self.uniform()).ln()).sqrt();
-        radius * (2.0 * std::f64::consts::PI * self.uniform()).cos()
-    }
-}
-
-/// A number that differs from call to call, and from process to process.
-fn entropy() -> u64 {
-    static CALLS: AtomicU64 = AtomicU64::new(0);
-    let call = CALLS.fetch_add(1, Ordering::Relaxed);
-    #[cfg(target_arch = "wasm32")]
-    let start = js_sys::Math::random().to_bits();
-    #[cfg(not(target_arch = "wasm32"))]
-    let start = {
-        use std::hash::{BuildHasher, Hasher, RandomState};
-        RandomState::new().build_hasher().finish()
-    };
-    // An odd factor keeps calls apart.
-    start.wrapping_add(call.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+/// The numbers that a seed begins, or others from run to run.
+fn twister(seed: Option<f32>) -> Twister {
+    seed.map_or_else(Twister::unseeded, |seed| Twister::seeded(seed as u32))
 }
 
 /// The type that attribute `dtype` numbers.
@@ -165,9 +110,9 @@ impl Operator for Random {
             let like = inputs.first().and_then(Option::as_ref).map(Tensor::shape);
             let shape = shape.as_deref().or(like);
             let shape = shape.ok_or_else(|| invalid("required input 0 is missing"))?;
-            let mut pcg = Pcg::new(seed);
+            let mut random = twister(seed);
             sample(dtype, shape, || {
-                let number = if normal { pcg.normal() } else { pcg.uniform() };
+                let number = if normal { random.normal() } else { random.unit() };
                 number * scale + offset
             })
         }))
@@ -206,10 +151,10 @@ impl Operator for Bernoulli {
         Ok(CpuKernel::dynamic("bernoulli", move |inputs| {
             let x = inputs.first().and_then(Option::as_ref);
             let x = x.ok_or_else(|| invalid("required input 0 is missing"))?;
-            let (mut pcg, mut probabilities) = (Pcg::new(seed), x.to_f64s()?.into_iter());
+            let (mut random, mut probabilities) = (twister(seed), x.to_f64s()?.into_iter());
             sample(dtype, x.shape(), || {
                 let probability = probabilities.next().unwrap_or(0.0);
-                f64::from(u8::from(pcg.uniform() < probability))
+                f64::from(u8::from(random.unit() < probability))
             })
         }))
     }
@@ -268,7 +213,7 @@ impl Operator for Multinomial {
                     Error::new(ErrorCode::RunFailed, "there are no classes to draw").actual(display_shape(x.shape()))
                 );
             }
-            let (mut pcg, logits) = (Pcg::new(seed), x.to_f64s()?);
+            let (mut random, logits) = (twister(seed), x.to_f64s()?);
             let shape = [batch, samples];
             let mut values = zeros(&shape)?;
             let mut sums = Vec::with_capacity(classes);
@@ -282,7 +227,7 @@ impl Operator for Multinomial {
                     total
                 }));
                 for value in &mut values[row * samples..(row + 1) * samples] {
-                    let drawn = pcg.uniform() * total;
+                    let drawn = random.unit() * total;
                     *value = sums.partition_point(|&sum| sum <= drawn).min(classes - 1) as f64;
                 }
             }
@@ -335,16 +280,6 @@ mod tests {
                 .is_err()
         );
         assert!(TestNode::new("RandomNormal", 1).attr("shape", [-1i64]).run().is_err());
-    }
-
-    #[test]
-    fn the_generator_makes_the_numbers_of_its_reference() {
-        // The demo of the reference implementation: state 42, sequence 54.
-        let mut pcg = Pcg { state: 0 };
-        let increment = 54u64 << 1 | 1;
-        let step = |state: u64| state.wrapping_mul(Pcg::MULTIPLIER).wrapping_add(increment);
-        pcg.state = step(step(0).wrapping_add(42));
-        assert_eq!(pcg.next(), 0xa15c02b7);
     }
 
     #[test]
