@@ -93,12 +93,12 @@ impl Needs {
         let (Ok(reference), Ok(size)) = (ExternalReference::read(tensor), byte_size(tensor)) else {
             return;
         };
-        let Some(end) = reference.offset.checked_add(size as u64) else {
-            return;
-        };
         let file = self.files.entry(reference.location).or_default();
         file.whole |= reference.checksum.is_some();
-        if size > 0 {
+        // A range that no file has is for the importer to refuse.
+        if let Some(end) = reference.offset.checked_add(size as u64)
+            && size > 0
+        {
             file.ranges.push(reference.offset..end);
         }
     }
@@ -196,6 +196,7 @@ mod tests {
             [
                 ("a", &[0..8, 8589934592..8589934602][..]),
                 ("b", &[0..67108000, 67108000..134216864]),
+                ("d", &[]),
                 ("e", &[0..3]),
                 ("f", &[0..100000, 100000..u64::MAX]),
             ]
