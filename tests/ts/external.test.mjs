@@ -27,7 +27,7 @@ import { message, model, node, value } from "./lib/onnx.mjs";
 const length = 5_000_000_000;
 
 /** y = x + first + last, where the two stand at both ends of a file of 5 GB. */
-const external = (entries = {}) => {
+const external = (entries = {}, more = []) => {
   const weight = (name, offset) => {
     const data = Object.entries({ location: "weights.bin", offset: String(offset), length: "12", ...entries });
     return message(
@@ -38,12 +38,15 @@ const external = (entries = {}) => {
       [14, 1],
     );
   };
-  return model({
-    nodes: [node("Sum", ["x", "first", "last"], ["y"])],
-    inputs: [value("x", "float32", [3])],
-    outputs: [value("y", "float32", [3])],
-    initializers: [weight("first", 0), weight("last", length - 12)],
-  });
+  return model(
+    {
+      nodes: [node("Sum", ["x", "first", "last"], ["y"]), ...more],
+      inputs: [value("x", "float32", [3])],
+      outputs: [value("y", "float32", [3])],
+      initializers: [weight("first", 0), weight("last", length - 12)],
+    },
+    { domains: ["com.microsoft"] },
+  );
 };
 
 describe("external data", () => {
@@ -110,6 +113,11 @@ describe("external data", () => {
   test("both ends of a file of 5 GB on a server are asked for", async () => {
     await check(`http://127.0.0.1:${server.address().port}/model.onnx`);
     assert.deepEqual(asked, [undefined, "bytes=0-11", `bytes=${length - 12}-${length - 1}`]);
+  });
+
+  test("a model that needs the build with all operators takes its external data there", async () => {
+    const rare = node("QuickGelu", ["y"], ["z"], { domain: "com.microsoft" });
+    await check(external({}, [rare]), { externalData: { "weights.bin": weights } });
   });
 
   test("what is missing or wrong is an error of the external data", async () => {

@@ -1,7 +1,7 @@
 //! Where the weights of a model come from that keeps them outside its file. Files are read by range, with offsets of 64
 //! bits, so that one may be longer than a model could address or hold.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::tensor::{AlignedBytes, Bytes};
@@ -69,8 +69,8 @@ fn absent(offset: u64, length: usize) -> Error {
 #[derive(Clone, Debug, Default)]
 pub struct Segments {
     size: u64,
-    /// Parts by where they start.
-    parts: BTreeMap<u64, Bytes>,
+    /// Where each part starts, in ascending order.
+    parts: Vec<(u64, Bytes)>,
 }
 
 impl Segments {
@@ -78,18 +78,20 @@ impl Segments {
     pub fn new(size: u64) -> Segments {
         Segments {
             size,
-            parts: BTreeMap::new(),
+            parts: Vec::new(),
         }
     }
 
     /// Adds the part that starts at `offset`.
     pub fn insert(&mut self, offset: u64, part: Bytes) {
-        self.parts.insert(offset, part);
+        let place = self.parts.partition_point(|&(start, _)| start < offset);
+        self.parts.insert(place, (offset, part));
     }
 
     /// The longest held range from `offset` on that one part has.
     fn rest_from(&self, offset: u64) -> Option<Bytes> {
-        let (start, part) = self.parts.range(..=offset).next_back()?;
+        let next = self.parts.partition_point(|&(start, _)| start <= offset);
+        let (start, part) = self.parts[..next].last()?;
         let skipped = usize::try_from(offset - start).ok()?;
         part.slice(skipped, part.len()).filter(|rest| !rest.is_empty())
     }
