@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Fuzzes with coverage guidance: the ONNX importer, starting from the fixtures, or models of one node.
+# Fuzzes with coverage guidance: the ONNX importer, starting from the fixtures, that of .ort files,
+# or models of one node.
 #
 #   npm run fuzz                            the importer, 10 minutes
-#   npm run fuzz -- SECONDS [TARGET]        onnx_import or one_node
+#   npm run fuzz -- SECONDS [TARGET]        onnx_import, ort_import or one_node
 #
 # Needs a nightly toolchain (rustup toolchain install nightly) and a C++ compiler; installs cargo-fuzz.
 set -euo pipefail
@@ -21,6 +22,9 @@ fi
 corpus=fuzz/corpus/$target
 mkdir -p "$corpus"
 [ "$target" != onnx_import ] || for model in $(git ls-files 'tests/fixtures/*.onnx' 'tests/*/*.onnx' | sort -u); do
+  cp "$model" "$corpus/seed-$(printf '%s' "$model" | tr '/' '-')"
+done
+[ "$target" != ort_import ] || for model in $(git ls-files 'tests/data/ort/**/model.ort'); do
   cp "$model" "$corpus/seed-$(printf '%s' "$model" | tr '/' '-')"
 done
 # The operator tests of the onnx Python package make far better seeds; they are used where it is installed.

@@ -1,4 +1,4 @@
-//! Runs every case below `tests/data`: folders with a `model.onnx` and numbered folders `test_data_set_0`, … of feeds
+//! Runs every case below `tests/data`: folders with a `model.onnx` or `model.ort` and numbered folders `test_data_set_0`, … of feeds
 //! `input_0.pb`, … and expected results `output_0.pb`, … The `make_*.py` scripts beside the cases wrote them, with ONNX
 //! Runtime's results.
 
@@ -10,6 +10,9 @@ use std::{
 use modelet::{
     DType, Device, Model, Session, SessionOptions, Tensor, Value, graph::ValueType, import::onnx::read_value,
 };
+
+/// What the file of a model may be called.
+const MODELS: [&str; 2] = ["model.onnx", "model.ort"];
 
 #[test]
 fn every_case_gives_its_expected_results() {
@@ -43,7 +46,7 @@ fn collect(folder: &Path, cases: &mut Vec<PathBuf>) {
         .filter(|path| path.is_dir())
         .collect();
     folders.sort();
-    if folder.join("model.onnx").is_file() {
+    if MODELS.iter().any(|name| folder.join(name).is_file()) {
         return cases.push(folder.to_path_buf());
     }
     folders.iter().for_each(|folder| collect(folder, cases));
@@ -51,8 +54,8 @@ fn collect(folder: &Path, cases: &mut Vec<PathBuf>) {
 
 fn run_case(case: &Path) -> Result<(), String> {
     let text = |error: modelet::Error| error.to_string();
-    let bytes = fs::read(case.join("model.onnx")).map_err(|error| error.to_string())?;
-    let model = Model::load(bytes).map_err(text)?;
+    let model = MODELS.iter().map(|name| case.join(name)).find(|path| path.is_file());
+    let model = Model::load_file(model.ok_or("there is no model")?).map_err(text)?;
     let options = SessionOptions {
         device: Device::Cpu,
         ..SessionOptions::default()

@@ -92,16 +92,28 @@ export interface CoreOptions {
   device: Device;
   optimization?: Optimization;
   limits?: Limits;
-  externalData?: Record<string, Uint8Array>;
   name?: string;
 }
 
-/** Bytes of a model in the core's memory; a response's body streams straight into it. */
+/** The parts of an external file that a model needs: `[start, end]` in ascending order. */
+export interface CoreFileRanges {
+  location: string;
+  /** An end beyond all safe integers is that of the file. */
+  ranges: [number, number][];
+}
+
+/** Bytes of a model, or of a part of its external data, in the core's memory; they are streamed straight into it. */
 export interface CoreBytes {
   append(chunk: Uint8Array): void;
   readonly length: number;
   /** A copy of at most `length` bytes from `start`. */
   chunk(start: number, length: number): Uint8Array;
+  /** What the model needs of other files. */
+  externalFiles(): CoreFileRanges[];
+  /** Says that there is an external file of `size` bytes. */
+  attachFile(location: string, size: number): void;
+  /** Gives the part of an attached file that starts at `offset`; the model shares the part's bytes. */
+  attachPart(location: string, offset: number, part: CoreBytes): void;
   free(): void;
 }
 

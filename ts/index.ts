@@ -13,6 +13,7 @@ export type {
 } from "./core.js";
 export type { DataType, DataTypeMap, TensorData, TypedArray } from "./dtype.js";
 export { type ErrorCode, type ErrorPlace, ModeletError } from "./errors.js";
+export type { ExternalSource } from "./external.js";
 export {
   type LoadOptions,
   type Progress,

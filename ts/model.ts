@@ -3,9 +3,10 @@
 
 import type { CoreBytes, CoreSession, Device, Optimization } from "./core.js";
 import { ModeletError, messageOf } from "./errors.js";
+import { type ExternalFile, openExternal } from "./external.js";
 import { type Core, loadCore } from "./loader.js";
 import type { LoadOptions } from "./session.js";
-import { type ByteStream, checkStart, type ModelSource, openSource, viewBytes } from "./source.js";
+import { type ByteStream, checkStart, type ModelSource, openSource } from "./source.js";
 
 /** A compiled model, and the instance of the core that it lives in. */
 export interface OpenModel {
@@ -28,6 +29,7 @@ export async function openModel(source: ModelSource, options: OpenOptions): Prom
   const model = new ModelInCore(first, stream.total);
   try {
     await model.fill(stream, options);
+    await model.fillExternal(source, options);
     return { core: first, session: await model.compile(stream.name, options) };
   } catch (error) {
     if (first.operators === "all" || !lacksOperators(error)) throw error;
@@ -47,10 +49,20 @@ export function checkAborted(signal: AbortSignal | undefined): void {
   if (signal?.aborted) throw new ModeletError("aborted", "aborted by the caller", {}, { cause: signal.reason });
 }
 
-/** A model's bytes in the memory of an instance. */
+/** A part of an external file in the core's memory. */
+interface Part {
+  readonly location: string;
+  readonly offset: number;
+  readonly bytes: CoreBytes;
+}
+
+/** A model's bytes in the memory of an instance, and those of its external data. */
 class ModelInCore {
   readonly core: Core;
   #bytes: CoreBytes | undefined;
+  /** The sizes of the external files. */
+  readonly #files = new Map<string, number>();
+  #parts: Part[] = [];
 
   constructor(core: Core, expectedLength: number) {
     this.core = core;
@@ -70,36 +82,91 @@ class ModelInCore {
     checkAborted(signal);
   }
 
-  /** The same bytes in another instance. */
-  copyTo(core: Core): ModelInCore {
-    const { length } = this.bytes;
-    const copy = new ModelInCore(core, length);
-    try {
-      for (let at = 0; at < length; at += pieceLength) {
-        const piece = this.core.callSync(() => this.bytes.chunk(at, pieceLength));
-        core.callSync(() => copy.bytes.append(piece));
+  /** Reads what the model needs of other files. The core says so when one cannot be found. */
+  async fillExternal(model: ModelSource, options: LoadOptions): Promise<void> {
+    const files = this.core.callSync(() => this.bytes.externalFiles());
+    const ends = files.flatMap(({ ranges }) => ranges);
+    const sum = ends.reduce((total, [start, end]) => total + end - start, 0);
+    const progress = { loaded: 0, total: Number.isSafeInteger(sum) ? sum : 0 };
+    for (const needed of files) {
+      const file = await openExternal(needed, options.externalData, model, options.signal);
+      if (!file) continue;
+      try {
+        for (const [start, end] of needed.ranges)
+          await this.#fillPart(needed.location, file, start, end, progress, options);
+        this.#attach(needed.location, file.size());
+      } finally {
+        await file.close();
       }
-      return copy;
+    }
+  }
+
+  async #fillPart(
+    location: string,
+    file: ExternalFile,
+    offset: number,
+    end: number,
+    progress: { loaded: number; total: number },
+    { signal, onProgress }: LoadOptions,
+  ): Promise<void> {
+    const length = Number.isSafeInteger(end) ? end - offset : Math.max(file.size() - offset, 0);
+    const bytes = this.core.callSync((module) => new module.ModelBytes(length));
+    this.#parts.push({ location, offset, bytes });
+    for await (const chunk of file.read(offset, end)) {
+      checkAborted(signal);
+      this.core.callSync(() => bytes.append(chunk));
+      progress.loaded += chunk.length;
+      onProgress?.({ stage: "external-data", ...progress });
+    }
+    checkAborted(signal);
+  }
+
+  /** Hands the parts of a file that are there to the model. */
+  #attach(location: string, size: number): void {
+    this.#files.set(location, size);
+    this.core.callSync(() => {
+      this.bytes.attachFile(location, size);
+      for (const part of this.#parts) {
+        if (part.location === location) this.bytes.attachPart(location, part.offset, part.bytes);
+      }
+    });
+  }
+
+  /** Moves to another instance, part by part, so that little is there twice. This one is freed, except on failure. */
+  moveTo(core: Core): ModelInCore {
+    const moved = new ModelInCore(core, this.bytes.length);
+    try {
+      copy(this.core, this.bytes, core, moved.bytes);
+      // The model shares the bytes of its parts.
+      this.core.callSync(() => this.bytes.free());
+      this.#bytes = undefined;
+      this.core.users--;
+      for (let part = this.#parts.shift(); part; part = this.#parts.shift()) {
+        const { location, offset, bytes } = part;
+        const target = core.callSync((module) => new module.ModelBytes(bytes.length));
+        moved.#parts.push({ location, offset, bytes: target });
+        try {
+          copy(this.core, bytes, core, target);
+        } finally {
+          this.core.callSync(() => bytes.free());
+        }
+      }
+      for (const [location, size] of this.#files) moved.#attach(location, size);
+      return moved;
     } catch (error) {
-      copy.free();
+      moved.free();
       throw error;
     }
   }
 
   /** Makes a session, which counts as a user of the instance. */
   async compile(sourceName: string | undefined, options: OpenOptions): Promise<CoreSession> {
-    const { device, optimization, externalData, limits, signal, onProgress } = options;
+    const { device, optimization, limits, signal, onProgress } = options;
     const name = options.name ?? sourceName;
     const session = await this.core.call((module) =>
       module.CoreSession.load(
         this.bytes,
-        {
-          device,
-          optimization,
-          ...(limits && { limits }),
-          ...(externalData && { externalData: bytesOf(externalData) }),
-          ...(name !== undefined && { name }),
-        },
+        { device, optimization, ...(limits && { limits }), ...(name !== undefined && { name }) },
         (stage, done, total) => onProgress?.({ stage, loaded: done, total }),
       ),
     );
@@ -111,6 +178,8 @@ class ModelInCore {
 
   /** Lets go of the bytes, which a session may still share. Freeing twice is harmless. */
   free(): void {
+    const parts = this.#parts.splice(0);
+    if (!this.core.failure) for (const { bytes } of parts) bytes.free();
     if (!this.#bytes) return;
     if (!this.core.failure) this.#bytes.free();
     this.#bytes = undefined;
@@ -123,7 +192,16 @@ class ModelInCore {
   }
 }
 
-/** How much is copied at once from one instance to the other. */
+/** Copies bytes from one instance to another. */
+function copy(from: Core, source: CoreBytes, to: Core, target: CoreBytes): void {
+  const { length } = source;
+  for (let at = 0; at < length; at += pieceLength) {
+    const piece = from.callSync(() => source.chunk(at, pieceLength));
+    to.callSync(() => target.append(piece));
+  }
+}
+
+/** How much is copied at once. */
 const pieceLength = 4 << 20;
 
 /** Whether an error is the list of the operators that a model needs and the core does not have. */
@@ -140,19 +218,9 @@ async function move(model: ModelInCore, lack: ModeletError, { signal, onProgress
     throw new ModeletError(lack.code, message, lack, { cause: reason });
   });
   checkAborted(signal);
-  const moved = model.copyTo(core);
+  const moved = model.moveTo(core);
   model.free();
   model.core.recycle();
   tell(1);
   return moved;
-}
-
-function bytesOf(files: Readonly<Record<string, unknown>>): Record<string, Uint8Array> {
-  return Object.fromEntries(
-    Object.entries(files).map(([name, file]) => {
-      const bytes = viewBytes(file);
-      if (bytes) return [name, bytes];
-      throw new ModeletError("invalid-argument", `externalData.${name} is not an ArrayBuffer or Uint8Array`);
-    }),
-  );
 }

@@ -46,6 +46,44 @@ export async function openFile(path: string | URL): Promise<FileSource> {
   };
 }
 
+/** A file of which ranges are read. */
+export interface RangeFile {
+  readonly size: number;
+  read(start: number, end: number): AsyncGenerator<Uint8Array>;
+  close(): Promise<void>;
+}
+
+/** Opens a file of the local disk for reading by range (Node.js only). */
+export async function openRangeFile(path: string | URL): Promise<RangeFile> {
+  const fs = await importAtRunTime<typeof import("node:fs/promises")>("node:fs/promises");
+  const fail = (error: unknown) => {
+    throw unreadable(path, error);
+  };
+  const file = await fs.open(path).catch(fail);
+  const { size } = await file.stat();
+  return {
+    size,
+    async *read(start, end) {
+      const buffer = new Uint8Array(Math.min(Math.max(end - start, 1), 4 << 20));
+      for (let at = start; at < end; ) {
+        const { bytesRead } = await file.read(buffer, 0, Math.min(buffer.length, end - at), at).catch(fail);
+        if (bytesRead === 0) return;
+        yield buffer.subarray(0, bytesRead);
+        at += bytesRead;
+      }
+    },
+    close: () => file.close(),
+  };
+}
+
+/** A file next to another one, by a path with `/` or `\\` between its parts (Node.js only). */
+export async function besideFile(path: string | URL, location: string): Promise<string> {
+  const { dirname, join } = await importAtRunTime<typeof import("node:path")>("node:path");
+  const { fileURLToPath } = await importAtRunTime<typeof import("node:url")>("node:url");
+  const file = path instanceof URL ? fileURLToPath(path) : path;
+  return join(dirname(file), ...location.split(/[\\/]/));
+}
+
 /** The whole of a file (Node.js only). */
 export async function readFile(path: string | URL): Promise<Uint8Array> {
   const fs = await importAtRunTime<typeof import("node:fs/promises")>("node:fs/promises");

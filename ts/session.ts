@@ -15,6 +15,7 @@ import type {
   ValueInfo,
 } from "./core.js";
 import { ModeletError } from "./errors.js";
+import { checkExternalData, type ExternalSource } from "./external.js";
 import { type Core, loadCore } from "./loader.js";
 import { checkAborted, openModel } from "./model.js";
 import { isNode, provideWebGPU } from "./platform.js";
@@ -34,8 +35,9 @@ import {
 /** How far loading has come. */
 export interface Progress {
   /**
-   * `download` while bytes arrive, then the stages of compilation as the core names them. `operators` while the build
-   * with all operators is loaded; the stages of compilation begin anew after it.
+   * `download` while bytes of the model arrive, `external-data` while those of its other files do, then the stages of
+   * compilation as the core names them. `operators` while the build with all operators is loaded; the stages of
+   * compilation begin anew after it.
    */
   readonly stage: string;
   /** What is done of `total`: bytes while downloading, steps afterwards. */
@@ -54,8 +56,11 @@ export interface LoadOptions {
    * model needs one that the first lacks. `all` loads that build at once, for models that are known to need it.
    */
   readonly operators?: "auto" | "all";
-  /** The files that the model refers to, by the names it uses. */
-  readonly externalData?: Readonly<Record<string, ArrayBuffer | ArrayBufferView>>;
+  /**
+   * The files that the model refers to, by the names it uses. Only the parts that the model needs are read. One that is
+   * not given is looked for next to a model that is loaded from a URL or file.
+   */
+  readonly externalData?: Readonly<Record<string, ExternalSource>>;
   /** What the session may use; exceeding it is a `limit-exceeded` error, after which the session can still be used. */
   readonly limits?: Limits;
   readonly onProgress?: (progress: Progress) => void;
@@ -109,6 +114,7 @@ export class Session {
     checkChoice("optimization", optimization, levels);
     checkChoice("operators", options.operators ?? "auto", operatorSets);
     checkLimits(options.limits);
+    checkExternalData(options.externalData);
     checkAborted(signal);
     if (device !== "cpu") await prepareWebGPU(device);
     const { core, session } = await openModel(source, { ...options, device, optimization });

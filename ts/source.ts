@@ -16,23 +16,47 @@ export interface ByteStream {
   chunks(): AsyncIterable<Uint8Array> | Iterable<Uint8Array>;
 }
 
-/** Opens a source; for a URL this waits for the response's head only. */
-export async function openSource(source: ModelSource, signal?: AbortSignal): Promise<ByteStream> {
+/** Where a source's bytes are. */
+export type Place =
+  | { readonly kind: "file"; readonly path: string | URL }
+  | { readonly kind: "url"; readonly url: string; readonly request: string | URL | Request }
+  | { readonly kind: "response"; readonly response: Response }
+  | { readonly kind: "blob"; readonly blob: Blob }
+  | { readonly kind: "bytes"; readonly bytes: Uint8Array };
+
+/** Tells the kinds of sources apart; undefined for what is none. */
+export function placeOf(source: unknown): Place | undefined {
   if (typeof source === "string" && isNode && !/^(https?|data|blob|file):/i.test(source)) {
-    return { name: source, ...(await openFile(source)) };
+    return { kind: "file", path: source };
   }
   if (typeof source === "string" || source instanceof URL || isA(source, "Request")) {
-    const url = typeof source === "string" || source instanceof URL ? String(source) : (source as Request).url;
-    if (isNode && /^file:/i.test(url)) return { name: url, ...(await openFile(new URL(url))) };
-    return fromResponse(await request(source as string | URL | Request, url, signal), url);
+    const request = source as string | URL | Request;
+    const url = typeof request === "string" || request instanceof URL ? String(request) : request.url;
+    return isNode && /^file:/i.test(url) ? { kind: "file", path: new URL(url) } : { kind: "url", url, request };
   }
-  if (isA(source, "Response")) return fromResponse(source as Response, (source as Response).url || "the response");
-  if (isA(source, "Blob") || isA(source, "File")) {
-    const blob = source as Blob;
-    return { name: (blob as File).name, total: blob.size, chunks: () => streamChunks(blob.stream()) };
-  }
+  if (isA(source, "Response")) return { kind: "response", response: source as Response };
+  if (isA(source, "Blob") || isA(source, "File")) return { kind: "blob", blob: source as Blob };
   const bytes = viewBytes(source);
-  if (bytes) return { name: undefined, total: bytes.length, chunks: () => [bytes] };
+  return bytes && { kind: "bytes", bytes };
+}
+
+/** Opens a source; for a URL this waits for the response's head only. */
+export async function openSource(source: ModelSource, signal?: AbortSignal): Promise<ByteStream> {
+  const place = placeOf(source);
+  switch (place?.kind) {
+    case "file":
+      return { name: String(place.path), ...(await openFile(place.path)) };
+    case "url":
+      return fromResponse(await request(place.request, place.url, signal), place.url);
+    case "response":
+      return fromResponse(place.response, place.response.url || "the response");
+    case "blob": {
+      const { blob } = place;
+      return { name: (blob as File).name, total: blob.size, chunks: () => streamChunks(blob.stream()) };
+    }
+    case "bytes":
+      return { name: undefined, total: place.bytes.length, chunks: () => [place.bytes] };
+  }
   throw new ModeletError(
     "invalid-argument",
     "a model is loaded from a URL, Response, Blob, ArrayBuffer or Uint8Array",
@@ -60,15 +84,22 @@ export function checkStart(start: Uint8Array, name: string | undefined): void {
   }
 }
 
-async function request(source: string | URL | Request, url: string, signal?: AbortSignal): Promise<Response> {
+/** Sends a request and waits for the response's head. */
+export async function request(
+  source: string | URL | Request,
+  url: string,
+  signal?: AbortSignal,
+  headers?: Record<string, string>,
+): Promise<Response> {
   try {
-    return await fetch(source, signal ? { signal } : {});
+    return await fetch(source, { ...(signal && { signal }), ...(headers && { headers }) });
   } catch (error) {
     throw asFetchError(error, url);
   }
 }
 
-function fromResponse(response: Response, url: string): ByteStream {
+/** The body of a successful response. */
+export function fromResponse(response: Response, url: string): ByteStream {
   if (!response.ok) {
     const status = `${response.status} ${response.statusText}`.trim();
     throw new ModeletError("fetch-failed", `${url} answered ${status}`, { expected: "200 OK", actual: status });
@@ -83,7 +114,8 @@ function fromResponse(response: Response, url: string): ByteStream {
   return { name: url, total: total || 0, chunks: () => (body ? streamChunks(body, url) : []) };
 }
 
-async function* streamChunks(stream: ReadableStream<Uint8Array>, url?: string): AsyncGenerator<Uint8Array> {
+/** The pieces of a stream. */
+export async function* streamChunks(stream: ReadableStream<Uint8Array>, url?: string): AsyncGenerator<Uint8Array> {
   const reader = stream.getReader();
   let finished = false;
   try {

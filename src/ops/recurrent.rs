@@ -85,7 +85,11 @@ impl Recurrent {
         let per_direction = defaults.len();
         let names = match attributes.strings("activations")? {
             None => defaults.repeat(walks.len()),
-            Some(names) if names.len() == per_direction * walks.len() => names,
+            // The default that ONNX notes for RNN names both directions, and files may hold it for one.
+            Some(mut names) if names.len() >= per_direction * walks.len() => {
+                names.truncate(per_direction * walks.len());
+                names
+            }
             Some(names) => {
                 let expected = format!("{} names", per_direction * walks.len());
                 return Err(invalid("activations", expected, format!("{} names", names.len())));
@@ -548,6 +552,8 @@ mod tests {
         };
         let good = node(&[1, 12, 2], &[1, 12, 3]);
         assert!(good.run().is_ok());
+        let both = ["Sigmoid", "Tanh", "Tanh"].repeat(2);
+        assert!(good.clone().attr("activations", &both[..]).run().is_ok());
         for node in [
             node(&[1, 12, 3], &[1, 12, 3]),
             node(&[1, 9, 2], &[1, 12, 3]),

@@ -3,7 +3,10 @@
 use crate::{
     error::{Error, ErrorCode, Result},
     graph::{Graph, ValueType},
-    import::onnx::{self, ExternalData, NoExternalData},
+    import::{
+        import,
+        onnx::{ExternalData, NoExternalData},
+    },
     ops::{
         infer::{BoundGraph, infer_graph},
         registry,
@@ -29,7 +32,7 @@ pub struct ValueInfo {
 }
 
 impl Model {
-    /// Reads an ONNX model. Weights are borrowed from `bytes`, not copied.
+    /// Reads an ONNX model or an `.ort` file. Weights are borrowed from `bytes`, not copied.
     ///
     /// Fails with `invalid-model`, `invalid-graph`, `unsupported-model` and `unsupported-operator`; the last names every
     /// operator that is not supported.
@@ -39,7 +42,19 @@ impl Model {
 
     /// Reads an ONNX model whose larger tensors stand in other files, which `external` reads.
     pub fn load_with(bytes: impl Into<Bytes>, external: &dyn ExternalData) -> Result<Model> {
-        Model::from_graph(onnx::import(bytes, external)?)
+        Model::from_graph(import(bytes, external)?)
+    }
+
+    /// Reads the model at `path`. Tensors that it keeps in other files are read from its folder, one by one.
+    #[cfg(not(target_family = "wasm"))]
+    pub fn load_file(path: impl AsRef<std::path::Path>) -> Result<Model> {
+        let path = path.as_ref();
+        let bytes = std::fs::read(path).map_err(|error| {
+            let message = format!("the model {} cannot be read: {error}", path.display());
+            Error::new(ErrorCode::InvalidArgument, message)
+        })?;
+        let folder = path.parent().unwrap_or(std::path::Path::new(""));
+        Model::load_with(bytes, &crate::import::onnx::Folder::new(folder))
     }
 
     /// A model of a graph made by hand.

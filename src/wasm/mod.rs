@@ -18,7 +18,7 @@ use wasm_bindgen::prelude::*;
 use crate::{
     Device, Error, ErrorCode, Limits, Model, Session, SessionOptions,
     graph::ValueType,
-    import::onnx::{read_value, write_tensor},
+    import::onnx::{FileRanges, Segments, external_ranges, read_value, write_tensor},
     optimize::Level,
     plan::Placement,
     session::Report,
@@ -32,11 +32,13 @@ extern "C" {
     fn performance_now() -> f64;
 }
 
-/// Bytes of a model in wasm memory, filled chunk by chunk until a session is made of them.
+/// Bytes of a model, or of a part of its external data, in wasm memory: filled chunk by chunk until a session is made of
+/// them.
 #[wasm_bindgen]
 pub struct ModelBytes {
     filling: Vec<u8>,
     shared: Option<Bytes>,
+    external: HashMap<String, Segments>,
 }
 
 #[wasm_bindgen]
@@ -47,7 +49,11 @@ impl ModelBytes {
         let mut filling = Vec::new();
         // A wrong announcement of the length is no reason to fail: the bytes themselves count.
         let _ = filling.try_reserve_exact(expected_length.clamp(0.0, 4e9) as usize);
-        Ok(ModelBytes { filling, shared: None })
+        Ok(ModelBytes {
+            filling,
+            shared: None,
+            external: HashMap::new(),
+        })
     }
 
     /// Appends a chunk.
@@ -78,6 +84,38 @@ impl ModelBytes {
         let start = (start as usize).min(bytes.len());
         let end = start.saturating_add(length as usize).min(bytes.len());
         Uint8Array::from(&bytes[start..end])
+    }
+
+    /// `[{ location, ranges: [[start, end], …] }]` of what the model needs of other files; an end beyond all safe
+    /// integers is that of the file.
+    #[wasm_bindgen(js_name = externalFiles)]
+    pub fn external_files(&self) -> Array {
+        let number = |value: u64| JsValue::from(value as f64);
+        let file = |file: FileRanges| {
+            let ranges = file.ranges.iter();
+            let ranges: Array = ranges
+                .map(|range| Array::of2(&number(range.start), &number(range.end)))
+                .collect();
+            let object = Object::new();
+            let _ = js_sys::Reflect::set(&object, &"location".into(), &file.location.into());
+            let _ = js_sys::Reflect::set(&object, &"ranges".into(), &ranges);
+            JsValue::from(object)
+        };
+        external_ranges(self.bytes()).into_iter().map(file).collect()
+    }
+
+    /// Says that there is an external file of `size` bytes.
+    #[wasm_bindgen(js_name = attachFile)]
+    pub fn attach_file(&mut self, location: String, size: f64) {
+        self.external.insert(location, Segments::new(size as u64));
+    }
+
+    /// Gives the part of an attached file that starts at `offset`. The model shares the part's bytes.
+    #[wasm_bindgen(js_name = attachPart)]
+    pub fn attach_part(&mut self, location: &str, offset: f64, part: &mut ModelBytes) {
+        if let Some(file) = self.external.get_mut(location) {
+            file.insert(offset as u64, part.share());
+        }
     }
 
     fn bytes(&self) -> &[u8] {
@@ -130,8 +168,8 @@ impl CoreSession {
     /// Reads the model, optimizes it and opens the device. `onProgress(stage, done, total)` is told of each stage. The
     /// session shares the bytes, which may be freed or used once more.
     pub fn load(bytes: &mut ModelBytes, options: JsValue, on_progress: Option<Function>) -> js_sys::Promise {
-        let bytes = bytes.share();
-        start(async move { Ok(load_session(bytes, options, on_progress).await?.into()) })
+        let (model, external) = (bytes.share(), bytes.external.clone());
+        start(async move { Ok(load_session(model, external, options, on_progress).await?.into()) })
     }
 
     /// `[{ name, type, shape }]` of what has to be fed.
@@ -217,8 +255,12 @@ impl CoreSession {
     }
 }
 
-async fn load_session(bytes: Bytes, options: JsValue, on_progress: Option<Function>) -> Result<CoreSession, JsValue> {
-    let external = external_data(&options)?;
+async fn load_session(
+    bytes: Bytes,
+    external: HashMap<String, Segments>,
+    options: JsValue,
+    on_progress: Option<Function>,
+) -> Result<CoreSession, JsValue> {
     let parsed: Options = serde_wasm_bindgen::from_value(options)
         .map_err(|error| invalid_argument(format!("the options are not understood: {error}")))?;
     let device = match parsed.device.as_deref() {
@@ -240,14 +282,8 @@ async fn load_session(bytes: Bytes, options: JsValue, on_progress: Option<Functi
     };
     progress("parse", 0);
     let started = performance_now();
-    let load = |location: &str| match external.get(location) {
-        Some(bytes) => Ok(bytes.clone()),
-        None => {
-            let message = format!("the model keeps weights in another file, {location}, which was not given");
-            Err(Error::new(ErrorCode::ExternalData, message).expected(location))
-        }
-    };
-    let model = Model::load_with(bytes, &load).map_err(|error| error_to_js(&error))?;
+    let model = Model::load_with(bytes, &external).map_err(|error| error_to_js(&error))?;
+    drop(external);
     let model = model.with_parse_ms(performance_now() - started);
     progress("optimize", 1);
     let options = SessionOptions {
@@ -332,28 +368,6 @@ fn invalid_argument(message: String) -> JsValue {
 
 fn stringify(value: &JsValue) -> Result<JsValue, JsValue> {
     js_sys::JSON::stringify(value).map(JsString::into)
-}
-
-/// The files of `options.externalData`, by location.
-fn external_data(options: &JsValue) -> Result<HashMap<String, Bytes>, JsValue> {
-    let mut files = HashMap::new();
-    let Ok(data) = js_sys::Reflect::get(options, &"externalData".into()) else {
-        return Ok(files);
-    };
-    let Some(data) = data.dyn_ref::<Object>() else {
-        return Ok(files);
-    };
-    for entry in Object::entries(data).iter() {
-        let entry = Array::from(&entry);
-        let (name, bytes) = (entry.get(0).as_string(), entry.get(1));
-        let (Some(name), Some(bytes)) = (name, bytes.dyn_ref::<Uint8Array>()) else {
-            return Err(invalid_argument(
-                "externalData holds something other than a Uint8Array".into(),
-            ));
-        };
-        files.insert(name, Bytes::new(bytes.to_vec()));
-    }
-    Ok(files)
 }
 
 #[derive(Serialize)]

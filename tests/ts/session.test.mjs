@@ -1,7 +1,7 @@
 // What the TypeScript side of a session decides, on a stand-in for the core.
 
 import assert from "node:assert/strict";
-import { writeFileSync } from "node:fs";
+import { mkdirSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
@@ -87,15 +87,121 @@ describe("sessions", () => {
   });
 
   test("options reach the core", async () => {
-    const externalData = { "weights.bin": new Uint16Array([1, 2]) };
     const limits = { memoryBytes: 1e9, runMillis: 50 };
-    await Session.load(text("ok"), { device: "cpu", optimization: "basic", externalData, limits, name: "mine" });
+    await Session.load(text("ok"), { device: "cpu", optimization: "basic", limits, name: "mine" });
     const options = fake.log.options.at(-1);
     assert.deepEqual(options.limits, limits);
     assert.equal(options.device, "cpu");
     assert.equal(options.optimization, "basic");
     assert.equal(options.name, "mine");
-    assert.deepEqual(options.externalData["weights.bin"], new Uint8Array([1, 0, 2, 0]));
+  });
+
+  test("of external data, whatever it comes from, the core gets the ranges that it needs", async () => {
+    const content = "abcdefghijklmnopqrstuvwxyz";
+    const bytes = text(content);
+    const stream = () =>
+      new ReadableStream({
+        start(controller) {
+          for (let at = 0; at < 26; at += 5) controller.enqueue(bytes.subarray(at, at + 5));
+          controller.close();
+        },
+      });
+    const path = join(fake.folder, "weights.bin");
+    writeFileSync(path, content);
+    const sources = {
+      bytes,
+      buffer: bytes.buffer,
+      blob: new Blob([content]),
+      response: new Response(stream(), { headers: { "content-length": "26" } }),
+      path,
+      "file URL": pathToFileURL(path),
+      "data URL": `data:text/plain,${content}`,
+    };
+    for (const [name, source] of Object.entries(sources)) {
+      const seen = [];
+      await Session.load(text("external w.bin 1-4 4-7 20-end"), {
+        device: "cpu",
+        externalData: { "w.bin": source },
+        onProgress: ({ stage, loaded, total }) => stage === "external-data" && seen.push([loaded, total]),
+      });
+      assert.deepEqual(fake.log.files, { "w.bin": { size: 26, 1: "bcd", 4: "efg", 20: "uvwxyz" } }, name);
+      assert.deepEqual(seen.at(-1), [12, 0]);
+    }
+    // What is not needed is not waited for.
+    const endless = new ReadableStream({ pull: (controller) => controller.enqueue(bytes) });
+    await Session.load(text("external w.bin 3-29"), {
+      device: "cpu",
+      externalData: { "w.bin": new Response(endless) },
+    });
+    assert.equal(fake.log.files["w.bin"][3], "defghijklmnopqrstuvwxyzabc");
+    // A file that is too short, or not given, is for the core to refuse.
+    await Session.load(text("external w.bin 20-40 external v.bin 0-1"), {
+      device: "cpu",
+      externalData: { "w.bin": bytes },
+    });
+    assert.deepEqual(fake.log.files, { "w.bin": { size: 26, 20: "uvwxyz" } });
+  });
+
+  test("external data that is not given is looked for next to the model, by range where much can be left out", async () => {
+    const far = 6 << 20;
+    const content = Buffer.concat([Buffer.from("near"), Buffer.alloc(far - 4), Buffer.from("far away")]);
+    const asked = [];
+    const server = createServer((request, response) => {
+      asked.push(`${request.url} ${request.headers.range ?? ""}`.trim());
+      const { pathname } = new URL(request.url, "http://localhost");
+      if (/model/.test(pathname)) return response.end(`external sub\\we%20ights.bin 0-4 ${far}-${far + 3}`);
+      if (!/we%2520ights/.test(pathname)) return response.writeHead(404).end();
+      const [, start, end] = /bytes=(\d+)-(\d+)/.exec(request.headers.range ?? "") ?? [];
+      if (start === undefined || pathname.startsWith("/plain")) return response.end(content);
+      const total = content.length;
+      response.writeHead(206, { "content-range": `bytes ${start}-${end}/${total}` });
+      response.end(content.subarray(Number(start), Number(end) + 1));
+    });
+    await new Promise((ready) => server.listen(0, "127.0.0.1", ready));
+    const origin = `http://127.0.0.1:${server.address().port}`;
+    const location = "sub\\we%20ights.bin";
+    const expected = { [location]: { size: content.length, 0: "near", [far]: "far" } };
+    try {
+      await Session.load(`${origin}/ranges/model?download=1`, { device: "cpu" });
+      assert.deepEqual(fake.log.files, expected);
+      assert.deepEqual(asked.splice(0), [
+        "/ranges/model?download=1",
+        "/ranges/sub/we%2520ights.bin bytes=0-3",
+        `/ranges/sub/we%2520ights.bin bytes=${far}-${far + 2}`,
+      ]);
+      await Session.load(new URL(`${origin}/plain/model`), { device: "cpu" });
+      assert.deepEqual(fake.log.files, expected);
+      assert.equal(asked.splice(0).length, 2);
+      await Session.load(await fetch(`${origin}/ranges/model`), { device: "cpu" });
+      assert.deepEqual(fake.log.files, expected);
+      // In a model that comes from elsewhere, nothing is fetched.
+      await Session.load(text(`external ${location} 0-4`), { device: "cpu" });
+      assert.equal(fake.log.files, undefined);
+      asked.length = 0;
+      const given = { [location]: `${origin}/none.bin` };
+      await rejects(
+        Session.load(text(`external ${location} 0-4`), { externalData: given }),
+        "fetch-failed",
+        /none.bin.*404/,
+      );
+    } finally {
+      server.closeAllConnections();
+      server.close();
+    }
+    mkdirSync(join(fake.folder, "sub"));
+    writeFileSync(join(fake.folder, "model.txt"), "external sub/w.bin 0-4 external none.bin 0-1");
+    writeFileSync(join(fake.folder, "sub/w.bin"), content);
+    await rejects(
+      Session.load(join(fake.folder, "model.txt"), { device: "cpu" }),
+      "external-data",
+      /none.bin.*not given/,
+    );
+    writeFileSync(join(fake.folder, "none.bin"), "?");
+    await Session.load(pathToFileURL(join(fake.folder, "model.txt")), { device: "cpu" });
+    assert.deepEqual(fake.log.files, {
+      "sub/w.bin": { size: content.length, 0: "near" },
+      "none.bin": { size: 1, 0: "?" },
+    });
   });
 
   test("wrong options and sources are refused by name", async () => {
@@ -105,11 +211,7 @@ describe("sessions", () => {
     for (const memoryBytes of [-1, Number.NaN, "1e9"]) {
       await rejects(Session.load(text("ok"), { limits: { memoryBytes } }), "invalid-argument", /limits\.memoryBytes/);
     }
-    await rejects(
-      Session.load(text("ok"), { externalData: { a: "b" }, device: "cpu" }),
-      "invalid-argument",
-      /a is not/,
-    );
+    await rejects(Session.load(text("ok"), { externalData: { a: 42 }, device: "cpu" }), "invalid-argument", /a is not/);
     await rejects(Session.load(42), "invalid-argument", /Number/);
     await rejects(Session.load(undefined), "invalid-argument", /Undefined/);
   });
@@ -393,15 +495,16 @@ describe("loading the core", () => {
     const stages = [];
     const options = {
       device: "cpu",
-      externalData: { w: new Uint8Array(3) },
+      externalData: { w: text("weights") },
       onProgress: ({ stage, loaded }) => stages.push(`${stage} ${loaded}`),
     };
-    const session = await Session.load(text("rare"), options);
+    const session = await Session.load(text("rare external w 0-2 3-7"), options);
     assert.equal(session.report().wasm, "relaxed-simd, all operators");
-    assert.deepEqual(fake.fullLog.loads, [{ text: "rare", expected: 4, pieces: 1 }]);
-    assert.equal(fake.fullLog.options[0].externalData.w.length, 3);
-    assert.deepEqual([fake.log.bytesFreed, fake.fullLog.bytesFreed], [1, 1]);
-    assert.deepEqual(stages, ["download 4", "parse 0", "parse 1", "operators 0", "operators 1", "parse 0", "parse 1"]);
+    assert.deepEqual(fake.fullLog.loads, [{ text: "rare external w 0-2 3-7", expected: 23, pieces: 1 }]);
+    assert.deepEqual(fake.fullLog.files, { w: { size: 7, 0: "we", 3: "ghts" } });
+    assert.deepEqual([fake.log.bytesFreed, fake.fullLog.bytesFreed], [3, 3]);
+    const download = ["download 23", "external-data 2", "external-data 6"];
+    assert.deepEqual(stages, [...download, "parse 0", "parse 1", "operators 0", "operators 1", "parse 0", "parse 1"]);
     // From now on it serves all, so that no model is read twice.
     await Session.load(text("ok"), { device: "cpu" });
     assert.deepEqual([fake.log.loads.length, fake.fullLog.loads.length], [1, 2]);

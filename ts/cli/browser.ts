@@ -1,11 +1,11 @@
 // Runs models in a headless Chromium: a small local server hands out the package, the models and the feeds, and a page
 // of it (page.ts) does the work.
 
-import { existsSync, statSync } from "node:fs";
+import { createReadStream, existsSync, statSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
-import { delimiter, dirname, extname, join, normalize, sep } from "node:path";
+import { basename, delimiter, dirname, extname, join, normalize, resolve, sep } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { Browser, Page } from "playwright-core";
 import type { Device } from "../core.js";
@@ -14,7 +14,7 @@ import { importAtRunTime } from "../platform.js";
 import type { Values } from "../value.js";
 import { packValues, unpackValues } from "./pack.js";
 import type { PageApi, PageResult } from "./page.js";
-import { type OpenModel, type Runner, withExternalData } from "./runner.js";
+import type { OpenModel, Runner } from "./runner.js";
 import { note, UsageError } from "./terminal.js";
 
 /** A browser with a page per request, and the server behind it. */
@@ -81,12 +81,7 @@ export async function browserRunner(device: Device): Promise<Runner> {
     async open(model, options): Promise<OpenModel> {
       const page = await host.newPage();
       try {
-        const { inputs, outputs } = await withExternalData(model, (externalData) => {
-          const files = Object.fromEntries(
-            Object.keys(externalData ?? {}).map((name) => [name, page.file(join(dirname(model), name))]),
-          );
-          return page.call("open", page.file(model), options, files);
-        });
+        const { inputs, outputs } = await page.call("open", page.file(model), options);
         return {
           inputs,
           outputs,
@@ -220,11 +215,14 @@ async function startServer(): Promise<Site> {
       return block ? send(response, 200, "application/octet-stream", block) : send(response, 404, "text/plain", "");
     }
     const folder = folders[kind];
-    const file = kind === "file" ? shared[Number(rest[0])] : folder && join(folder, normalize(path));
-    const inside = kind === "file" || (folder && file?.startsWith(folder + (folder.endsWith(sep) ? "" : sep)));
+    // Next to a model lie the files that it refers to.
+    const root = kind === "file" ? shared[Number(rest.shift())] : folder;
+    const file = root && join(root, normalize(rest.map(decodeURIComponent).join("/")));
+    const inside = root && file?.startsWith(root + (root.endsWith(sep) ? "" : sep));
     if (!file || !inside || !existsSync(file) || !statSync(file).isFile()) {
       return send(response, 404, "text/plain", `there is no ${request.url}`);
     }
+    if (kind === "file") return sendFile(request, response, file);
     send(response, 200, types[extname(file)] ?? "application/octet-stream", await readFile(file));
   }
 
@@ -233,8 +231,9 @@ async function startServer(): Promise<Site> {
     origin: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
     server,
     share(path) {
-      const known = shared.indexOf(path);
-      return `/file/${known >= 0 ? known : shared.push(path) - 1}/model.onnx`;
+      const file = resolve(path);
+      const known = shared.indexOf(dirname(file));
+      return `/file/${known >= 0 ? known : shared.push(dirname(file)) - 1}/${encodeURIComponent(basename(file))}`;
     },
     put(block) {
       const name = `in${blocks.size}`;
@@ -261,16 +260,40 @@ const types: Readonly<Record<string, string>> = {
   ".json": "application/json",
 };
 
+const headers: Readonly<Record<string, string>> = {
+  "cross-origin-opener-policy": "same-origin",
+  "cross-origin-embedder-policy": "require-corp",
+  "cross-origin-resource-policy": "same-origin",
+  "cache-control": "no-store",
+};
+
 function send(response: ServerResponse, status: number, type: string, body: string | Uint8Array): void {
   response.writeHead(status, {
     "content-type": type,
     "content-length": Buffer.byteLength(body),
-    "cross-origin-opener-policy": "same-origin",
-    "cross-origin-embedder-policy": "require-corp",
-    "cross-origin-resource-policy": "same-origin",
-    "cache-control": "no-store",
+    ...headers,
   });
   response.end(body);
+}
+
+/** Sends a file that may be larger than memory, or the range of it that is asked for. */
+function sendFile(request: IncomingMessage, response: ServerResponse, file: string): void {
+  const { size } = statSync(file);
+  const [, first, last] = /^bytes=(\d+)-(\d*)$/.exec(request.headers.range ?? "") ?? [];
+  const start = Number(first ?? 0);
+  const end = Math.min(last ? Number(last) + 1 : size, size);
+  if (first !== undefined && start >= end) {
+    send(response, 416, "text/plain", "");
+    return;
+  }
+  response.writeHead(first === undefined ? 200 : 206, {
+    ...headers,
+    "content-type": "application/octet-stream",
+    "content-length": end - start,
+    ...(first !== undefined && { "content-range": `bytes ${start}-${end - 1}/${size}` }),
+  });
+  if (start >= end) response.end();
+  else createReadStream(file, { start, end: end - 1 }).pipe(response);
 }
 
 /** The folder of onnxruntime-web's browser files, when the package is installed. */

@@ -35,6 +35,9 @@ interface NamedValue {
   readonly value: RunValue;
 }
 
+/** What the model of a case may be called. */
+const models = ["model.onnx", "model.ort"];
+
 /** Finds every case below the folders, in the order of their names. */
 export function findCases(folders: readonly string[]): Case[] {
   const cases: Case[] = [];
@@ -42,7 +45,9 @@ export function findCases(folders: readonly string[]): Case[] {
     if (!existsSync(folder) || !statSync(folder).isDirectory()) throw new UsageError(`${folder} is not a folder`);
     const found = walk(resolve(folder)).map((path) => readCase(path, relative(folder, path) || basename(path)));
     if (found.length === 0) {
-      throw new UsageError(`${folder} has no model.onnx with test_data_set_*/ or io.npz in it or below it`);
+      throw new UsageError(
+        `${folder} has no model.onnx or model.ort with test_data_set_*/ or io.npz in it or below it`,
+      );
     }
     cases.push(...found);
   }
@@ -104,7 +109,7 @@ function readFiles(folder: string, files: readonly string[], infos: readonly Val
 function walk(folder: string): string[] {
   const entries = readdirSync(folder, { withFileTypes: true });
   const here =
-    entries.some((entry) => entry.name === "model.onnx") &&
+    entries.some((entry) => models.includes(entry.name)) &&
     entries.some((entry) => entry.name === "io.npz" || entry.name.startsWith("test_data_set_"));
   if (here) return [folder];
   return sorted(entries.filter((entry) => entry.isDirectory()).map((entry) => entry.name)).flatMap((name) =>
@@ -116,7 +121,8 @@ function readCase(folder: string, id: string): Case {
   const names = sorted(readdirSync(folder).filter((name) => name.startsWith("test_data_set_")));
   const sets = names.map((name) => pbSet(join(folder, name), name));
   if (sets.length === 0) sets.push(npzSet(join(folder, "io.npz")));
-  return { id, model: join(folder, "model.onnx"), sets };
+  const model = models.map((name) => join(folder, name)).find((path) => existsSync(path));
+  return { id, model: model ?? join(folder, "model.onnx"), sets };
 }
 
 function pbSet(folder: string, name: string): TestSet {

@@ -20,11 +20,8 @@ const api = {
   async open(
     url: string,
     options: { device: Device; optimization?: Optimization },
-    files: Record<string, string>,
   ): Promise<{ inputs: readonly ValueInfo[]; outputs: readonly ValueInfo[] }> {
-    const entries = Object.entries(files).map(async ([name, file]) => [name, await getBytes(file)] as const);
-    const externalData = Object.fromEntries(await Promise.all(entries));
-    session = await Session.load(url, { ...options, externalData });
+    session = await Session.load(url, options);
     return { inputs: session.inputs, outputs: session.outputs };
   },
   /** Runs on the feeds at a URL and answers with the URL of the outputs. */

@@ -3,11 +3,8 @@
 
 import { spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
-import { readFile } from "node:fs/promises";
-import { dirname, isAbsolute, join, normalize } from "node:path";
 import type { Device, InspectStage, Optimization, Report, ValueInfo } from "../core.js";
-import { ModeletError } from "../errors.js";
-import { type LoadOptions, Session } from "../session.js";
+import { Session } from "../session.js";
 import type { Values } from "../value.js";
 import { note, UsageError } from "./terminal.js";
 
@@ -38,9 +35,7 @@ export function nodeRunner(): Runner {
     async open(model, options) {
       if (!existsSync(model)) throw new UsageError(`there is no file ${model}`);
       if (options.device === "webgpu") prepareVulkan();
-      const session = await withExternalData(model, (externalData) =>
-        Session.load(model, { ...options, ...(externalData && { externalData }) }),
-      );
+      const session = await Session.load(model, options);
       return {
         inputs: session.inputs,
         outputs: session.outputs,
@@ -52,29 +47,6 @@ export function nodeRunner(): Runner {
     },
     async close() {},
   };
-}
-
-/**
- * Loads a model, and as long as the core says that a file of external data is missing, loads it again with that file
- * from the model's folder.
- */
-export async function withExternalData<T>(
-  model: string,
-  load: (files: LoadOptions["externalData"]) => Promise<T>,
-): Promise<T> {
-  const files: Record<string, Uint8Array> = {};
-  for (;;) {
-    try {
-      return await load(Object.keys(files).length > 0 ? files : undefined);
-    } catch (error) {
-      const name = error instanceof ModeletError && error.code === "external-data" ? error.expected : undefined;
-      if (name === undefined || Object.hasOwn(files, name)) throw error;
-      const path = normalize(name);
-      // A model may name files below its own folder, and nothing else.
-      if (isAbsolute(path) || path.startsWith("..") || !existsSync(join(dirname(model), path))) throw error;
-      files[name] = await readFile(join(dirname(model), path));
-    }
-  }
 }
 
 /**

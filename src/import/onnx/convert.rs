@@ -17,6 +17,10 @@ use crate::tensor::{Dim, Tensor};
 /// From this version of the format on, an initialiser that is also a graph input is that input's default.
 const FIRST_IR_WITH_DEFAULTS: i64 = 4;
 
+/// What nodes are written in when a file imports some operator sets but forgot theirs, as converters do: the latest
+/// version, by which ONNX Runtime reads them too.
+const LATEST_VERSIONS: [(&str, i64); 2] = [("", 28), ("ai.onnx.ml", 5)];
+
 /// What a value or node takes in memory beside its texts and lists.
 const NODE_SIZE: usize = size_of::<Node>() + size_of::<NodeProto<'_>>();
 
@@ -69,6 +73,11 @@ pub fn opset_versions<'p>(imports: &[OperatorSetIdProto<'p>]) -> HashMap<&'p str
     for import in imports {
         let version = versions.entry(domain_of(import.domain)).or_insert(1);
         *version = import.version.unwrap_or(1).max(*version);
+    }
+    if !versions.is_empty() {
+        for (domain, latest) in LATEST_VERSIONS {
+            versions.entry(domain).or_insert(latest);
+        }
     }
     versions
 }
@@ -248,7 +257,8 @@ impl<'p> Importer<'p> {
         if domain.is_empty() && proto.op_type == "Constant" {
             return self.constant(&attributes, &inputs, &outputs, frame);
         }
-        let operator = OperatorId::new(domain, proto.op_type, self.version(domain, frame));
+        let version = proto.since_version.unwrap_or_else(|| self.version(domain, frame));
+        let operator = OperatorId::new(domain, proto.op_type, version);
         let name = match proto.name {
             "" => String::new(),
             name => {

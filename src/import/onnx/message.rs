@@ -329,9 +329,10 @@ impl<'a, T: Scalar> Merge<'a> for Numbers<'a, T> {
     }
 }
 
-/// Declares a message struct: `name: Type = field number`. Fields that are not named are skipped.
+/// Declares a message struct: `name: Type = field number`. Fields that are not named are skipped; one without a number
+/// is never in a file of this format.
 macro_rules! message {
-    ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty = $number:literal,)* }) => {
+    ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty $(= $number:literal)?,)* }) => {
         $(#[$doc])*
         #[derive(Clone, Debug, Default, PartialEq)]
         pub struct $name<'a> {
@@ -342,8 +343,8 @@ macro_rules! message {
         impl<'a> Message<'a> for $name<'a> {
             fn merge_field(&mut self, field: FieldValue<'a>, allowance: Allowance<'_>) -> Result<(), ParseError> {
                 match field.number {
-                    $($number => Merge::merge(&mut self.$field, field, allowance)
-                        .map_err(|error| error.in_field(stringify!($field))),)*
+                    $($($number => Merge::merge(&mut self.$field, field, allowance)
+                        .map_err(|error| error.in_field(stringify!($field))),)?)*
                     _ => Ok(()),
                 }
             }

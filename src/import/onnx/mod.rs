@@ -7,6 +7,7 @@ mod external;
 mod functions;
 mod message;
 pub mod proto;
+mod references;
 mod scope;
 mod sha1;
 mod sniff;
@@ -18,8 +19,11 @@ pub mod wire;
 #[cfg(test)]
 mod tests;
 
-pub use external::{ExternalData, NoExternalData};
+#[cfg(not(target_family = "wasm"))]
+pub use external::Folder;
+pub use external::{ExternalData, ExternalFile, NoExternalData, Segments};
 pub use message::{Message, Numbers};
+pub use references::{FileRanges, external_ranges};
 pub use tensor::write_tensor;
 pub use value::{read_tensor, read_value, write_value};
 
@@ -34,7 +38,8 @@ use crate::tensor::Bytes;
 /// initialiser is a constant in files before IR version 4, and an input with a default since. Dimensions without a size
 /// become symbols. Operators are not looked at: the graph may use ones that nothing here knows.
 ///
-/// A domain that the model imports in several versions has the highest; one that it does not import has version 1.
+/// A domain that the model imports in several versions has the highest, and both spellings of ONNX's own are one. ONNX's
+/// domains have their latest version in a file that imports others only; what else is not imported has version 1.
 ///
 /// Errors:
 /// - [`ErrorCode::InvalidModel`]: the bytes are empty, cut off, damaged or of another kind of file.
@@ -65,7 +70,12 @@ pub fn import(bytes: impl Into<Bytes>, external: &dyn ExternalData) -> Result<Gr
             "the file holds no ONNX graph",
         )));
     }
-    let graph = convert::convert(&model, tensor::TensorReader::new(bytes.clone(), external))?;
+    graph_of(&model, bytes.clone(), external)
+}
+
+/// The graph of a model whose texts and data borrow from `file`.
+pub fn graph_of(model: &proto::ModelProto<'_>, file: Bytes, external: &dyn ExternalData) -> Result<Graph> {
+    let graph = convert::convert(model, tensor::TensorReader::new(file, external))?;
     graph.verify()?;
     Ok(graph)
 }

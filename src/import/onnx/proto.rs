@@ -58,6 +58,8 @@ message! {
         domain: &'a str = 7,
         overload: &'a str = 8,
         metadata_props: Vec<StringStringEntryProto<'a>> = 9,
+        /// The version of the operator, in formats that note it; otherwise that of the imported operator set counts.
+        since_version: Option<i64>,
     }
 }
 

@@ -1,23 +1,57 @@
 //! SHA-1 (FIPS 180-4), which ONNX uses as the checksum of external data files. It guards against mixed-up and damaged
 //! files, not against an attacker.
 
-/// The digest of `bytes` in lower-case hexadecimal.
-pub fn hex_digest(bytes: &[u8]) -> String {
-    let mut state = [0x67452301u32, 0xefcdab89, 0x98badcfe, 0x10325476, 0xc3d2e1f0];
-    let mut blocks = bytes.chunks_exact(64);
-    for block in &mut blocks {
-        compress(&mut state, block);
+/// A digest under way.
+pub struct Sha1 {
+    state: [u32; 5],
+    /// The bytes since the last full block.
+    rest: Vec<u8>,
+    length: u64,
+}
+
+impl Default for Sha1 {
+    fn default() -> Sha1 {
+        Sha1 {
+            state: [0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476, 0xc3d2e1f0],
+            rest: Vec::new(),
+            length: 0,
+        }
     }
-    let rest = blocks.remainder();
-    let mut tail = [0u8; 128];
-    tail[..rest.len()].copy_from_slice(rest);
-    tail[rest.len()] = 0x80;
-    let end = if rest.len() < 56 { 64 } else { 128 };
-    tail[end - 8..end].copy_from_slice(&(bytes.len() as u64 * 8).to_be_bytes());
-    for block in tail[..end].chunks_exact(64) {
-        compress(&mut state, block);
+}
+
+impl Sha1 {
+    /// Takes in what comes next.
+    pub fn update(&mut self, mut bytes: &[u8]) {
+        self.length = self.length.wrapping_add(bytes.len() as u64);
+        if !self.rest.is_empty() {
+            let (head, tail) = bytes.split_at(bytes.len().min(64 - self.rest.len()));
+            self.rest.extend_from_slice(head);
+            bytes = tail;
+            if self.rest.len() < 64 {
+                return;
+            }
+            compress(&mut self.state, &self.rest);
+            self.rest.clear();
+        }
+        let mut blocks = bytes.chunks_exact(64);
+        for block in &mut blocks {
+            compress(&mut self.state, block);
+        }
+        self.rest.extend_from_slice(blocks.remainder());
     }
-    state.iter().map(|word| format!("{word:08x}")).collect()
+
+    /// The digest in lower-case hexadecimal.
+    pub fn hex_digest(mut self) -> String {
+        let mut tail = [0u8; 128];
+        tail[..self.rest.len()].copy_from_slice(&self.rest);
+        tail[self.rest.len()] = 0x80;
+        let end = if self.rest.len() < 56 { 64 } else { 128 };
+        tail[end - 8..end].copy_from_slice(&self.length.wrapping_mul(8).to_be_bytes());
+        for block in tail[..end].chunks_exact(64) {
+            compress(&mut self.state, block);
+        }
+        self.state.iter().map(|word| format!("{word:08x}")).collect()
+    }
 }
 
 fn compress(state: &mut [u32; 5], block: &[u8]) {
@@ -52,6 +86,22 @@ fn compress(state: &mut [u32; 5], block: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn hex_digest(bytes: &[u8]) -> String {
+        let mut digest = Sha1::default();
+        digest.update(bytes);
+        digest.hex_digest()
+    }
+
+    #[test]
+    fn pieces_give_the_digest_of_the_whole() {
+        let bytes: Vec<u8> = (0..1000u32).map(|i| i as u8).collect();
+        for length in [1, 3, 63, 64, 65, 200] {
+            let mut digest = Sha1::default();
+            bytes.chunks(length).for_each(|piece| digest.update(piece));
+            assert_eq!(digest.hex_digest(), hex_digest(&bytes), "pieces of {length}");
+        }
+    }
 
     #[test]
     fn digests_are_those_of_the_standard() {

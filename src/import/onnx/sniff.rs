@@ -32,9 +32,6 @@ pub fn looks_like(bytes: &[u8]) -> Option<&'static str> {
     if bytes.get(4..8) == Some(b"TFL3") {
         return Some("a TensorFlow Lite model");
     }
-    if bytes.get(4..8) == Some(b"ORTM") {
-        return Some("an ONNX Runtime .ort model; use the .onnx file it was made from");
-    }
     // A safetensors file is a 64-bit length and then JSON.
     if bytes.get(8..10) == Some(b"{\"") {
         return Some("a safetensors file");

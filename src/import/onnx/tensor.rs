@@ -3,10 +3,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
-use super::external::ExternalData;
+use super::external::{ExternalData, ExternalFile, check_location};
 use super::message::Numbers;
 use super::proto::{DATA_LOCATION_EXTERNAL, SparseTensorProto, TensorProto, data_type};
+use super::sha1::Sha1;
 use super::wire::{ParseError, Slice, Writer};
 use crate::error::{Error, ErrorCode, Result};
 use crate::tensor::{Bool8, Bytes, DType, Element, Tensor, display_shape, element_count};
@@ -34,9 +36,12 @@ pub struct TensorReader<'x> {
     expansion: Cell<usize>,
 }
 
-#[derive(Clone)]
 struct External {
-    bytes: Bytes,
+    file: Box<dyn ExternalFile>,
+    /// The ranges that were read, so that tensors that share their data share memory.
+    read: HashMap<(u64, usize), Bytes>,
+    /// Bytes that may still be read: a model may not take far more of a file than there is.
+    allowance: u64,
     digest: Option<String>,
 }
 
@@ -196,43 +201,18 @@ impl<'x> TensorReader<'x> {
         };
         let reference = ExternalReference::read(proto)?;
         if let Some(length) = reference.length
-            && length != size
+            && length != size as u64
         {
             let message = format!("the model gives {length} bytes of external data to a tensor that needs {size}");
             return Err(wrong(message));
         }
-        let opened = self.open(&reference)?;
-        let end = reference.offset.checked_add(size);
-        end.and_then(|end| opened.bytes.slice(reference.offset, end))
-            .ok_or_else(|| {
-                wrong(format!("the external file {} is too short", reference.location))
-                    .expected(format!("{size} bytes from byte {}", reference.offset))
-                    .actual(format!("a file of {} bytes", opened.bytes.len()))
-            })
-    }
-
-    fn open(&self, reference: &ExternalReference) -> Result<External> {
         let mut opened = self.opened.borrow_mut();
-        if !opened.contains_key(&reference.location) {
-            let bytes = self.external.load(&reference.location)?;
-            opened.insert(reference.location.clone(), External { bytes, digest: None });
-        }
-        let Some(file) = opened.get_mut(&reference.location) else {
-            return Err(Error::internal("an external file was not kept"));
+        let external = match opened.entry(reference.location.clone()) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(External::open(self.external, &reference.location)?),
         };
-        if let Some(checksum) = &reference.checksum {
-            let digest = file.digest.get_or_insert_with(|| super::sha1::hex_digest(&file.bytes));
-            if !digest.eq_ignore_ascii_case(checksum) {
-                let message = format!(
-                    "the checksum of the external file {} does not match",
-                    reference.location
-                );
-                return Err(Error::new(ErrorCode::ExternalData, message)
-                    .expected(checksum)
-                    .actual(digest.as_str()));
-            }
-        }
-        Ok(file.clone())
+        external.check(&reference)?;
+        external.range(&reference, size)
     }
 
     fn densify(&self, proto: &SparseTensorProto<'_>) -> Result<Tensor> {
@@ -243,7 +223,8 @@ impl<'x> TensorReader<'x> {
         let indices = self.dense(indices)?;
         let shape = dimensions(&proto.dims)?;
         let count = element_count(&shape)?;
-        if indices.dtype() != DType::I64 {
+        // ONNX has them as int64; ONNX Runtime stores the narrowest type that holds them.
+        if !matches!(indices.dtype(), DType::I64 | DType::I32 | DType::I16 | DType::I8) {
             return Err(invalid("the indices of a sparse tensor are not int64").actual(indices.dtype().name()));
         }
         let linear = linear_indices(&indices, values.len(), &shape)?;
@@ -279,6 +260,81 @@ impl<'x> TensorReader<'x> {
     }
 }
 
+impl External {
+    fn open(external: &dyn ExternalData, location: &str) -> Result<External> {
+        let file = external.open(location)?;
+        let allowance = file.size().saturating_mul(2).saturating_add(EXPANSION_BASE as u64);
+        Ok(External {
+            file,
+            read: HashMap::new(),
+            allowance,
+            digest: None,
+        })
+    }
+
+    fn range(&mut self, reference: &ExternalReference, size: usize) -> Result<Bytes> {
+        let end = reference.offset.checked_add(size as u64);
+        if end.is_none_or(|end| end > self.file.size()) {
+            let message = format!("the external file {} is too short", reference.location);
+            return Err(Error::new(ErrorCode::ExternalData, message)
+                .expected(format!("{size} bytes from byte {}", reference.offset))
+                .actual(format!("a file of {} bytes", self.file.size())));
+        }
+        if let Some(bytes) = self.read.get(&(reference.offset, size)) {
+            return Ok(bytes.clone());
+        }
+        self.allowance = self.allowance.checked_sub(size as u64).ok_or_else(|| {
+            let message = "the model's tensors take the same external data too often";
+            Error::new(ErrorCode::LimitExceeded, message)
+        })?;
+        let bytes = self.file.read(reference.offset, size)?;
+        self.read.insert((reference.offset, size), bytes.clone());
+        Ok(bytes)
+    }
+
+    /// Compares the checksum of the whole file, when the reference has one.
+    fn check(&mut self, reference: &ExternalReference) -> Result<()> {
+        let Some(checksum) = &reference.checksum else {
+            return Ok(());
+        };
+        let digest = match &mut self.digest {
+            Some(digest) => digest,
+            none => none.insert(digest(&*self.file)?),
+        };
+        if digest.eq_ignore_ascii_case(checksum) {
+            return Ok(());
+        }
+        let message = format!(
+            "the checksum of the external file {} does not match",
+            reference.location
+        );
+        Err(Error::new(ErrorCode::ExternalData, message)
+            .expected(checksum)
+            .actual(digest.as_str()))
+    }
+}
+
+/// The SHA-1 of a whole file, read piece by piece.
+fn digest(file: &dyn ExternalFile) -> Result<String> {
+    const PIECE: u64 = 1 << 20;
+    let mut digest = Sha1::default();
+    let mut at = 0;
+    while at < file.size() {
+        let length = PIECE.min(file.size() - at);
+        digest.update(&file.read(at, length as usize)?);
+        at += length;
+    }
+    Ok(digest.hex_digest())
+}
+
+/// The bytes that a tensor's elements take.
+pub fn byte_size(proto: &TensorProto<'_>) -> Result<usize> {
+    let dtype = element_type(proto.data_type.unwrap_or(data_type::UNDEFINED))?;
+    let count = element_count(&dimensions(&proto.dims)?)?;
+    let strings = || Error::new(ErrorCode::ExternalData, "strings cannot be stored in another file");
+    dtype.byte_len(count).ok_or_else(strings)
+}
+
 /// Positions in the dense tensor, from linear indices `[n]` or coordinates `[n, rank]`.
 fn linear_indices(indices: &Tensor, count: usize, shape: &[usize]) -> Result<Vec<usize>> {
     let outside = || {
@@ -311,19 +367,20 @@ fn linear_indices(indices: &Tensor, count: usize, shape: &[usize]) -> Result<Vec
 }
 
 /// Where a tensor's data stands outside the model file.
-struct ExternalReference {
-    location: String,
-    offset: usize,
-    length: Option<usize>,
-    checksum: Option<String>,
+pub struct ExternalReference {
+    pub location: String,
+    pub offset: u64,
+    pub length: Option<u64>,
+    pub checksum: Option<String>,
 }
 
 impl ExternalReference {
-    fn read(proto: &TensorProto<'_>) -> Result<ExternalReference> {
+    /// What the tensor says of it. A model must not name files outside its own folder.
+    pub fn read(proto: &TensorProto<'_>) -> Result<ExternalReference> {
         let wrong = |message: String| Error::new(ErrorCode::ExternalData, message);
         let number = |key: &str, text: &str| {
             text.trim()
-                .parse::<usize>()
+                .parse::<u64>()
                 .map_err(|_| wrong(format!("the {key} of external data is not a number")).actual(text))
         };
         let mut reference = ExternalReference {
@@ -342,14 +399,7 @@ impl ExternalReference {
                 _ => {}
             }
         }
-        // A model must not name files outside its own folder.
-        let location = &reference.location;
-        let drive = location.as_bytes().get(1) == Some(&b':');
-        let escapes = location.split(['/', '\\']).any(|part| part == "..");
-        if location.is_empty() || location.starts_with(['/', '\\']) || drive || escapes || location.contains('\0') {
-            let message = "external data must be named by a path inside the model's folder";
-            return Err(wrong(message.into()).actual(format!("{location:?}")));
-        }
+        check_location(&reference.location)?;
         Ok(reference)
     }
 }

@@ -265,6 +265,38 @@ fn nodes_out_of_order_are_sorted_and_both_spellings_of_the_domain_are_one() {
     assert_eq!(named, ["Abs@13", "Neg@13", "elsewhere.Odd@1"]);
 }
 
+#[test]
+fn operator_sets_that_are_not_imported_have_their_latest_version_beside_others() {
+    let versions = |imports: &[(&str, u64)]| {
+        let file = bytes(|model| {
+            model.varint_field(1, 8);
+            imports
+                .iter()
+                .for_each(|(domain, version)| opset(model, 8, domain, *version));
+            model.message_field(7, |graph| {
+                value(graph, 11, "x");
+                value(graph, 12, "z");
+                node_in(graph, 1, "Scaler", &["x"], &["y"], &|node| text(node, 7, "ai.onnx.ml"));
+                node_in(graph, 1, "Odd", &["y"], &["w"], &|node| text(node, 7, "elsewhere"));
+                node(graph, "Neg", &["y"], &["z"]);
+            });
+        });
+        graph_of(file)
+            .nodes
+            .iter()
+            .map(|node| node.operator.version)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(versions(&[("ai.onnx.ml", 3)]), [3, 1, 28]);
+    assert_eq!(versions(&[("elsewhere", 4)]), [5, 4, 28]);
+    assert_eq!(
+        versions(&[("", 9), ("ai.onnx", 11), ("", 1), ("ai.onnx.ml", 1)]),
+        [1, 1, 11]
+    );
+    // Files from before there were operator sets.
+    assert_eq!(versions(&[]), [1, 1, 1]);
+}
+
 /// `If` with a branch that writes `Neg(x)`, where `x` is of the graph around it.
 fn branch(node: &mut Writer, name: &str, inner: Fill<'_>) {
     attribute(node, name, 5, |attribute| attribute.message_field(6, inner));

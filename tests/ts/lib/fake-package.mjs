@@ -26,18 +26,31 @@ export class ModelBytes {
   append(chunk) { this.text += new TextDecoder().decode(chunk); this.pieces++; }
   get length() { return this.text.length; }
   chunk(start, length) { return new TextEncoder().encode(this.text.slice(start, start + length)); }
+  // A text may name the ranges of files that it needs: "external weights.bin 0-4 100-104".
+  externalFiles() {
+    return [...this.text.matchAll(/external (\\S+)((?: \\d+-(?:\\d+|end))+)/g)].map(([, location, ranges]) => ({
+      location,
+      ranges: ranges.trim().split(" ").map((range) => range.split("-").map((at) => (at === "end" ? 2 ** 64 : Number(at)))),
+    }));
+  }
+  attachFile(location, size) { (this.files ??= {})[location] = { size }; }
+  attachPart(location, offset, part) {
+    if (part.freed) throw new Error("a part was freed before its model took it");
+    this.files[location][offset] = part.text;
+  }
   free() { log.bytesFreed++; this.freed = true; }
 }
 export class CoreSession {
   static async load(bytes, options, onProgress) {
     log.loads.push({ text: bytes.text, expected: bytes.expected, pieces: bytes.pieces });
     log.options.push(options);
+    log.files = bytes.files;
     onProgress?.("parse", 0, 1);
     onProgress?.("parse", 1, 1);
     if (bytes.text === "unsupported") {
       throw { code: "unsupported-operator", message: "two operators are not supported", details: ["Foo", "Bar"] };
     }
-    if (bytes.text === "rare" && !full) {
+    if (bytes.text.startsWith("rare") && !full) {
       throw { code: "unsupported-operator", message: "one operator is not supported", operator: "Rare", details: ["Rare"] };
     }
     if (bytes.text === "trap at load") throw new WebAssembly.RuntimeError("unreachable");
