@@ -93,12 +93,14 @@ function countBrowserTests(output) {
   return `${passed} tests`;
 }
 
+/** Sessions in the browser, on the CPU and on WebGPU. The unit tests run below; the cases of `conformance` run on this
+ * same build, without relaxed SIMD, in Node.js. */
 async function wasmTests() {
-  const args = ["test", "--target", "wasm32-unknown-unknown", "--no-fail-fast", ...browserSuites];
+  const args = ["test", "--target", "wasm32-unknown-unknown", "--no-fail-fast", "--test", "browser"];
   return countBrowserTests(await command("cargo", args, { env: browserTestEnv(), keep: true }));
 }
 
-/** The same suites once more, the way wasm-pack runs them, and compiled with relaxed SIMD. */
+/** The unit tests and the sessions, the way wasm-pack runs them, and compiled with relaxed SIMD. */
 async function wasmPackTests() {
   const browser = ["--headless", "--chrome", "--chromedriver", settings.CHROMEDRIVER];
   // What follows the folder goes to `cargo test` as it stands; a `--` would go along.

@@ -1,7 +1,8 @@
 // Convolution as an implicit matrix product, each thread CHANNELS * 4 output channels of four output positions, straight
-// from storage buffers. Weights are laid out as [group][kernel y][kernel x][input channel][output channel], four output
-// channels to a vector, so that everything about a kernel position is worked out once and the loop over input channels
-// only loads and multiplies.
+// from storage buffers. With BLOCKS, weights are laid out as [group][kernel y][kernel x][input channel][output channel],
+// four output channels to a vector, so that everything about a kernel position is worked out once and the loop over
+// input channels only loads and multiplies. Otherwise they are as the operator has them: [group][output channel]
+// [input channel][kernel y][kernel x].
 
 @compute @workgroup_size($POSITIONTHREADS, $CHANNELTHREADS)
 fn main(
@@ -28,7 +29,17 @@ fn main(
         var sum$q_$o = vec4<f32>();
         //: end
         //: end
-        var weight = group * params.kernel_height * params.kernel_width * params.k * params.blocks + block;
+        let taps = params.kernel_height * params.kernel_width;
+        //: if BLOCKS
+        var weight = group * taps * params.k * params.blocks + block;
+        //: else
+        // Output channels beyond the last repeat it; they are computed and not stored.
+        //: for q in 0..CHANNELS
+        //: for o in 0..4
+        let row$q_$o = (group * params.m + min((block + $qu) * 4u + $ou, params.m - 1u)) * params.k * taps;
+        //: end
+        //: end
+        //: end
         for (var kernel_y = 0u; kernel_y < params.kernel_height; kernel_y += 1u) {
             for (var kernel_x = 0u; kernel_x < params.kernel_width; kernel_x += 1u) {
                 //: for c in 0..4
@@ -38,12 +49,24 @@ fn main(
                 var at$c = image + select(0u, u32(in_y$c * params.in_width + in_x$c), inside$c);
                 //: end
                 let inside = vec4<bool>(inside0, inside1, inside2, inside3);
+                //: if !BLOCKS
+                var weight = kernel_y * params.kernel_width + kernel_x;
+                //: end
                 for (var channel = 0u; channel < params.k; channel += 1u) {
                     let loaded = vec4<f32>(input[at0], input[at1], input[at2], input[at3]);
                     let value = select(vec4<f32>(), loaded, inside);
                     //: for q in 0..CHANNELS
                     {
+                        //: if BLOCKS
                         let w = weights[weight + $qu];
+                        //: else
+                        let w = vec4<f32>(
+                            weights[row$q_0 + weight],
+                            weights[row$q_1 + weight],
+                            weights[row$q_2 + weight],
+                            weights[row$q_3 + weight],
+                        );
+                        //: end
                         sum$q_0 += w.x * value;
                         sum$q_1 += w.y * value;
                         sum$q_2 += w.z * value;
@@ -53,7 +76,11 @@ fn main(
                     //: for c in 0..4
                     at$c += params.plane;
                     //: end
+                    //: if BLOCKS
                     weight += params.blocks;
+                    //: else
+                    weight += taps;
+                    //: end
                 }
             }
         }

@@ -17,7 +17,7 @@ fn main(
     let first_y = i32(out_y * params.stride_y) - params.pad_top;
     let first_x = i32(out_x * params.stride_x) - params.pad_left;
     //: if MAX
-    var value = -3.4028234e+38;
+    var value = params.lowest;
     //: else
     var value = 0.0;
     var counted = 0u;
@@ -35,7 +35,8 @@ fn main(
             if (y >= 0 && y < params.in_height && x >= 0 && x < params.in_width) {
                 let element = input[plane + u32(y * params.in_width + x)];
                 //: if MAX
-                value = max(value, element);
+                // NaN is passed over, as on the CPU.
+                value = select(value, element, element > value);
                 //: else
                 value += element;
                 //: if !COUNTPADDING

@@ -26,12 +26,35 @@ fn kept_offset(index: u32) -> u32 {
     return offset;
 }
 
+//: if FLOAT
+// Of what is NaN or infinite, min, max and exp leave the result open; comparisons do not.
+fn is_nan(value: f32) -> bool {
+    return (bitcast<u32>(value) & 0x7fffffffu) > 0x7f800000u;
+}
+
+fn larger(a: f32, b: f32) -> f32 {
+    return select(b, a, a > b || is_nan(a));
+}
+
+fn smaller(a: f32, b: f32) -> f32 {
+    return select(b, a, a < b || is_nan(a));
+}
+//: else
+fn larger(a: $T, b: $T) -> $T {
+    return max(a, b);
+}
+
+fn smaller(a: $T, b: $T) -> $T {
+    return min(a, b);
+}
+//: end
+
 fn combine(a: $T, b: $T) -> $T {
     //: if MAX
-    return max(a, b);
+    return larger(a, b);
     //: end
     //: if MIN
-    return min(a, b);
+    return smaller(a, b);
     //: end
     //: if PRODUCT
     return a * b;
@@ -49,7 +72,7 @@ fn element(value: $T, shift: $T) -> $T {
     return value * value;
     //: end
     //: if EXPONENTIAL
-    return exp(value - shift);
+    return select(exp(value - shift), 1.0, value == shift);
     //: end
     //: if PLAIN
     return value;
@@ -71,13 +94,26 @@ fn finish(value: $T, shift: $T) -> $T {
     //: end
 }
 
+// What a reduction starts from: of the largest and smallest an element, since there are no constants for infinities.
+fn initial(base: u32, at: u32) -> $T {
+    //: if EXTREME
+    return input[base + reduced_offset(min(at, params.length - 1u))];
+    //: else
+    //: if PRODUCT
+    return $T(1);
+    //: else
+    return $T(0);
+    //: end
+    //: end
+}
+
 // Reduces the elements first, first + step, … in blocks, so that rounding errors of long sums stay small.
 fn partial(base: u32, first: u32, step: u32, shift: $T) -> $T {
-    var total = $T($INITIAL);
+    var total = initial(base, first);
     var at = first;
     while (at < params.length) {
         let end = min(params.length, at + 64u * step);
-        var block = $T($INITIAL);
+        var block = initial(base, at);
         for (; at < end; at += step) {
             block = combine(block, element(input[base + reduced_offset(at)], shift));
         }
@@ -90,7 +126,7 @@ fn partial(base: u32, first: u32, step: u32, shift: $T) -> $T {
 fn partial_largest(base: u32, first: u32, step: u32) -> $T {
     var largest = input[base + reduced_offset(min(first, params.length - 1u))];
     for (var at = first; at < params.length; at += step) {
-        largest = max(largest, input[base + reduced_offset(at)]);
+        largest = larger(largest, input[base + reduced_offset(at)]);
     }
     return largest;
 }
@@ -111,7 +147,7 @@ fn main(
     workgroupBarrier();
     for (var half = $THREADSu / 2u; half > 0u; half = half / 2u) {
         if (local < half) {
-            shared_values[local] = max(shared_values[local], shared_values[local + half]);
+            shared_values[local] = larger(shared_values[local], shared_values[local + half]);
         }
         workgroupBarrier();
     }

@@ -83,14 +83,15 @@ fn main(
     //: end
 
     //: if LOG
-    let shift = largest + log(sum);
+    // Taken off after the largest: the sum of the two would lose the logarithm beside a large one.
+    let log_sum = log(sum);
     //: else
     let scale = 1.0 / sum;
     //: end
     for (var at = first; at < params.length; at += step) {
         let offset = base + at * params.inner;
         //: if LOG
-        output[offset] = input[offset] - shift;
+        output[offset] = input[offset] - largest - log_sum;
         //: else
         //: if SHARED
         output[offset] = exp(input[offset] - largest) * scale;

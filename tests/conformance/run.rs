@@ -57,10 +57,11 @@ pub fn run_all(cases: Vec<Case>, device: Device) -> Vec<Outcome> {
     let spawn = |worker: usize, sender: Sender<Message>| {
         let queue = queue.clone();
         let work = move || {
+            let mut kept = None;
             while let Some(case) = next(&queue) {
                 let case_id = case.id.clone();
                 let _ = sender.send(Message::Begun { worker, case: case_id });
-                let outcome = outcome(&case, device);
+                let outcome = outcome(&case, device, &mut kept);
                 if sender.send(Message::Done { worker, outcome }).is_err() {
                     return;
                 }
@@ -129,7 +130,7 @@ fn quiet_panics() {
     }));
 }
 
-fn outcome(case: &Case, device: Device) -> Outcome {
+fn outcome(case: &Case, device: Device, kept: &mut Option<Session>) -> Outcome {
     let began = Instant::now();
     let mut outcome = Outcome {
         case: case.id.clone(),
@@ -138,7 +139,7 @@ fn outcome(case: &Case, device: Device) -> Outcome {
         on_gpu: Vec::new(),
         seconds: 0.0,
     };
-    let caught = catch_unwind(AssertUnwindSafe(|| run(case, device, &mut outcome)));
+    let caught = catch_unwind(AssertUnwindSafe(|| run(case, device, kept, &mut outcome)));
     match caught {
         Ok(Ok(())) => {}
         Ok(Err(message)) => outcome.failures.push(message),
@@ -148,7 +149,9 @@ fn outcome(case: &Case, device: Device) -> Outcome {
     outcome
 }
 
-fn run(case: &Case, device: Device, outcome: &mut Outcome) -> Result<(), String> {
+/// Runs the case in a session, which is kept while the next is made: sessions share a device as long as one of them
+/// lives, and software drivers do not take a new one for each of thousands of cases.
+fn run(case: &Case, device: Device, kept: &mut Option<Session>, outcome: &mut Outcome) -> Result<(), String> {
     let text = |error: modelet::Error| error.to_string();
     let bytes = fs::read(case.folder.join("model.onnx")).map_err(|error| error.to_string())?;
     let external = |name: &str| match fs::read(case.folder.join(name)) {
@@ -162,7 +165,7 @@ fn run(case: &Case, device: Device, outcome: &mut Outcome) -> Result<(), String>
         device,
         ..SessionOptions::default()
     };
-    let mut session = pollster::block_on(Session::new(model, options)).map_err(text)?;
+    let session = kept.insert(pollster::block_on(Session::new(model, options)).map_err(text)?);
     let sets = case.sets();
     if sets.is_empty() {
         return Err("the case has no test data".into());

@@ -191,11 +191,11 @@ pub fn conv(
     if sizes.inputs == 1 && groups > 1 {
         return depthwise(&sizes, x, w, bias, epilogue, caps);
     }
-    match w.constant {
-        Some(constant) if caps.kind == AdapterKind::Software || sizes.outputs < 16 => {
-            direct(&sizes, x, constant, bias, epilogue, caps)
-        }
-        _ => tiled(&sizes, x, w, bias, epilogue, caps),
+    // Tiles of 64 channels are wasted on few. Software adapters take minutes to compile some of the tiled texts.
+    if caps.kind == AdapterKind::Software || sizes.outputs < 16 {
+        direct(&sizes, x, w, bias, epilogue, caps)
+    } else {
+        tiled(&sizes, x, w, bias, epilogue, caps)
     }
 }
 
@@ -325,11 +325,11 @@ fn tiled(
     single(dispatch, workgroups, caps)
 }
 
-/// Straight from storage, with constant weights laid out for it.
+/// Straight from storage; constant weights are laid out for it, others are read as they stand.
 fn direct(
     sizes: &Sizes,
     x: &Operand,
-    weights: Constant,
+    w: &Operand,
     bias: Option<&Operand>,
     epilogue: Option<&Epilogue>,
     caps: &GpuCaps,
@@ -337,24 +337,10 @@ fn direct(
     let (m, n) = (sizes.outputs, sizes.positions());
     let blocks = m.div_ceil(4);
     let Sizes { groups, inputs, .. } = *sizes;
-    let taps = sizes.window.kernel[0] * sizes.window.kernel[1];
-    let count = groups.checked_mul(taps)?.checked_mul(inputs)?.checked_mul(blocks * 4)?;
-    elements(&[count], caps)?;
-    let layout = format!("conv_blocks:{groups}x{m}x{inputs}x{taps}");
-    let weights = laid_out(weights, layout, count, move |from, to| {
-        for (from, to) in from
-            .chunks_exact(m * inputs * taps)
-            .zip(to.chunks_exact_mut(taps * inputs * blocks * 4))
-        {
-            for (output, from) in from.chunks_exact(inputs * taps).enumerate() {
-                for (input, from) in from.chunks_exact(taps).enumerate() {
-                    for (tap, &value) in from.iter().enumerate() {
-                        to[(tap * inputs + input) * blocks * 4 + output] = value;
-                    }
-                }
-            }
-        }
-    });
+    let weights = match w.constant {
+        Some(constant) => in_blocks(sizes, constant, caps)?,
+        None => w.binding.clone(),
+    };
     // Sixteen channels share each load of the input where there are as many.
     let vectors = if blocks >= 4 { 4 } else { blocks.min(2) };
     let quads = n.div_ceil(4);
@@ -366,8 +352,13 @@ fn direct(
         .define("POSITIONTHREADS", position_threads)
         .define("CHANNELTHREADS", channel_threads)
         .define("CHANNELS", vectors)
+        .flag("BLOCKS", w.constant.is_some())
         .storage("input", "f32", x.binding.clone())
-        .storage("weights", "vec4<f32>", weights)
+        .storage(
+            "weights",
+            if w.constant.is_some() { "vec4<f32>" } else { "f32" },
+            weights,
+        )
         .param("k", inputs as u32)
         .param("groups", groups as u32)
         .param("blocks", blocks as u32);
@@ -388,6 +379,30 @@ fn direct(
         batches.min(caps.max_workgroups as usize) as u32,
     ];
     single(dispatch, workgroups, caps)
+}
+
+/// Constant weights as `conv_direct.wgsl` reads them with BLOCKS.
+fn in_blocks(sizes: &Sizes, weights: Constant, caps: &GpuCaps) -> Option<Binding> {
+    let (m, blocks) = (sizes.outputs, sizes.outputs.div_ceil(4));
+    let Sizes { groups, inputs, .. } = *sizes;
+    let taps = sizes.window.kernel[0] * sizes.window.kernel[1];
+    let count = groups.checked_mul(taps)?.checked_mul(inputs)?.checked_mul(blocks * 4)?;
+    elements(&[count], caps)?;
+    let layout = format!("conv_blocks:{groups}x{m}x{inputs}x{taps}");
+    Some(laid_out(weights, layout, count, move |from, to| {
+        for (from, to) in from
+            .chunks_exact(m * inputs * taps)
+            .zip(to.chunks_exact_mut(taps * inputs * blocks * 4))
+        {
+            for (output, from) in from.chunks_exact(inputs * taps).enumerate() {
+                for (input, from) in from.chunks_exact(taps).enumerate() {
+                    for (tap, &value) in from.iter().enumerate() {
+                        to[(tap * inputs + input) * blocks * 4 + output] = value;
+                    }
+                }
+            }
+        }
+    }))
 }
 
 /// ConvTranspose (opset 1 and later) of `x` (images, channels, spatial…) with `w` (channels, output channels per group,
@@ -660,6 +675,26 @@ mod tests {
                 let what = format!("{case:?}, constant {is_constant}, {:?}", caps.kind);
                 testing::assert_close(found[0].f32s(), &expected, 1e-5, &what);
             }
+        }
+    }
+
+    #[test]
+    fn convolutions_avoid_workgroup_memory_on_software_and_with_few_channels() {
+        for (caps, outputs) in testing::both_kinds()
+            .into_iter()
+            .flat_map(|caps| [1, 16].map(|outputs| (caps.clone(), outputs)))
+        {
+            let (x_shape, w_shape) = ([1, 1, 5, 5], [outputs, 1, 3, 3]);
+            let window = Window {
+                kernel: &[3, 3],
+                strides: &[1, 1],
+                dilations: &[1, 1],
+                pads: &[1; 4],
+            };
+            let (x, w) = (Operand::input(&x_shape, 0), Operand::input(&w_shape, 1));
+            let kernel = conv(&x, &w, None, 1, &window, &[1, outputs, 5, 5], None, &caps).unwrap();
+            let shares = kernel.dispatches[0].shader.wgsl.contains("var<workgroup>");
+            assert_eq!(shares, caps.kind == AdapterKind::Hardware && outputs == 16);
         }
     }
 

@@ -44,6 +44,11 @@ pub fn pool(
         .storage("input", "f32", Binding::Input(0))
         .storage("output", "f32", Binding::Output(0))
         .param("count", count as u32);
+    // WGSL has no constant for infinity.
+    let dispatch = match kind {
+        PoolKind::Max => dispatch.param_f32("lowest", f32::NEG_INFINITY),
+        _ => dispatch,
+    };
     let dispatch = Window2d::new(window, input, output)?.bind(dispatch);
     single(dispatch, linear_workgroups(count as u64, caps), caps)
 }
@@ -85,7 +90,7 @@ mod tests {
                     }
                     let sum: f32 = inside.iter().sum();
                     expected.push(match kind {
-                        PoolKind::Max => inside.iter().copied().fold(f32::MIN, f32::max),
+                        PoolKind::Max => inside.iter().copied().fold(f32::NEG_INFINITY, f32::max),
                         PoolKind::Average => sum / inside.len() as f32,
                         PoolKind::AverageWithPadding => sum / padded as f32,
                     });
@@ -112,6 +117,29 @@ mod tests {
                 testing::assert_close(found[0].f32s(), &expected, 1e-5, &format!("{kind:?} of {size}"));
             }
         }
+    }
+
+    #[test]
+    fn the_largest_of_padding_infinities_and_nan_is_as_on_the_cpu() {
+        let Some(device) = testing::device() else { return };
+        let (low, nan) = (f32::NEG_INFINITY, f32::NAN);
+        let window = Window {
+            kernel: &[2],
+            strides: &[2],
+            dilations: &[1],
+            pads: &[2, 0],
+        };
+        let values = Data::F32(vec![low, low, nan, 3.0, 4.0, nan]);
+        let kernel = pool(
+            PoolKind::Max,
+            &[1, 1, 6],
+            &window,
+            &[1, 1, 4],
+            &testing::both_kinds()[0],
+        )
+        .unwrap();
+        let found = testing::run(&device, kernel, &[values], &[(GpuType::F32, 4)]).unwrap();
+        assert_eq!(found[0], Data::F32(vec![low, low, 3.0, 4.0]));
     }
 
     #[test]

@@ -77,24 +77,16 @@ pub fn reduce(op: ReduceOp, ty: GpuType, shape: &[usize], axes: &[usize], caps: 
         return None;
     }
     let shared = is_shared(length, caps);
-    let initial = match (op, ty) {
-        (Max, GpuType::F32) => "-3.4028234e+38",
-        (Min, GpuType::F32) => "3.4028234e+38",
-        (Max, GpuType::I32) => "-2147483648",
-        (Min, GpuType::I32) => "2147483647",
-        (Min, _) => "4294967295",
-        (Prod, _) => "1",
-        _ => "0",
-    };
     let dispatch = DispatchBuilder::new("reduce", REDUCE)
         .define("THREADS", LINEAR_THREADS)
         .define("KEPT", kept.len())
         .define("REDUCED", reduced.len())
         .define("T", ty.wgsl())
-        .define("INITIAL", initial)
         .flag("SHARED", shared)
+        .flag("FLOAT", ty == GpuType::F32)
         .flag("MAX", op == Max)
         .flag("MIN", op == Min)
+        .flag("EXTREME", matches!(op, Max | Min))
         .flag("PRODUCT", op == Prod)
         .flag("ADD", !matches!(op, Max | Min | Prod))
         .flag("ABSOLUTE", op == L1)
@@ -310,6 +302,52 @@ mod tests {
                     .unwrap();
                     let what = format!("{op:?} of {shape:?} over {axes:?} on {:?}", caps.kind);
                     testing::assert_close(found[0].f32s(), &expected, 1e-5, &what);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn infinities_and_nan_reduce_as_on_the_cpu() {
+        let Some(device) = testing::device() else { return };
+        let (inf, nan) = (f32::INFINITY, f32::NAN);
+        // Rows of one value each, and a NaN or infinity among others.
+        let rows = [
+            [-inf; 3],
+            [inf; 3],
+            [nan, 1.0, 2.0],
+            [1.0, 2.0, nan],
+            [1.0, -inf, 2.0],
+            [1.0, inf, 2.0],
+        ];
+        for (op, expected) in [
+            (ReduceOp::Max, [-inf, inf, nan, nan, 2.0, inf]),
+            (ReduceOp::Min, [-inf, inf, nan, nan, -inf, 1.0]),
+            (ReduceOp::LogSumExp, [-inf, inf, nan, nan, 2.3132617, inf]),
+        ] {
+            // Rows of 3 and, for workgroups that share them, of 300.
+            for (repeat, caps) in [1, 100]
+                .into_iter()
+                .flat_map(|n| testing::both_kinds().map(|caps| (n, caps)))
+            {
+                let values: Vec<f32> = rows.iter().flat_map(|row| row.repeat(repeat)).collect();
+                let shape = [rows.len(), 3 * repeat];
+                let kernel = reduce(op, GpuType::F32, &shape, &[1], &caps).unwrap();
+                kernel.dispatches.iter().for_each(testing::validate);
+                let sizes = [(GpuType::F32, rows.len())];
+                let found = testing::run(&device, kernel, &[Data::F32(values)], &sizes).unwrap();
+                for (row, (&found, &expected)) in found[0].f32s().iter().zip(&expected).enumerate() {
+                    let expected = match op {
+                        ReduceOp::LogSumExp => expected + (repeat as f32).ln(),
+                        _ => expected,
+                    };
+                    let same =
+                        found == expected || found.is_nan() && expected.is_nan() || (found - expected).abs() < 1e-4;
+                    assert!(
+                        same,
+                        "{op:?} of row {row}, {:?}: {found}, expected {expected}",
+                        caps.kind
+                    );
                 }
             }
         }

@@ -87,7 +87,8 @@ fn main(
         var sum3_1 = vec4<f32>();
         var sum3_2 = vec4<f32>();
         var sum3_3 = vec4<f32>();
-        var weight = group * params.kernel_height * params.kernel_width * params.k * params.blocks + block;
+        let taps = params.kernel_height * params.kernel_width;
+        var weight = group * taps * params.k * params.blocks + block;
         for (var kernel_y = 0u; kernel_y < params.kernel_height; kernel_y += 1u) {
             for (var kernel_x = 0u; kernel_x < params.kernel_width; kernel_x += 1u) {
                 let in_y0 = y0 + i32(kernel_y * params.dilation_y);

@@ -1,6 +1,7 @@
-// pool [1, 1, 1] [10, 1, 5, 1, 9, 9, 1, 3, 1, 2, 1, 1, 0, 1, 0, 1]
+// pool [1, 1, 1] [10, 4286578688, 1, 5, 1, 9, 9, 1, 3, 1, 2, 1, 1, 0, 1, 0, 1]
 struct Params {
     count: u32,
+    lowest: f32,
     out_height: u32,
     out_width: u32,
     in_height: i32,
@@ -37,14 +38,14 @@ fn main(
     let plane = rest / params.out_height * params.plane;
     let first_y = i32(out_y * params.stride_y) - params.pad_top;
     let first_x = i32(out_x * params.stride_x) - params.pad_left;
-    var value = -3.4028234e+38;
+    var value = params.lowest;
     for (var kernel_y = 0u; kernel_y < params.kernel_height; kernel_y += 1u) {
         let y = first_y + i32(kernel_y * params.dilation_y);
         for (var kernel_x = 0u; kernel_x < params.kernel_width; kernel_x += 1u) {
             let x = first_x + i32(kernel_x * params.dilation_x);
             if (y >= 0 && y < params.in_height && x >= 0 && x < params.in_width) {
                 let element = input[plane + u32(y * params.in_width + x)];
-                value = max(value, element);
+                value = select(value, element, element > value);
             }
         }
     }

@@ -36,24 +36,40 @@ fn kept_offset(index: u32) -> u32 {
     return offset;
 }
 
+fn is_nan(value: f32) -> bool {
+    return (bitcast<u32>(value) & 0x7fffffffu) > 0x7f800000u;
+}
+
+fn larger(a: f32, b: f32) -> f32 {
+    return select(b, a, a > b || is_nan(a));
+}
+
+fn smaller(a: f32, b: f32) -> f32 {
+    return select(b, a, a < b || is_nan(a));
+}
+
 fn combine(a: f32, b: f32) -> f32 {
     return a + b;
 }
 
 fn element(value: f32, shift: f32) -> f32 {
-    return exp(value - shift);
+    return select(exp(value - shift), 1.0, value == shift);
 }
 
 fn finish(value: f32, shift: f32) -> f32 {
     return log(value) + shift;
 }
 
+fn initial(base: u32, at: u32) -> f32 {
+    return f32(0);
+}
+
 fn partial(base: u32, first: u32, step: u32, shift: f32) -> f32 {
-    var total = f32(0);
+    var total = initial(base, first);
     var at = first;
     while (at < params.length) {
         let end = min(params.length, at + 64u * step);
-        var block = f32(0);
+        var block = initial(base, at);
         for (; at < end; at += step) {
             block = combine(block, element(input[base + reduced_offset(at)], shift));
         }
@@ -65,7 +81,7 @@ fn partial(base: u32, first: u32, step: u32, shift: f32) -> f32 {
 fn partial_largest(base: u32, first: u32, step: u32) -> f32 {
     var largest = input[base + reduced_offset(min(first, params.length - 1u))];
     for (var at = first; at < params.length; at += step) {
-        largest = max(largest, input[base + reduced_offset(at)]);
+        largest = larger(largest, input[base + reduced_offset(at)]);
     }
     return largest;
 }
