@@ -35,13 +35,22 @@ fn pw_max(a: PwF, b: PwF) -> PwF {
 }
 //: end
 
+//: if LOG
+// Some implementations ignore the sign of x, and give a number for zero and infinity.
+fn pw_log(x: PwF) -> PwF {
+    let endless = (bitcast<PwU>(x) & PwU(0x7fffffffu)) >= PwU(0x7f800000u);
+    let none = bitcast<PwF>(select(PwU(0x7fc00000u), PwU(0xff800000u), x == PwF(0.0f)));
+    return select(select(log(x), x, endless), none, x <= PwF(0.0f));
+}
+//: end
+
 //: if LOG1P
 // log(1 + x): the low bits of x that the sum loses are put back by the quotient.
 fn pw_log1p(x: PwF) -> PwF {
     let sum = x + PwF(1.0f);
     let rounded = sum - PwF(1.0f);
     let quotient = select(x / rounded, PwF(1.0f), rounded == x);
-    return select(log(sum) * quotient, x, rounded == PwF(0.0f));
+    return select(pw_log(sum) * quotient, x, rounded == PwF(0.0f));
 }
 //: end
 
@@ -164,13 +173,13 @@ fn pw_cosh(x: PwF) -> PwF {
 fn pw_asinh(x: PwF) -> PwF {
     let m = abs(x);
     let near = pw_log1p(m + m * m / (PwF(1.0f) + sqrt(m * m + PwF(1.0f))));
-    return pw_copysign(select(near, log(m) + PwF(0.6931472f), m > PwF(1e9f)), x);
+    return pw_copysign(select(near, pw_log(m) + PwF(0.6931472f), m > PwF(1e9f)), x);
 }
 
 fn pw_acosh(x: PwF) -> PwF {
     let t = x - PwF(1.0f);
     let near = pw_log1p(t + sqrt(t * (t + PwF(2.0f))));
-    return select(near, log(x) + PwF(0.6931472f), x > PwF(1e9f));
+    return select(near, pw_log(x) + PwF(0.6931472f), x > PwF(1e9f));
 }
 
 fn pw_atanh(x: PwF) -> PwF {

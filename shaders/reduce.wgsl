@@ -79,6 +79,15 @@ fn element(value: $T, shift: $T) -> $T {
     //: end
 }
 
+//: if LOGARITHM
+// Some implementations ignore the sign of the value, and give a number for zero and infinity.
+fn logarithm(value: f32) -> f32 {
+    let endless = (bitcast<u32>(value) & 0x7fffffffu) >= 0x7f800000u;
+    let none = bitcast<f32>(select(0x7fc00000u, 0xff800000u, value == 0.0));
+    return select(select(log(value), value, endless), none, value <= 0.0);
+}
+//: end
+
 fn finish(value: $T, shift: $T) -> $T {
     //: if MEAN
     return value / $T(params.length);
@@ -87,7 +96,7 @@ fn finish(value: $T, shift: $T) -> $T {
     return sqrt(value);
     //: end
     //: if LOGARITHM
-    return log(value) + shift;
+    return logarithm(value) + shift;
     //: end
     //: if ASIS
     return value;

@@ -420,7 +420,7 @@ impl<'a> Printer<'a> {
             UnaryOp::Abs => call("abs", &[]),
             UnaryOp::Sqrt => call("sqrt", &[]),
             UnaryOp::Exp => call("exp", &[]),
-            UnaryOp::Log => call("log", &[]),
+            UnaryOp::Log => call("pw_log", &["LOG"]),
             UnaryOp::Floor => call("floor", &[]),
             UnaryOp::Ceil => call("ceil", &[]),
             // WGSL's round takes halves to the even neighbour.
@@ -434,12 +434,12 @@ impl<'a> Printer<'a> {
             UnaryOp::Sinh => call("pw_sinh", &["HYPERBOLIC", "COPYSIGN"]),
             UnaryOp::Cosh => call("pw_cosh", &["HYPERBOLIC", "COPYSIGN"]),
             UnaryOp::Tanh => call("pw_tanh", &["TANH", "COPYSIGN"]),
-            UnaryOp::Asinh => call("pw_asinh", &["AREA", "COPYSIGN", "LOG1P"]),
-            UnaryOp::Acosh => call("pw_acosh", &["AREA", "COPYSIGN", "LOG1P"]),
-            UnaryOp::Atanh => call("pw_atanh", &["AREA", "COPYSIGN", "LOG1P"]),
+            UnaryOp::Asinh => call("pw_asinh", &["AREA", "COPYSIGN", "LOG", "LOG1P"]),
+            UnaryOp::Acosh => call("pw_acosh", &["AREA", "COPYSIGN", "LOG", "LOG1P"]),
+            UnaryOp::Atanh => call("pw_atanh", &["AREA", "COPYSIGN", "LOG", "LOG1P"]),
             UnaryOp::Erf => call("pw_erf", &["ERF", "COPYSIGN"]),
             UnaryOp::Sigmoid => call("pw_sigmoid", &["SIGMOID"]),
-            UnaryOp::Softplus => call("pw_softplus", &["SOFTPLUS", "LOG1P"]),
+            UnaryOp::Softplus => call("pw_softplus", &["SOFTPLUS", "LOG", "LOG1P"]),
         }
     }
 

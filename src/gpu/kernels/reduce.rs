@@ -323,6 +323,7 @@ mod tests {
         for (op, expected) in [
             (ReduceOp::Max, [-inf, inf, nan, nan, 2.0, inf]),
             (ReduceOp::Min, [-inf, inf, nan, nan, -inf, 1.0]),
+            (ReduceOp::LogSum, [nan, inf, nan, nan, nan, inf]),
             (ReduceOp::LogSumExp, [-inf, inf, nan, nan, 2.3132617, inf]),
         ] {
             // Rows of 3 and, for workgroups that share them, of 300.
@@ -350,6 +351,19 @@ mod tests {
                     );
                 }
             }
+        }
+    }
+
+    #[test]
+    fn logarithms_of_sums_of_nothing_and_less_are_as_on_the_cpu() {
+        let Some(device) = testing::device() else { return };
+        for caps in testing::both_kinds() {
+            let values = Data::F32(vec![0.0, 0.0, 1.0, -1.0, -2.0, 1.0, 1.0, 0.0]);
+            let kernel = reduce(ReduceOp::LogSum, GpuType::F32, &[4, 2], &[1], &caps).unwrap();
+            let found = testing::run(&device, kernel, &[values], &[(GpuType::F32, 4)]).unwrap();
+            let found = found[0].f32s();
+            assert_eq!(found[..2], [f32::NEG_INFINITY; 2]);
+            assert!(found[2].is_nan() && found[3] == 0.0, "{found:?}");
         }
     }
 

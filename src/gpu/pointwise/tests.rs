@@ -282,6 +282,19 @@ fn functions_match_the_reference_on_the_device() {
 }
 
 #[test]
+fn logarithms_at_the_ends_of_the_numbers_match_the_reference_on_the_device() {
+    let Some(device) = testing::device() else { return };
+    let x = vec![0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, -1.0, f32::MAX];
+    let kernel = kernel_of(&Expr::unary(UnaryOp::Log), &[x.len()], &[vec![x.len()]]);
+    let found = testing::run(&device, kernel, &[Data::F32(x.clone())], &[(GpuType::F32, x.len())]).unwrap();
+    for (x, &found) in x.iter().zip(found[0].f32s()) {
+        let expected = x.ln();
+        let same = found == expected || (found.is_nan() && expected.is_nan()) || (found - expected).abs() < 1e-4;
+        assert!(same, "log({x}) is {found}, expected {expected}");
+    }
+}
+
+#[test]
 fn powers_and_remainders_match_the_reference_on_the_device() {
     let Some(device) = testing::device() else { return };
     let values = [0.0, 0.5, 1.0, -1.0, 2.0, -2.0, 3.0, -3.0, 2.5, -2.5, 0.25, 7.0, -7.5];

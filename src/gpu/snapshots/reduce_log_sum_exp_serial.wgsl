@@ -56,8 +56,14 @@ fn element(value: f32, shift: f32) -> f32 {
     return select(exp(value - shift), 1.0, value == shift);
 }
 
+fn logarithm(value: f32) -> f32 {
+    let endless = (bitcast<u32>(value) & 0x7fffffffu) >= 0x7f800000u;
+    let none = bitcast<f32>(select(0x7fc00000u, 0xff800000u, value == 0.0));
+    return select(select(log(value), value, endless), none, value <= 0.0);
+}
+
 fn finish(value: f32, shift: f32) -> f32 {
-    return log(value) + shift;
+    return logarithm(value) + shift;
 }
 
 fn initial(base: u32, at: u32) -> f32 {
