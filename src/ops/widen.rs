@@ -96,6 +96,11 @@ pub fn converted(
         descs.iter().map(|desc| desc.as_ref().map(convert)).collect()
     };
     let (inputs, outputs) = (convert(ctx.inputs), convert(ctx.outputs));
+    // What has the converted types already has no kernel: it would be converted without end.
+    let descs = ctx.inputs.iter().chain(ctx.outputs).flatten();
+    if descs.clone().all(|desc| to(desc.dtype) == desc.dtype) {
+        return Err(ctx.unsupported_type(0));
+    }
     let kernel = lower(&CpuLowering {
         inputs: &inputs,
         outputs: &outputs,
