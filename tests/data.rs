@@ -2,6 +2,9 @@
 //! `input_0.pb`, … and expected results `output_0.pb`, … The `make_*.py` scripts beside the cases wrote them, with ONNX
 //! Runtime's results.
 
+// Reads files.
+#![cfg(not(target_family = "wasm"))]
+
 use std::{
     fs,
     path::{Path, PathBuf},

@@ -1,6 +1,9 @@
 //! Models that keep their weights in other files, read from a folder: several files, shared and adjoining ranges,
 //! offsets that 32 bits do not hold.
 
+// Reads files.
+#![cfg(not(target_family = "wasm"))]
+
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};

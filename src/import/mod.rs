@@ -1,5 +1,5 @@
-//! Readers of model files. Each source format has a folder of its own that ends in a [`Graph`](crate::graph::Graph)
-//! and nothing else.
+//! Readers of model files. Each source format has a folder of its own that ends in a [`crate::graph::Graph`] and nothing
+//! else.
 
 pub mod onnx;
 pub mod ort;
