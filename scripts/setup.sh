@@ -87,7 +87,7 @@ fi
 
 # ---- the wasm32 target ----------------------------------------------------------------------------------------------
 
-has_wasm_std() { ls "$("$1" --print target-libdir --target wasm32-unknown-unknown)"/libstd-*.rlib >/dev/null 2>&1; }
+has_wasm_std() { command -v "$1" >/dev/null && ls "$("$1" --print target-libdir --target wasm32-unknown-unknown)"/libstd-*.rlib >/dev/null 2>&1; }
 
 wasm_bin=""    # a folder put before PATH for wasm builds only
 wasm_linker="" # the linker of that folder's compiler
