@@ -85,6 +85,7 @@ impl BatchNorm {
                     inputs,
                     outputs,
                     scratch,
+                    ..
                 } = io;
                 let (factor, shift) = scratch_as_f32(scratch).split_at_mut(channels);
                 let [scale, bias, mean, variance] = [inputs.get(1)?, inputs.get(2)?, inputs.get(3)?, inputs.get(4)?];

@@ -436,6 +436,7 @@ impl GroupNorm {
                     inputs,
                     outputs,
                     scratch,
+                    ..
                 } = io;
                 let (input, out) = (inputs.get::<f32>(0)?, outputs.take::<f32>(0)?);
                 let (mut scale, mut bias) = (inputs.get::<f32>(1)?, inputs.get::<f32>(2)?);

@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use super::{CpuLowering, GpuLowering, InferContext, Operator, Prepared, TensorDesc, ValueFacts, registry};
 use crate::{
-    cpu::kernel::{CpuKernel, InputBytes, KernelInputs, KernelIo, KernelOutputs, OutputBytes},
+    cpu::{
+        kernel::{CpuKernel, InputBytes, KernelInputs, KernelIo, KernelOutputs, OutputBytes},
+        threads::Threads,
+    },
     error::Result,
     gpu::kernel::{AdapterKind, GpuCaps, GpuKernel},
     graph::{Attribute, Epilogue, Node, OperatorId, ValueId},
@@ -377,6 +380,7 @@ impl TestNode {
             outputs: &outputs,
             outputs_known,
             prepared,
+            threads: 3,
         })?;
         let further = self.epilogue.iter().flat_map(|(_, tensors)| tensors.iter().map(Some));
         let fed: Vec<Option<&Tensor>> = self
@@ -385,7 +389,13 @@ impl TestNode {
             .map(|input| input.tensor.as_ref())
             .chain(further)
             .collect();
-        let results = execute(&kernel, &fed, &outputs)?;
+        let results = execute(&kernel, &fed, &outputs, &Threads::SINGLE)?;
+        THREADS.with(|threads| {
+            let parallel = execute(&kernel, &fed, &outputs, threads).unwrap();
+            for (alone, parallel) in results.iter().zip(&parallel) {
+                assert_same_bits(alone, parallel);
+            }
+        });
         self.check_inference(&results);
         Ok(results)
     }
@@ -448,8 +458,26 @@ fn infer_with(operator: &dyn Operator, node: &Node, facts: &[Option<ValueFacts>]
     Ok(ctx.outputs)
 }
 
+thread_local! {
+    /// Every node that a test runs also runs on these, with all work cut that can be.
+    static THREADS: Threads = Threads::eager(3);
+}
+
+/// Fails when what ran on several threads differs in a single bit.
+fn assert_same_bits(alone: &Tensor, parallel: &Tensor) {
+    if let (Some(alone), Some(parallel)) = (alone.shared_bytes(), parallel.shared_bytes()) {
+        let different = alone.iter().zip(parallel.iter()).position(|(a, b)| a != b);
+        assert_eq!(different, None, "the first byte that differs on several threads");
+    }
+}
+
 /// Runs a kernel over aligned copies; outputs and scratch start as bytes of ones, which are NaN as floats.
-fn execute(kernel: &CpuKernel, fed: &[Option<&Tensor>], outputs: &[Option<TensorDesc>]) -> Result<Vec<Tensor>> {
+fn execute(
+    kernel: &CpuKernel,
+    fed: &[Option<&Tensor>],
+    outputs: &[Option<TensorDesc>],
+    threads: &Threads,
+) -> Result<Vec<Tensor>> {
     let described = outputs.iter().flatten();
     match kernel {
         CpuKernel::View { input } => {
@@ -517,6 +545,7 @@ fn execute(kernel: &CpuKernel, fed: &[Option<&Tensor>], outputs: &[Option<Tensor
                         .collect(),
                 ),
                 scratch: scratch.as_mut(),
+                threads,
             };
             (kernel.run)(&mut io)?;
             drop(io);
