@@ -8,6 +8,7 @@ export type {
   NodeReport,
   Optimization,
   Report,
+  ThreadsReason,
   ValueInfo,
   WasmBuild,
 } from "./core.js";
