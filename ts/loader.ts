@@ -47,34 +47,35 @@ export class Core {
   readonly module: CoreModule;
   readonly build: WasmBuild;
   readonly operators: Operators;
+  /** Milliseconds from the request for the file to the live instance. */
+  readonly startMs: number;
   /** Why the instance can no longer be used. */
   failure: ModeletError | undefined;
   /** How many models and sessions live in the instance. */
   users = 0;
+  /** Whether the GPU may have been opened: its callbacks then hold on to the instance. */
+  usesGpu = false;
   /** The threads, in a build that has them. */
   readonly workers: Workers | undefined;
   readonly #waiting = new Set<(error: ModeletError) => void>();
 
-  constructor(module: CoreModule, build: WasmBuild, operators: Operators, workers?: Workers) {
+  constructor(module: CoreModule, build: WasmBuild, operators: Operators, startMs: number, workers?: Workers) {
     this.module = module;
     this.build = build;
     this.operators = operators;
+    this.startMs = startMs;
     this.workers = workers;
     workers?.onLost((error) => this.#die(messageOf(error), error));
     this.#listen();
   }
 
-  /** Says that a session or a model is gone. With the last one end the threads, and their memory is given back. */
-  leave(): void {
-    this.users--;
-    if (this.workers) this.recycle();
-  }
-
   /** Gives the memory of an instance that nothing lives in back to the system: WebAssembly's memory never shrinks. */
   recycle(): void {
     const reset = this.module.__wbg_reset_state;
-    if (this.failure || this.users > 0 || this.#waiting.size > 0 || !reset) return;
+    if (this.failure || this.users > 0 || this.#waiting.size > 0) return;
     this.workers?.terminate();
+    this.module.forgetThreads?.();
+    if (this.usesGpu || !reset) return;
     try {
       reset();
       this.#listen();
@@ -228,12 +229,13 @@ async function start(kind: Kind, threads: number, wasmUrl?: string | URL): Promi
   // The workers' script is on its way together with the core.
   const started = workers?.start(threads);
   started?.catch(() => {});
+  const began = performance.now();
   try {
     const module = (await glue[build]()) as CoreModule;
     const location = wasmLocation(file, wasmUrl);
     await (location === undefined ? module.default() : module.default({ module_or_path: await location }));
     await started;
-    return new Core(module, build, operators, workers);
+    return new Core(module, build, operators, performance.now() - began, workers);
   } catch (error) {
     workers?.terminate();
     if (error instanceof ModeletError) throw error;
@@ -276,5 +278,5 @@ async function restart(dead: Core): Promise<Core> {
   } catch {
     throw dead.failure;
   }
-  return new Core(dead.module, dead.build, dead.operators, dead.workers && new Workers());
+  return new Core(dead.module, dead.build, dead.operators, dead.startMs, dead.workers && new Workers());
 }

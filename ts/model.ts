@@ -5,6 +5,7 @@ import type { CoreBytes, CoreSession, Device, Optimization } from "./core.js";
 import { ModeletError, messageOf } from "./errors.js";
 import { type ExternalFile, openExternal } from "./external.js";
 import { type Core, type CoreRequest, loadCore } from "./loader.js";
+import { hasWebGPU } from "./platform.js";
 import type { LoadOptions } from "./session.js";
 import { type ByteStream, checkStart, type ModelSource, openSource } from "./source.js";
 import { chooseThreads, type ThreadsChoice } from "./threads.js";
@@ -36,6 +37,8 @@ export async function openModel(source: ModelSource, options: OpenOptions): Prom
   const compile = async (model: ModelInCore, { core, threads, warnings }: Home): Promise<OpenModel> => {
     const session = await model.compile(stream.name, { ...options, threads: threads.count });
     try {
+      // They may have ended with another session while this one was on its way.
+      await core.workers?.start(threads.count);
       await core.workers?.working();
       return { core, session, threads, warnings };
     } catch (error) {
@@ -177,7 +180,7 @@ class ModelInCore {
       // The model shares the bytes of its parts.
       this.core.callSync(() => this.bytes.free());
       this.#bytes = undefined;
-      this.core.leave();
+      this.core.users--;
       for (let part = this.#parts.shift(); part; part = this.#parts.shift()) {
         const { location, offset, bytes } = part;
         const target = core.callSync((module) => new module.ModelBytes(bytes.length));
@@ -200,6 +203,7 @@ class ModelInCore {
   async compile(sourceName: string | undefined, options: OpenOptions): Promise<CoreSession> {
     const { device, optimization, limits, threads = 1, signal, onProgress } = options;
     const name = options.name ?? sourceName;
+    this.core.usesGpu ||= device !== "cpu" && hasWebGPU();
     const session = await this.core.call((module) =>
       module.CoreSession.load(
         this.bytes,
@@ -220,7 +224,7 @@ class ModelInCore {
     if (!this.#bytes) return;
     if (!this.core.failure) this.#bytes.free();
     this.#bytes = undefined;
-    this.core.leave();
+    this.core.users--;
   }
 
   private get bytes(): CoreBytes {

@@ -136,12 +136,17 @@ class Thread {
   }
 
   #hear(news: ThreadNews): void {
-    if (typeof news === "object") return this.#fail(new Error(news.failed));
     clearTimeout(this.#timer);
-    if (news === "up") return this.#up.done();
-    this.#stage = "working";
-    this.#worker.then((worker) => worker.hold(false)).catch(() => {});
-    this.#works.done();
+    if (typeof news === "object") {
+      this.#fail(new Error(news.failed));
+    } else if (news === "up") {
+      this.#up.done();
+      if (this.#begun) this.#wait();
+    } else {
+      this.#stage = "working";
+      this.#worker.then((worker) => worker.hold(false)).catch(() => {});
+      this.#works.done();
+    }
   }
 
   readonly #fail = (error: unknown): void => {

@@ -52,6 +52,11 @@ impl ServingPool {
         self.0.let_owner_sleep();
     }
 
+    /// Says that all of the pool's own threads were ended from outside while there was no work.
+    pub fn forget_threads(&self) {
+        self.0.forget_threads();
+    }
+
     /// Says that a thread ended against its will, perhaps in the middle of a part, and what it said: work on the pool
     /// panics from now on.
     pub fn lose_thread(&self, last_words: String) {

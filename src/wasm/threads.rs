@@ -33,6 +33,14 @@ pub fn open_threads(may_sleep: bool) {
     }
 }
 
+/// Says that all workers were terminated, while no session ran; others may come.
+#[wasm_bindgen(js_name = forgetThreads)]
+pub fn forget_threads() {
+    if let Some(pool) = POOL.get().and_then(Threads::serving_pool) {
+        pool.forget_threads();
+    }
+}
+
 /// Works as thread `number` of the pool, from 1 on. Does not return.
 #[wasm_bindgen(js_name = serveThread)]
 pub fn serve_thread(number: u32) {

@@ -6,7 +6,7 @@ use std::{
     any::Any,
     hint,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{
             AtomicBool, AtomicPtr, AtomicU64, AtomicUsize,
             Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst},
@@ -61,7 +61,8 @@ pub struct Shared {
 /// One of the pool's own threads.
 #[derive(Default)]
 struct Worker {
-    thread: OnceLock<Thread>,
+    /// Null until the thread comes. Never freed: who wakes a thread may still look at it when it is replaced.
+    thread: AtomicPtr<Thread>,
     sleeps: AtomicBool,
 }
 
@@ -142,12 +143,16 @@ impl Drop for Pool {
 impl Worker {
     /// Wakes the thread if it sleeps.
     fn wake(&self) {
-        if self.sleeps.load(SeqCst)
-            && self.sleeps.swap(false, SeqCst)
-            && let Some(thread) = self.thread.get()
-        {
-            thread.unpark();
+        if self.sleeps.load(SeqCst) && self.sleeps.swap(false, SeqCst) {
+            // SAFETY: the pointer is null or to a thread that is never freed.
+            if let Some(thread) = unsafe { self.thread.load(SeqCst).as_ref() } {
+                thread.unpark();
+            }
         }
+    }
+
+    fn is_present(&self) -> bool {
+        !self.thread.load(SeqCst).is_null()
     }
 }
 
@@ -157,9 +162,7 @@ impl Shared {
         let Some(worker) = self.workers.get(number - 1) else {
             return;
         };
-        if worker.thread.set(thread::current()).is_err() {
-            return;
-        }
+        worker.thread.store(Box::into_raw(Box::new(thread::current())), SeqCst);
         loop {
             let seen = self.take_parts(number);
             let is_idle = || self.ticket.load(SeqCst) >> 32 == seen && !self.stop.load(SeqCst);
@@ -181,12 +184,17 @@ impl Shared {
         }
     }
 
-    /// How many of the pool's own threads have come.
+    /// How many of the pool's own threads are there.
     pub fn present(&self) -> usize {
-        self.workers
-            .iter()
-            .filter(|worker| worker.thread.get().is_some())
-            .count()
+        self.workers.iter().filter(|worker| worker.is_present()).count()
+    }
+
+    /// Says that all of the pool's own threads were ended from outside while there was no work.
+    pub fn forget_threads(&self) {
+        for worker in &self.workers {
+            worker.thread.store(std::ptr::null_mut(), SeqCst);
+            worker.sleeps.store(false, SeqCst);
+        }
     }
 
     /// Says that the calling thread may sleep.
