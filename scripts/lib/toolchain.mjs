@@ -73,7 +73,7 @@ export function wasmEnv(extraFeatures = [], { threads = false } = {}) {
   // Panic messages carry source paths: those of the builder's home are no one's business.
   const features = ["simd128", ...(threads ? atomics : []), ...extraFeatures].map((feature) => `+${feature}`).join(",");
   const flags = [`-Ctarget-feature=${features}`, `--remap-path-prefix=${cargoHome}=cargo`];
-  if (threads) flags.push(`--sysroot=${settings.MODELET_THREADS_SYSROOT}`);
+  if (threads) flags.push("--cfg=modelet_threads", `--sysroot=${settings.MODELET_THREADS_SYSROOT}`);
   env.CARGO_ENCODED_RUSTFLAGS = flags.join("\x1f");
   delete env.RUSTFLAGS;
   env.CARGO_TARGET_DIR = wasmTargetDir(threads);

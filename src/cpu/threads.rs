@@ -15,12 +15,12 @@
 //! A part that runs parallel work itself does it alone, on its own thread. Without threads (in wasm builds without
 //! atomics) all of this is a loop.
 
-#[cfg(any(not(target_arch = "wasm32"), target_feature = "atomics"))]
+#[cfg(any(not(target_arch = "wasm32"), modelet_threads))]
 mod pool;
 
 use std::{marker::PhantomData, ops::Range};
 
-#[cfg(any(not(target_arch = "wasm32"), target_feature = "atomics"))]
+#[cfg(any(not(target_arch = "wasm32"), modelet_threads))]
 use {pool::Pool, std::sync::Arc};
 
 /// The least that is worth a part of its own, in the units of [`Threads::split`]: some ten times what handing it to
@@ -32,20 +32,20 @@ const PARTS_PER_THREAD: usize = 4;
 /// A pool of threads and how many of them to use. Cloning shares the pool, whose threads end with its last owner.
 #[derive(Clone)]
 pub struct Threads {
-    #[cfg(any(not(target_arch = "wasm32"), target_feature = "atomics"))]
+    #[cfg(any(not(target_arch = "wasm32"), modelet_threads))]
     pool: Option<Arc<Pool>>,
-    #[cfg(any(not(target_arch = "wasm32"), target_feature = "atomics"))]
+    #[cfg(any(not(target_arch = "wasm32"), modelet_threads))]
     count: usize,
     #[cfg(test)]
     grain: usize,
 }
 
 /// A pool as its threads hold it. It does not keep them from ending.
-#[cfg(any(not(target_arch = "wasm32"), target_feature = "atomics"))]
+#[cfg(any(not(target_arch = "wasm32"), modelet_threads))]
 #[derive(Clone)]
 pub struct ServingPool(Arc<pool::Shared>);
 
-#[cfg(any(not(target_arch = "wasm32"), target_feature = "atomics"))]
+#[cfg(any(not(target_arch = "wasm32"), modelet_threads))]
 impl ServingPool {
     /// Says that the thread which calls [`Threads::run`] may sleep; that of a web page may not.
     pub fn let_owner_sleep(&self) {
@@ -94,9 +94,9 @@ impl Split {
 impl Threads {
     /// The calling thread alone.
     pub const SINGLE: Threads = Threads {
-        #[cfg(any(not(target_arch = "wasm32"), target_feature = "atomics"))]
+        #[cfg(any(not(target_arch = "wasm32"), modelet_threads))]
         pool: None,
-        #[cfg(any(not(target_arch = "wasm32"), target_feature = "atomics"))]
+        #[cfg(any(not(target_arch = "wasm32"), modelet_threads))]
         count: 1,
         #[cfg(test)]
         grain: GRAIN,
@@ -161,7 +161,7 @@ impl Threads {
     }
 }
 
-#[cfg(any(not(target_arch = "wasm32"), target_feature = "atomics"))]
+#[cfg(any(not(target_arch = "wasm32"), modelet_threads))]
 impl Threads {
     /// A pool of `count` threads, the calling one included; with 1 there is nothing to start. Natively the threads are
     /// started; in wasm they are started by the page and come in through `wasm::thread_main`.
@@ -217,7 +217,7 @@ impl Threads {
     }
 }
 
-#[cfg(not(any(not(target_arch = "wasm32"), target_feature = "atomics")))]
+#[cfg(not(any(not(target_arch = "wasm32"), modelet_threads)))]
 impl Threads {
     /// This build has no threads.
     #[cfg(test)]

@@ -2,7 +2,7 @@
 //! JavaScript; what could be tested natively stands elsewhere.
 
 mod convert;
-#[cfg(target_feature = "atomics")]
+#[cfg(modelet_threads)]
 mod threads;
 
 use std::{
@@ -331,13 +331,13 @@ async fn load_session(
 }
 
 /// The threads that a session asks for.
-#[cfg(target_feature = "atomics")]
+#[cfg(modelet_threads)]
 fn threads(count: Option<u32>) -> Threads {
     threads::pool(count.unwrap_or(1) as usize)
 }
 
 /// The threads that a session asks for, where there are none.
-#[cfg(not(target_feature = "atomics"))]
+#[cfg(not(modelet_threads))]
 fn threads(_: Option<u32>) -> Threads {
     Threads::SINGLE
 }
@@ -392,7 +392,7 @@ pub fn set_panic_handler(handler: Function) {
             Ok(Some(handler)) => {
                 let _ = handler.call1(&JsValue::NULL, &message.into());
             }
-            #[cfg(target_feature = "atomics")]
+            #[cfg(modelet_threads)]
             Ok(None) => threads::note_panic(message),
             _ => {}
         });
