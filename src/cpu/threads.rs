@@ -236,6 +236,12 @@ impl Threads {
         1
     }
 
+    /// The same threads.
+    #[inline(always)]
+    pub fn at_most(&self, _: usize) -> Threads {
+        Threads::SINGLE
+    }
+
     /// Calls `work` once for each of `parts` parts.
     #[inline(always)]
     pub fn run(&self, parts: usize, work: &(dyn Fn(Part) + Sync)) {
