@@ -11,6 +11,7 @@ export type {
   Profile,
   ProfileRow,
   Report,
+  ThreadsReason,
   Timings,
   ValueInfo,
   WasmBuild,

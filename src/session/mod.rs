@@ -19,6 +19,7 @@ pub use report::{Memory, Report, Timings};
 use std::ops::Index;
 
 use crate::{
+    cpu::threads::Threads,
     error::{Error, ErrorCode, Result},
     graph::Graph,
     optimize::Level,
@@ -54,6 +55,8 @@ pub struct SessionOptions {
     pub memory: MemoryUse,
     /// What the model may use.
     pub limits: Limits,
+    /// The threads that CPU kernels share; sessions may share a pool.
+    pub threads: Threads,
     /// Milliseconds since some fixed moment, for the report's timings.
     pub clock: fn() -> f64,
 }
@@ -66,6 +69,7 @@ impl Default for SessionOptions {
             program_cache: 8,
             memory: MemoryUse::default(),
             limits: Limits::default(),
+            threads: Threads::default(),
             clock: runtime::default_clock,
         }
     }
@@ -122,7 +126,14 @@ impl Session {
             variant::strip(&mut imported);
         }
         let meter = Meter::new(options.limits, options.clock, weights)?;
-        let runtime = Runtime::new(options.device, options.memory, options.clock, meter).await?;
+        let runtime = Runtime::new(
+            options.device,
+            options.memory,
+            options.clock,
+            options.threads.clone(),
+            meter,
+        )
+        .await?;
         let opened = (options.clock)();
         let timings = Timings {
             parse_ms,
