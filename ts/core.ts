@@ -211,7 +211,7 @@ export interface CoreModule {
   /** Replaces the instance by a fresh one, after a trap. */
   __wbg_reset_state?(): void;
   /** What the threads of the instance share (builds with threads only). */
-  wasmParts?(): { module: WebAssembly.Module; memory: WebAssembly.Memory };
+  wasmParts?(): { module: unknown; memory: unknown };
   /** Makes the pool, before workers come (builds with threads only). */
   openThreads?(maySleep: boolean): void;
   /** Says that all workers were terminated (builds with threads only). */
