@@ -14,14 +14,14 @@ import * as fs from "node:fs";
 import { join } from "node:path";
 import { gzipSync } from "node:zlib";
 import { command } from "./lib/steps.mjs";
-import { hasThreads, root, toolchain, variants, wasmEnv, wasmTargetDir } from "./lib/toolchain.mjs";
+import { possibleVariants, root, toolchain, wasmEnv, wasmTargetDir } from "./lib/toolchain.mjs";
 
 const pkg = join(root, "pkg");
 const stamps = join(root, ".cache/build");
 const option = (name) => (process.argv.includes(name) ? process.argv[process.argv.indexOf(name) + 1] : undefined);
 const only = option("--only");
 const wanted = option("--variants")?.split(",");
-const possible = variants.filter(({ threads }) => !threads || hasThreads());
+const possible = possibleVariants();
 const chosen = possible.filter(({ file }) => !wanted || wanted.includes(file.replace("modelet_", "")));
 
 const kilobytes = (bytes) => `${(bytes / 1000).toFixed(0)} kB`;
