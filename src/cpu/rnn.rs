@@ -397,15 +397,7 @@ impl RnnPlan {
                     }
                 }
                 let lhs = if second_of_split { &*scratch.c } else { &*scratch.h };
-                self.recurrent_product(
-                    direction,
-                    index,
-                    part,
-                    inputs,
-                    lhs,
-                    scratch.recurrent,
-                    scratch.gemm,
-                );
+                self.recurrent_product(direction, index, part, inputs, lhs, scratch.recurrent, scratch.gemm);
             }
             for batch in (0..params.batch).filter(active) {
                 let start = self.x_row(time(batch), batch) * rows;
