@@ -32,7 +32,7 @@ fn main() {
         };
         // The threads have started once they have run something.
         std::thread::sleep(Duration::from_millis(20));
-        (0..1000).for_each(|_| drop(dispatch()));
+        let _: Duration = (0..1000).map(|_| dispatch()).sum();
         let awake = shortest_and_median((0..100_000).map(|_| dispatch()).collect());
         let asleep = (0..100).map(|_| {
             std::thread::sleep(Duration::from_millis(2));
