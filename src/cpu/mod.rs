@@ -14,6 +14,7 @@ pub mod expression;
 pub mod fft;
 pub mod forest;
 pub mod gemm;
+pub mod int8;
 pub mod kernel;
 pub mod math;
 pub mod matmul;
