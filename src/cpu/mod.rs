@@ -19,6 +19,7 @@ pub mod kernel;
 pub mod math;
 pub mod matmul;
 pub mod movement;
+pub mod nibbles;
 pub mod norm;
 pub mod pointwise;
 pub mod pool;

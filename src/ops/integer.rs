@@ -114,7 +114,11 @@ impl Integer {
 
 impl Operator for Integer {
     fn infer(&self, ctx: &mut InferContext<'_>) -> Result<()> {
-        let zero = if ctx.has_input(Y_ZERO) { Some(ctx.dtype(Y_ZERO)?) } else { None };
+        let zero = if ctx.has_input(Y_ZERO) {
+            Some(ctx.dtype(Y_ZERO)?)
+        } else {
+            None
+        };
         let dtype = self.output_dtype(zero);
         let shape = match &self.kind {
             Kind::Conv { floats, .. } => {
@@ -132,6 +136,14 @@ impl Operator for Integer {
 
     fn is_heavy(&self) -> bool {
         true
+    }
+
+    fn operations(&self, inputs: &[Vec<usize>], outputs: u64) -> u64 {
+        let depth: usize = match self.kind {
+            Kind::MatMul => inputs[X].last().copied().unwrap_or(1),
+            Kind::Conv { .. } => inputs[W].iter().skip(1).product(),
+        };
+        2 * outputs * depth as u64
     }
 
     fn takes_epilogue(&self) -> bool {
@@ -156,7 +168,12 @@ impl Operator for Integer {
             Kind::Conv { window, groups, .. } => plan_conv(ctx, window, *groups, own(W_ZERO), shape)?,
         };
         let row_len: usize = shape[rows.split..].iter().product();
-        let steps = Steps::new(&work, [X_ZERO, W_ZERO, BIAS, SCALE, Y_SCALE, Y_ZERO].map(own), ctx, &rows)?;
+        let steps = Steps::new(
+            &work,
+            [X_ZERO, W_ZERO, BIAS, SCALE, Y_SCALE, Y_ZERO].map(own),
+            ctx,
+            &rows,
+        )?;
         let epilogue = match self.is_scaled {
             true => Some(CpuEpilogue::new(ctx, &rows, steps.own())?),
             false => None,
@@ -168,7 +185,10 @@ impl Operator for Integer {
             }
             Work::Conv { conv, .. } => conv.scratch_len(),
         };
-        let epilogue_len = epilogue.as_ref().map_or(0, CpuEpilogue::scratch_len).next_multiple_of(4);
+        let epilogue_len = epilogue
+            .as_ref()
+            .map_or(0, CpuEpilogue::scratch_len)
+            .next_multiple_of(4);
         let (name, is_packed) = match &work {
             Work::MatMul { packed, .. } => ("matmul_int8", packed.is_some()),
             Work::Conv { packed, .. } => ("conv_int8", packed.is_some()),
@@ -190,7 +210,12 @@ impl Operator for Integer {
             let (epilogue_scratch, scratch) = scratch.split_at_mut(epilogue_len * 4);
             let scratch = scratch_as_i32(scratch);
             let run = |epilogue: &Epilogue<'_>| {
-                work.run(inputs, &steps, scratch, &Store::new(target, row_len, bias, scale, epilogue))
+                work.run(
+                    inputs,
+                    &steps,
+                    scratch,
+                    &Store::new(target, row_len, bias, scale, epilogue),
+                )
             };
             match &epilogue {
                 None => run(&Epilogue::none()),
@@ -201,7 +226,11 @@ impl Operator for Integer {
                 }
             }
         });
-        Ok(if is_packed { kernel.with_prepared_input(W) } else { kernel })
+        Ok(if is_packed {
+            kernel.with_prepared_input(W)
+        } else {
+            kernel
+        })
     }
 }
 
@@ -224,17 +253,17 @@ fn product_shape(x: &[Dim], w: &[Dim]) -> Result<Option<Vec<Dim>>> {
 
 /// The zero points of constant weights; `None` when they are not constant themselves.
 fn constant_zeros(zero: Option<&TensorDesc>) -> Result<Option<(u64, Vec<i32>)>> {
-    let Some(zero) = zero else { return Ok(Some((0, vec![0]))) };
-    let Some(constant) = &zero.constant else { return Ok(None) };
+    let Some(zero) = zero else {
+        return Ok(Some((0, vec![0])));
+    };
+    let Some(constant) = &zero.constant else {
+        return Ok(None);
+    };
     let values = constant.to_i64s()?.into_iter().map(|zero| zero as i32);
     Ok(Some((zero.constant_id, values.collect())))
 }
 
-fn plan_matmul<'a>(
-    ctx: &CpuLowering<'_>,
-    w_zero: Option<&TensorDesc>,
-    shape: &'a [usize],
-) -> Result<(Work, Rows<'a>)> {
+fn plan_matmul<'a>(ctx: &CpuLowering<'_>, w_zero: Option<&TensorDesc>, shape: &'a [usize]) -> Result<(Work, Rows<'a>)> {
     let (x, w) = (ctx.input(X)?, ctx.input(W)?);
     let plan = MatMulPlan::new(&x.shape, &w.shape).ok_or_else(|| {
         let shapes = format!("{} and {}", display_shape(&x.shape), display_shape(&w.shape));
@@ -258,7 +287,11 @@ fn plan_matmul<'a>(
         split: shape.len() - usize::from(w.shape.len() > 1),
         bias_by_channel: false,
     };
-    let rows_of_x = if x.shape.len() > 1 { x.shape[x.shape.len() - 2] } else { 1 };
+    let rows_of_x = if x.shape.len() > 1 {
+        x.shape[x.shape.len() - 2]
+    } else {
+        1
+    };
     let work = Work::MatMul {
         plan,
         rows: rows_of_x,
@@ -311,8 +344,12 @@ fn plan_conv<'a>(
     let params = conv_params(window, groups, x, w, None)?;
     let channels = params.out_channels;
     let layout = format!("{params:?}");
-    let conv = IntegerConv::new(params)
-        .ok_or_else(|| Error::new(crate::error::ErrorCode::LimitExceeded, "the convolution's sizes exceed the address range"))?;
+    let conv = IntegerConv::new(params).ok_or_else(|| {
+        Error::new(
+            crate::error::ErrorCode::LimitExceeded,
+            "the convolution's sizes exceed the address range",
+        )
+    })?;
     let packed = match (&w.constant, constant_zeros(w_zero)?) {
         (Some(constant), Some((zero_id, zeros))) => {
             check_zeros(zeros.len(), channels, channels)?;
@@ -320,10 +357,15 @@ fn plan_conv<'a>(
                 let constant = constant.aligned()?;
                 Ok(conv.pack(conv_weights(constant.bytes(), w.dtype, &zeros)))
             };
-            let shared = ctx.prepared.get(w.constant_id, &format!("conv_int8 {zero_id} {groups}"), make)?;
+            let shared = ctx
+                .prepared
+                .get(w.constant_id, &format!("conv_int8 {zero_id} {groups}"), make)?;
             match conv.accepts(&shared) {
                 true => Some(shared),
-                false => Some(ctx.prepared.get(w.constant_id, &format!("conv_int8 {zero_id} {layout}"), make)?),
+                false => Some(
+                    ctx.prepared
+                        .get(w.constant_id, &format!("conv_int8 {zero_id} {layout}"), make)?,
+                ),
             }
         }
         _ => None,
@@ -442,12 +484,22 @@ impl Steps {
     }
 
     fn quantization(&self, inputs: &KernelInputs<'_>) -> Result<Option<Quantization>> {
-        let Some((dtype, has_zero)) = self.y else { return Ok(None) };
-        let zero = if has_zero { inputs.bytes(Y_ZERO)?.first().copied().unwrap_or(0) } else { 0 };
+        let Some((dtype, has_zero)) = self.y else {
+            return Ok(None);
+        };
+        let zero = if has_zero {
+            inputs.bytes(Y_ZERO)?.first().copied().unwrap_or(0)
+        } else {
+            0
+        };
         let is_signed = dtype == DType::I8;
         Ok(Some(Quantization {
             scale: inputs.get::<f32>(Y_SCALE)?.first().copied().unwrap_or(1.0),
-            zero: if is_signed { f32::from(zero as i8) } else { f32::from(zero) },
+            zero: if is_signed {
+                f32::from(zero as i8)
+            } else {
+                f32::from(zero)
+            },
             is_signed,
         }))
     }

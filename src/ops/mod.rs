@@ -21,6 +21,7 @@ mod fill;
 mod gather;
 mod gemm;
 pub mod infer;
+mod integer;
 mod join;
 mod layout;
 mod lower;

@@ -2,8 +2,8 @@
 
 use super::{
     Operator, arity::ARITIES, binary, cast, channel_norm, control, conv, conv_transpose, dropout, fill, gather, gemm,
-    join, layout, matmul, normalization, pad, pointwise, pool, quantize, recurrent, reduce, resize, scatter, search,
-    select, shape, slice, softmax, transpose, unary,
+    integer, join, layout, matmul, normalization, pad, pointwise, pool, quantize, recurrent, reduce, resize, scatter,
+    search, select, shape, slice, softmax, transpose, unary,
 };
 use crate::{
     error::{Error, ErrorCode, Result},
@@ -214,7 +214,10 @@ static OPERATORS: &[Entry] = &[
     onnx("QuantizeLinear", quantize::make_linear),
     onnx("DequantizeLinear", quantize::make_linear),
     onnx("DynamicQuantizeLinear", quantize::make_dynamic),
-    onnx("MatMulInteger", quantize::make_matmul_integer),
+    onnx("ConvInteger", integer::make),
+    onnx("MatMulInteger", integer::make),
+    internal("IntegerConv", integer::make),
+    internal("IntegerMatMul", integer::make),
     // Made from attributes and sizes.
     onnx("Constant", fill::make_constant),
     onnx("ConstantOfShape", fill::make_constant_of_shape),

@@ -6,10 +6,12 @@ mod branches;
 mod captures;
 mod common;
 mod dead;
+mod dequantized;
 mod epilogue;
 mod expand;
 mod fold;
 mod identity;
+mod integer;
 mod parts;
 mod pointwise;
 mod reshape;
@@ -62,6 +64,12 @@ const EXPANSION: &[Pass] = &[Pass {
     run: expand::run,
 }];
 
+/// Runs once, before constants are folded.
+const QUANTIZED: &[Pass] = &[Pass {
+    name: "dequantized",
+    run: dequantized::run,
+}];
+
 /// Runs until nothing changes.
 const BASIC: &[Pass] = &[
     Pass {
@@ -109,12 +117,20 @@ const ALGEBRA: &[Pass] = &[
 /// Runs once at the end: fused nodes are opaque to the passes above.
 const FUSION: &[Pass] = &[
     Pass {
+        name: "integer scale",
+        run: integer::scale,
+    },
+    Pass {
         name: "pointwise",
         run: pointwise::run,
     },
     Pass {
         name: "epilogue",
         run: epilogue::run,
+    },
+    Pass {
+        name: "integer quantize",
+        run: integer::quantize,
     },
     Pass {
         name: "dead",
@@ -138,6 +154,10 @@ fn optimize_with(graph: &mut Graph, level: Level, captures: &[ValueFacts]) -> Re
         return Ok(());
     }
     run_until_stable(EXPANSION, graph, captures)?;
+    if level == Level::All {
+        // Before weights are dequantised for good.
+        run_all(QUANTIZED, graph, captures)?;
+    }
     run_until_stable(BASIC, graph, captures)?;
     if level == Level::All {
         for _ in 0..MAX_ROUNDS {

@@ -395,19 +395,9 @@ impl PackRight for Im2col<'_> {
 pub(super) fn run_with(conv: &IntegerConv, input: ByteMatrix<'_>, weights: &PackedWeights, out: &mut [i32]) {
     use super::store::{Per, Target};
     let mut scratch = vec![i32::MAX; conv.scratch_len()];
-    let rows = conv.params.batch * conv.params.out_channels;
-    let shape = (rows, volume(conv.output));
     let epilogue = crate::cpu::epilogue::Epilogue::none();
-    // SAFETY: the tests give an output of the convolution's size.
-    let store = unsafe {
-        Store::new(
-            Target::Sums(out.as_mut_ptr()),
-            shape,
-            Per::One(0),
-            Per::One(1.0),
-            &epilogue,
-        )
-    };
+    let row_len = volume(conv.output);
+    let store = Store::new(Target::Sums(out), row_len, Per::One(0), Per::One(1.0), &epilogue);
     conv.run(
         input.data,
         (input.is_signed, input.zeros.at(0)),
