@@ -19,6 +19,7 @@ use tile::{MR, Multiply, NR, Sums, byte_sums};
 use crate::cpu::{
     gemm::GemmShape,
     simd::bytes::{ByteDot, byte_dot},
+    threads::{PerThread, Threads},
 };
 
 /// Columns per block.
@@ -212,7 +213,7 @@ fn block_rows(words: usize, rows: usize) -> usize {
     fitting.min(rows.next_multiple_of(MR))
 }
 
-/// How much scratch memory [`matmul`] needs, in i32.
+/// How much scratch memory [`matmul`] needs for each thread, in i32.
 pub fn matmul_scratch_len(shape: GemmShape) -> usize {
     let words = Form::Pairs.words(shape.k);
     let rows = block_rows(words, shape.m);
@@ -220,12 +221,42 @@ pub fn matmul_scratch_len(shape: GemmShape) -> usize {
     rows.max(block_rows(words / 2, shape.m)) * (words + NC + 1)
 }
 
-/// Sums of `x [m, k] · weights [k, n]`, for some of the rows and columns; columns begin at a multiple of 8. Disjoint parts may
-/// run at the same time.
+/// Sums of `x [m, k] · weights [k, n]`, on as many threads as `scratch` holds a piece for.
 ///
 /// # Panics
 /// When a slice is too short or the weights have other sizes.
 pub fn matmul(
+    shape: GemmShape,
+    x: ByteMatrix<'_>,
+    weights: &Weights,
+    scratch: &mut [i32],
+    finish: &dyn Finish,
+    threads: &Threads,
+) {
+    let GemmShape { m, k, n } = shape;
+    let each = matmul_scratch_len(shape);
+    let threads = threads.at_most(scratch.len() / each.max(1));
+    // Few rows are cut by columns.
+    let by_rows = m >= 8 * threads.count() * MR;
+    let (items, step, other) = if by_rows {
+        (m.div_ceil(MR), MR, n)
+    } else {
+        (n.div_ceil(NR), NR, m)
+    };
+    let split = threads.split(items, (step * other).saturating_mul(k) / 32);
+    let scratch = PerThread::new(scratch, each);
+    threads.run(split.parts, &|part| {
+        let items = split.range(part.index);
+        let range = |end: usize| items.start * step..end.min(items.end * step);
+        let part_of = if by_rows { (range(m), 0..n) } else { (0..m, range(n)) };
+        // SAFETY: the piece is this thread's own.
+        let scratch = unsafe { scratch.of(part) };
+        matmul_part(shape, part_of, x, weights, scratch, finish);
+    });
+}
+
+/// Some rows and columns of a product; columns begin at a multiple of [`NR`].
+fn matmul_part(
     shape: GemmShape,
     (rows, columns): (Range<usize>, Range<usize>),
     x: ByteMatrix<'_>,
@@ -301,15 +332,39 @@ fn block_columns(words: usize, columns: usize) -> usize {
     fitting.min(columns.next_multiple_of(NR))
 }
 
-/// How much scratch memory [`product`] needs, in i32.
+/// How much scratch memory [`product`] needs for each thread, in i32.
 fn product_scratch_len(outputs: usize, depth: usize, columns: usize) -> usize {
     let words = Form::Pairs.words(depth);
     let width = block_columns(words, columns).max(block_columns(words / 2, columns));
     width * (words + MC.min(outputs.next_multiple_of(MR)) + 1)
 }
 
-/// Sums of `weights [m, k] · x [k, n]`, for some of the columns, which begin at a multiple of 8.
+/// Sums of `weights [m, k] · x [k, n]`, on as many threads as `scratch` holds a piece for.
 fn product(
+    weights: &Weights,
+    columns: usize,
+    number: (bool, i32),
+    x: &dyn PackRight,
+    scratch: &mut [i32],
+    finish: &dyn Finish,
+    threads: &Threads,
+) {
+    let each = product_scratch_len(weights.outputs, weights.depth, columns);
+    let threads = threads.at_most(scratch.len() / each.max(1));
+    let cost = (NR * weights.outputs).saturating_mul(weights.depth) / 32;
+    let split = threads.split(columns.div_ceil(NR), cost);
+    let scratch = PerThread::new(scratch, each);
+    threads.run(split.parts, &|part| {
+        let panels = split.range(part.index);
+        let columns = panels.start * NR..columns.min(panels.end * NR);
+        // SAFETY: the piece is this thread's own.
+        let scratch = unsafe { scratch.of(part) };
+        product_part(weights, columns, number, x, scratch, finish);
+    });
+}
+
+/// Some columns of a product, which begin at a multiple of [`NR`].
+fn product_part(
     weights: &Weights,
     columns: Range<usize>,
     (is_signed, zero): (bool, i32),

@@ -8,6 +8,7 @@ use super::{
     epilogue::Epilogue,
     gemm::{GemmShape, Lhs, MatrixRef, NR, PackColumns, Rhs, gemm, gemm_scratch_len},
     simd::{F32x4, I32x4, LANES},
+    threads::{Disjoint, Threads},
 };
 
 /// Up to this many rows of the first factor, weights are used as they are unpacked.
@@ -92,8 +93,8 @@ impl Nibbles {
         }
     }
 
-    /// How much scratch memory [`Nibbles::multiply`] needs, in f32.
-    pub fn scratch_len(&self, m: usize) -> usize {
+    /// How much scratch memory [`Nibbles::multiply`] needs on so many threads, in f32.
+    pub fn scratch_len(&self, m: usize, threads: usize) -> usize {
         let shape = GemmShape {
             m,
             k: self.k,
@@ -102,7 +103,7 @@ impl Nibbles {
         if m <= THIN_ROWS {
             0
         } else {
-            gemm_scratch_len(shape, false, false)
+            threads * gemm_scratch_len(shape, false, false)
         }
     }
 
@@ -110,29 +111,41 @@ impl Nibbles {
     ///
     /// # Panics
     /// When a slice is too short for the sizes.
-    pub fn multiply(&self, m: usize, a: &[f32], out: &mut [f32], scratch: &mut [f32], epilogue: &Epilogue<'_>) {
+    pub fn multiply(
+        &self,
+        m: usize,
+        a: &[f32],
+        out: &mut [f32],
+        scratch: &mut [f32],
+        epilogue: &Epilogue<'_>,
+        threads: &Threads,
+    ) {
         let &Nibbles { k, n, .. } = self;
         if m > THIN_ROWS {
             let shape = GemmShape { m, k, n };
             let a = Lhs::Matrix(MatrixRef::row_major(a, k));
-            return gemm(shape, a, Rhs::Virtual(self), out, scratch, epilogue);
+            return gemm(shape, a, Rhs::Virtual(self), out, scratch, epilogue, threads);
         }
         let out = &mut out[..m * n];
-        for panel in 0..n.div_ceil(NR) {
-            match m {
-                1 => self.thin::<1>(panel, a, out),
-                2 => self.thin::<2>(panel, a, out),
-                3 => self.thin::<3>(panel, a, out),
-                4 => self.thin::<4>(panel, a, out),
-                _ => {}
+        let shared = Disjoint::new(out);
+        let split = threads.split(n.div_ceil(NR), NR * k);
+        threads.run(split.parts, &|part| {
+            for panel in split.range(part.index) {
+                match m {
+                    1 => self.thin::<1>(panel, a, &shared),
+                    2 => self.thin::<2>(panel, a, &shared),
+                    3 => self.thin::<3>(panel, a, &shared),
+                    4 => self.thin::<4>(panel, a, &shared),
+                    _ => {}
+                }
             }
-        }
+        });
         for (row, out) in out.chunks_exact_mut(n.max(1)).enumerate() {
             epilogue.apply(row, 0, n, out);
         }
     }
 
-    fn thin<const M: usize>(&self, panel: usize, a: &[f32], out: &mut [f32]) {
+    fn thin<const M: usize>(&self, panel: usize, a: &[f32], out: &Disjoint<'_, f32>) {
         let rows: [&[f32]; M] = std::array::from_fn(|row| &a[row * self.k..(row + 1) * self.k]);
         let mut sums = [[F32x4::zero(); 2]; M];
         self.unpack(panel, 0..self.k, |depth, values| {
@@ -146,7 +159,9 @@ impl Nibbles {
         let first = panel * NR;
         let count = NR.min(self.n - first);
         for (row, [low, high]) in sums.into_iter().enumerate() {
-            let out = &mut out[row * self.n + first..][..count];
+            let start = row * self.n + first;
+            // SAFETY: each panel's columns are written once.
+            let out = unsafe { out.slice(start..start + count) };
             let (near, far) = out.split_at_mut(LANES.min(count));
             low.store_partial(near);
             high.store_partial(far);
@@ -196,8 +211,8 @@ mod tests {
                 })
                 .collect();
             let weights = Nibbles::new(&codes, &scales, zeros, (k, n), block);
-            let (mut out, mut scratch) = (vec![f32::NAN; m * n], vec![f32::NAN; weights.scratch_len(m)]);
-            weights.multiply(m, &a, &mut out, &mut scratch, &Epilogue::none());
+            let (mut out, mut scratch) = (vec![f32::NAN; m * n], vec![f32::NAN; weights.scratch_len(m, 1)]);
+            weights.multiply(m, &a, &mut out, &mut scratch, &Epilogue::none(), &Threads::SINGLE);
             let what = format!("{m}x{k}x{n}, blocks of {block}");
             assert_close(&out, &expected, 1e-5 * (k as f32).sqrt().max(4.0), &what);
         }

@@ -24,6 +24,7 @@ use crate::{
         },
         kernel::{CpuKernel, KernelInputs, KernelIo, scratch_as_i32},
         matmul::MatMulPlan,
+        threads::Threads,
     },
     error::{Error, Result},
     graph::{Node, OperatorId},
@@ -181,9 +182,9 @@ impl Operator for Integer {
         let scratch_len = match &work {
             Work::MatMul { plan, .. } => {
                 let (sizes, _) = plan.products();
-                matmul_scratch_len(sizes) + sizes.m
+                ctx.threads * matmul_scratch_len(sizes) + sizes.m
             }
-            Work::Conv { conv, .. } => conv.scratch_len(),
+            Work::Conv { conv, .. } => conv.scratch_len(ctx.threads),
         };
         let epilogue_len = epilogue
             .as_ref()
@@ -201,6 +202,7 @@ impl Operator for Integer {
                 inputs,
                 outputs,
                 scratch,
+                threads,
             } = io;
             let target = match (&epilogue, y) {
                 (None, _) => Target::Sums(outputs.take(0)?),
@@ -214,6 +216,7 @@ impl Operator for Integer {
                     inputs,
                     &steps,
                     scratch,
+                    threads,
                     &Store::new(target, row_len, bias, scale, epilogue),
                 )
             };
@@ -525,7 +528,14 @@ fn per<T: Copy + Default>(fit: Fit, values: &[T]) -> Result<Per<'_, T>> {
 }
 
 impl Work {
-    fn run(&self, inputs: &KernelInputs<'_>, steps: &Steps, scratch: &mut [i32], store: &Store<'_>) -> Result<()> {
+    fn run(
+        &self,
+        inputs: &KernelInputs<'_>,
+        steps: &Steps,
+        scratch: &mut [i32],
+        threads: &Threads,
+        store: &Store<'_>,
+    ) -> Result<()> {
         let x = inputs.bytes(X)?;
         let [x_signed, _] = steps.dtypes.map(|dtype| dtype == DType::I8);
         let x_zeros = steps.zeros(0, inputs)?;
@@ -562,7 +572,7 @@ impl Work {
                     let weights = weights.get(w_start / (sizes.k * sizes.n).max(1));
                     let weights = weights.ok_or_else(|| Error::internal("a matrix of weights is missing"))?;
                     let store = store.part(index * sizes.m, index * sizes.m);
-                    matmul(sizes, (0..sizes.m, 0..sizes.n), x, weights, scratch, &store);
+                    matmul(sizes, x, weights, scratch, &store, threads);
                 }
             }
             Work::Conv { conv, packed } => {
@@ -576,7 +586,7 @@ impl Work {
                     }
                 };
                 let zero = x_zeros.first().copied().unwrap_or(0);
-                conv.run(x, (x_signed, zero), weights, scratch, store);
+                conv.run(x, (x_signed, zero), weights, scratch, store, threads);
             }
         }
         Ok(())

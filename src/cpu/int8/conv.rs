@@ -18,6 +18,7 @@ use crate::cpu::{
         I32x4,
         bytes::{ByteDot, byte_dot},
     },
+    threads::Threads,
 };
 
 /// Bytes behind the padded image that may be read.
@@ -126,14 +127,14 @@ impl IntegerConv {
         )
     }
 
-    /// How much scratch memory [`IntegerConv::run`] needs, in i32.
-    pub fn scratch_len(&self) -> usize {
+    /// How much scratch memory [`IntegerConv::run`] needs on so many threads, in i32.
+    pub fn scratch_len(&self, threads: usize) -> usize {
         let (channels, depth, positions) = self.sizes();
         let product = product_scratch_len(channels, depth, positions);
         match &self.method {
-            Method::Pointwise => product,
-            Method::Im2col(gather) => gather.image_words() + product,
-            Method::Depthwise(depthwise) => depthwise.scratch_len(),
+            Method::Pointwise => threads * product,
+            Method::Im2col(gather) => gather.image_words() + threads * product,
+            Method::Depthwise(depthwise) => threads * depthwise.scratch_len(),
         }
     }
 
@@ -149,6 +150,7 @@ impl IntegerConv {
         weights: &PackedWeights,
         scratch: &mut [i32],
         store: &Store<'_>,
+        threads: &Threads,
     ) {
         let params = &self.params;
         let (channels, _, positions) = self.sizes();
@@ -157,7 +159,7 @@ impl IntegerConv {
         }
         let groups = match (&self.method, &weights.0) {
             (Method::Depthwise(depthwise), Packed::Taps(taps)) => {
-                return depthwise.run(params, input, (is_signed, zero), taps, scratch, store);
+                return depthwise.run(params, input, (is_signed, zero), taps, scratch, store, threads);
             }
             (Method::Pointwise | Method::Im2col(_), Packed::Groups(groups)) => groups,
             _ => panic!("the weights were packed for another kind of convolution"),
@@ -174,7 +176,7 @@ impl IntegerConv {
                     Method::Im2col(gather) => {
                         let (image, scratch) = scratch.split_at_mut(gather.image_words());
                         let matrix = gather.matrix(input, zero as u8, bytemuck::cast_slice_mut(image));
-                        product(weights, 0..positions, number, &matrix, scratch, &store);
+                        product(weights, positions, number, &matrix, scratch, &store, threads);
                     }
                     _ => {
                         let matrix = Plain {
@@ -182,7 +184,7 @@ impl IntegerConv {
                             depth: in_channels,
                             stride: positions,
                         };
-                        product(weights, 0..positions, number, &matrix, scratch, &store);
+                        product(weights, positions, number, &matrix, scratch, &store, threads);
                     }
                 }
             }
@@ -392,9 +394,15 @@ impl PackRight for Im2col<'_> {
 
 /// Sums of the whole convolution, for tests.
 #[cfg(test)]
-pub(super) fn run_with(conv: &IntegerConv, input: ByteMatrix<'_>, weights: &PackedWeights, out: &mut [i32]) {
+pub(super) fn run_with(
+    conv: &IntegerConv,
+    input: ByteMatrix<'_>,
+    weights: &PackedWeights,
+    out: &mut [i32],
+    threads: &Threads,
+) {
     use super::store::{Per, Target};
-    let mut scratch = vec![i32::MAX; conv.scratch_len()];
+    let mut scratch = vec![i32::MAX; conv.scratch_len(threads.count())];
     let epilogue = crate::cpu::epilogue::Epilogue::none();
     let row_len = volume(conv.output);
     let store = Store::new(Target::Sums(out), row_len, Per::One(0), Per::One(1.0), &epilogue);
@@ -404,5 +412,6 @@ pub(super) fn run_with(conv: &IntegerConv, input: ByteMatrix<'_>, weights: &Pack
         weights,
         &mut scratch,
         &store,
+        threads,
     );
 }

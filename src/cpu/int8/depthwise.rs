@@ -1,10 +1,13 @@
 //! Direct depthwise convolution of 8-bit integers. Each plane is copied once, less its zero point, into a plane of 16-bit
 //! integers with its padding, rows split by the column stride's phase; taps are multiplied two at a time.
 
+use std::ops::Range;
+
 use super::{ByteMatrix, Finish, number, store::Store};
 use crate::cpu::{
     conv::{ConvParams, volume},
     simd::I32x4,
+    threads::{PerThread, Threads},
 };
 
 /// Columns computed together.
@@ -86,13 +89,47 @@ impl Depthwise {
         weights: &[i32],
         scratch: &mut [i32],
         store: &Store<'_>,
+        threads: &Threads,
+    ) {
+        let [_, out_h, out_w] = params.output();
+        let multiplier = params.out_channels / params.groups;
+        let threads = threads.at_most(scratch.len() / self.scratch_len());
+        let cost = (out_h * out_w * multiplier).saturating_mul(self.taps.len()) / 4;
+        let split = threads.split(params.batch * params.in_channels, cost);
+        let scratch = PerThread::new(scratch, self.scratch_len());
+        threads.run(split.parts, &|part| {
+            // SAFETY: the piece is this thread's own.
+            let scratch = unsafe { scratch.of(part) };
+            self.channels(
+                params,
+                split.range(part.index),
+                input,
+                (is_signed, zero),
+                weights,
+                scratch,
+                store,
+            );
+        });
+    }
+
+    /// Some planes of the input.
+    #[allow(clippy::too_many_arguments)]
+    fn channels(
+        &self,
+        params: &ConvParams,
+        channels: Range<usize>,
+        input: &[u8],
+        (is_signed, zero): (bool, i32),
+        weights: &[i32],
+        scratch: &mut [i32],
+        store: &Store<'_>,
     ) {
         let (plane, sums) = scratch.split_at_mut(self.plane_words());
         let plane: &mut [i16] = bytemuck::cast_slice_mut(plane);
         let [_, out_h, out_w] = params.output();
         let multiplier = params.out_channels / params.groups;
         plane.fill(0);
-        for channel in 0..params.batch * params.in_channels {
+        for channel in channels {
             let input = &input[channel * volume(params.input)..][..volume(params.input)];
             self.fill_plane(params, input, (is_signed, zero), plane);
             for copy in 0..multiplier {

@@ -73,7 +73,7 @@ fn per(zeros: &[i32], one: bool) -> Zeros<'_> {
 
 #[test]
 fn products_are_the_naive_sums() {
-    let mut rng = Rng::new(41);
+    let (mut rng, threads) = (Rng::new(41), Threads::eager(3));
     for round in 0..400 {
         let large = round % 20 == 0;
         let (m, k, n) = if large {
@@ -108,24 +108,15 @@ fn products_are_the_naive_sums() {
             };
             let shape = GemmShape { m, k, n };
             let mut out = vec![7i32; m * n];
-            let mut scratch = vec![i32::MIN; matmul_scratch_len(shape)];
-            let epilogue = Epilogue::none();
-            // SAFETY: the output has the product's size.
-            let store = unsafe {
-                Store::new(
-                    Target::Sums(out.as_mut_ptr()),
-                    (m, n),
-                    Per::One(0),
-                    Per::One(1.0),
-                    &epilogue,
-                )
+            let threads = if round % 2 == 0 {
+                Threads::SINGLE
+            } else {
+                threads.clone()
             };
-            let middle = (n / 2 / 8 * 8, m / 3);
-            for rows in [0..middle.1, middle.1..m] {
-                for columns in [0..middle.0, middle.0..n] {
-                    matmul(shape, (rows.clone(), columns), x, &weights, &mut scratch, &store);
-                }
-            }
+            let mut scratch = vec![i32::MIN; threads.count() * matmul_scratch_len(shape)];
+            let epilogue = Epilogue::none();
+            let store = Store::new(Target::Sums(&mut out), n, Per::One(0), Per::One(1.0), &epilogue);
+            matmul(shape, x, &weights, &mut scratch, &store, &threads);
             if let Some(at) = (0..m * n).find(|&at| out[at] != expected[at]) {
                 panic!("{shape:?} {kind:?} at {at}: {} for {}", out[at], expected[at]);
             }
@@ -168,7 +159,7 @@ fn reference(params: &ConvParams, x: &dyn Fn(usize) -> i32, w: &dyn Fn(usize, us
 
 #[test]
 fn convolutions_are_the_naive_sums() {
-    let mut rng = Rng::new(42);
+    let (mut rng, threads) = (Rng::new(42), Threads::eager(3));
     for round in 0..500 {
         let groups = [1, 1, 1, 2, 4][rng.size(0, 4)];
         let (in_per_group, out_per_group) = match round % 4 {
@@ -220,7 +211,12 @@ fn convolutions_are_the_naive_sums() {
             };
             let weights = conv.pack_for(kind, w);
             let mut out = vec![7; params.output_len()];
-            run_with(&conv, x, &weights, &mut out);
+            let threads = if round % 2 == 0 {
+                Threads::SINGLE
+            } else {
+                threads.clone()
+            };
+            run_with(&conv, x, &weights, &mut out, &threads);
             if let Some(at) = (0..out.len()).find(|&at| out[at] != expected[at]) {
                 panic!("{params:?} {kind:?} at {at}: {} for {}", out[at], expected[at]);
             }
@@ -288,7 +284,7 @@ fn sums_are_scaled_shifted_clamped_and_quantised_on_the_way_out() {
         let targets = [Target::Floats(&mut floats), Target::Bytes(&mut bytes, quantization)];
         for target in targets {
             let store = Store::new(target, n, bias, scale, &epilogue);
-            matmul(shape, (0..m, 0..n), matrix(&x), &weights, &mut scratch, &store);
+            matmul(shape, matrix(&x), &weights, &mut scratch, &store, &Threads::SINGLE);
         }
         assert_eq!(floats, expected);
         let expected: Vec<u8> = expected.iter().map(|&value| quantization.byte(value)).collect();

@@ -26,7 +26,9 @@ trait Dot {
 }
 
 struct Pairs;
+#[cfg(any(test, target_feature = "relaxed-simd"))]
 struct LeftFirst;
+#[cfg(any(test, target_feature = "relaxed-simd"))]
 struct RightFirst;
 
 impl Dot for Pairs {
@@ -36,6 +38,7 @@ impl Dot for Pairs {
     }
 }
 
+#[cfg(any(test, target_feature = "relaxed-simd"))]
 impl Dot for LeftFirst {
     #[inline(always)]
     fn dot(left: I32x4, right: I32x4, sum: I32x4) -> I32x4 {
@@ -43,6 +46,7 @@ impl Dot for LeftFirst {
     }
 }
 
+#[cfg(any(test, target_feature = "relaxed-simd"))]
 impl Dot for RightFirst {
     #[inline(always)]
     fn dot(left: I32x4, right: I32x4, sum: I32x4) -> I32x4 {
