@@ -6,6 +6,7 @@
 mod depthwise;
 mod im2col;
 pub mod transpose;
+mod winograd;
 
 use std::ops::Range;
 
@@ -13,6 +14,7 @@ use crate::cpu::epilogue::{Bias, Epilogue};
 use crate::cpu::gemm::{GemmShape, Lhs, MatrixRef, PackedA, Rhs, gemm, gemm_scratch_len};
 use depthwise::Depthwise;
 use im2col::Im2colPlan;
+use winograd::Winograd;
 
 /// Spatial axes as (depth, height, width); missing leading axes are 1 (sizes, strides, dilations) or 0 (pads).
 pub type Spatial = [usize; 3];
@@ -119,6 +121,17 @@ enum Method {
     Im2col(Im2colPlan),
     /// One input channel per group, two-dimensional at most.
     Depthwise(Depthwise),
+    /// 3×3, stride 1, constant weights: products of transformed tiles.
+    Winograd(Winograd),
+}
+
+/// When the weights of a convolution are known. Transforming them pays only at plan time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weights {
+    /// Now: [`ConvPlan::pack`] will be asked to pack them.
+    Constant,
+    /// In a run: [`Filter::Raw`].
+    AtRunTime,
 }
 
 /// A convolution planned for concrete sizes. It owns no weights: see [`ConvPlan::pack`].
@@ -140,6 +153,8 @@ enum Packed {
     Groups(Box<[PackedA]>),
     /// As in the model.
     Plain(Box<[f32]>),
+    /// Transformed filters of 3×3.
+    Winograd(Box<[f32]>),
 }
 
 /// The weights of one run.
@@ -154,7 +169,7 @@ pub enum Filter<'a> {
 impl ConvPlan {
     /// Chooses the method. Strides, dilations and groups are at least 1, and groups divide both channel counts.
     /// `None` when the sizes are beyond what can be addressed.
-    pub fn new(params: ConvParams) -> Option<Self> {
+    pub fn new(params: ConvParams, weights: Weights) -> Option<Self> {
         if !params.fits() {
             return None;
         }
@@ -166,6 +181,8 @@ impl ConvPlan {
             Method::Depthwise(Depthwise::new(&params))
         } else if plain {
             Method::Pointwise
+        } else if let Some(winograd) = (weights == Weights::Constant).then(|| Winograd::new(&params)).flatten() {
+            Method::Winograd(winograd)
         } else {
             Method::Im2col(Im2colPlan::new(&params))
         };
@@ -199,6 +216,7 @@ impl ConvPlan {
         let weights = &weights[..self.params.weights_len()];
         PackedFilter(match self.method {
             Method::Depthwise(_) => Packed::Plain(weights.into()),
+            Method::Winograd(ref winograd) => Packed::Winograd(winograd.pack(weights, self.params.groups)),
             Method::Pointwise | Method::Im2col(_) => {
                 let GemmShape { m, k, .. } = self.shape();
                 let group = |g: usize| PackedA::new(MatrixRef::row_major(&weights[g * m * k..], k), m, k);
@@ -211,6 +229,9 @@ impl ConvPlan {
     pub fn accepts(&self, filter: &PackedFilter) -> bool {
         match (&self.method, &filter.0) {
             (Method::Depthwise(_), Packed::Plain(weights)) => weights.len() == self.params.weights_len(),
+            (Method::Winograd(winograd), Packed::Winograd(filters)) => {
+                filters.len() == winograd.packed_len(self.params.groups)
+            }
             (Method::Pointwise | Method::Im2col(_), Packed::Groups(groups)) => {
                 let GemmShape { m, k, .. } = self.shape();
                 groups.len() == self.params.groups && groups.iter().all(|a| (a.rows(), a.k()) == (m, k))
@@ -223,6 +244,7 @@ impl ConvPlan {
     pub fn scratch_len(&self) -> usize {
         match &self.method {
             Method::Depthwise(depthwise) => depthwise.scratch_len(),
+            Method::Winograd(winograd) => winograd.scratch_len(),
             Method::Pointwise => gemm_scratch_len(self.shape(), false, false),
             Method::Im2col(plan) => plan.image_len() + gemm_scratch_len(self.shape(), false, false),
         }
@@ -251,6 +273,12 @@ impl ConvPlan {
                 Filter::Packed(_) => panic!("the weights were packed for another kind of convolution"),
             };
             return depthwise.run(params, input, weights, output, scratch, epilogue);
+        }
+        if let Method::Winograd(winograd) = &self.method {
+            let Filter::Packed(PackedFilter(Packed::Winograd(filters))) = filter else {
+                panic!("the weights were packed for another kind of convolution")
+            };
+            return winograd.run(params, input, filters, output, scratch, epilogue);
         }
         for image in 0..params.batch {
             for group in 0..params.groups {
@@ -369,10 +397,11 @@ mod tests {
             let channel = row % params.out_channels;
             positioned(&epilogue, row, channel, positions).apply(0, 0, positions, values);
         }
-        let plan = ConvPlan::new(params.clone()).unwrap();
+        let plan = ConvPlan::new(params.clone(), Weights::Constant).unwrap();
         let packed = plan.pack(&weights);
         assert!(plan.accepts(&packed));
-        for filter in [Filter::Packed(&packed), Filter::Raw(&weights)] {
+        let raw = ConvPlan::new(params.clone(), Weights::AtRunTime).unwrap();
+        for (plan, filter) in [(plan, Filter::Packed(&packed)), (raw, Filter::Raw(&weights))] {
             let mut scratch = vec![f32::NAN; plan.scratch_len()];
             let mut output = vec![f32::NAN; params.output_len()];
             plan.run(&input, filter, &mut output, &mut scratch, &epilogue);
@@ -468,7 +497,7 @@ mod tests {
             in_channels: huge,
             ..image((3, 4), 1, 8, 1, 1, 0)
         };
-        assert!(ConvPlan::new(pads).is_none() && ConvPlan::new(channels).is_none());
+        assert!(ConvPlan::new(pads, Weights::Constant).is_none() && ConvPlan::new(channels, Weights::Constant).is_none());
     }
 
     #[test]

@@ -152,6 +152,36 @@ pub fn gemm(shape: GemmShape, lhs: Lhs, rhs: Rhs, out: &mut [f32], scratch: &mut
     unsafe { driver.run(0..m, 0..n, out.as_mut_ptr(), scratch) }
 }
 
+/// `out[i, j] = a · b` for packed panels `depth` deep: of A `rows.div_ceil(MR)` with element (i, k) at
+/// `i / MR * MR * depth + k * MR + i % MR`, of B `columns / NR`. Rows of `out` are `row_len` apart.
+///
+/// # Panics
+/// When a slice is too short, or `columns` is no multiple of [`NR`].
+pub(in crate::cpu) fn multiply_panels(
+    a: &[f32],
+    b: &[f32],
+    depth: usize,
+    rows: usize,
+    columns: usize,
+    out: &mut [f32],
+    row_len: usize,
+) {
+    assert!(
+        a.len() >= rows.next_multiple_of(MR) * depth
+            && b.len() >= columns * depth
+            && columns.is_multiple_of(NR)
+            && out.len() >= rows.saturating_sub(1) * row_len + columns
+    );
+    let output = Output {
+        out: out.as_mut_ptr(),
+        row_len,
+        accumulate: false,
+        steps: None,
+    };
+    // SAFETY: as was just asserted.
+    unsafe { tile::run_block(a, b, depth, 0..rows, 0..columns, &output) }
+}
+
 struct Driver<'a> {
     shape: GemmShape,
     lhs: Lhs<'a>,

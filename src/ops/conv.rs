@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     cpu::{
-        conv::{ConvParams, ConvPlan, Filter, PackedFilter, spatial},
+        conv::{ConvParams, ConvPlan, Filter, PackedFilter, Weights, spatial},
         epilogue::Bias,
         kernel::{CpuKernel, scratch_as_f32},
     },
@@ -59,7 +59,11 @@ impl Conv {
 
     fn cpu_f32(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
         let params = self.params(ctx)?;
-        let plan = ConvPlan::new(params.clone()).ok_or_else(|| {
+        let weights = match ctx.input(1)?.constant {
+            Some(_) => Weights::Constant,
+            None => Weights::AtRunTime,
+        };
+        let plan = ConvPlan::new(params.clone(), weights).ok_or_else(|| {
             Error::new(
                 ErrorCode::LimitExceeded,
                 "the convolution's sizes exceed the address range",
