@@ -142,8 +142,8 @@ pub struct ConvPlan {
     method: Method,
 }
 
-/// Constant weights in the layout that a plan asked for. Plans that differ only in batch and image size, and
-/// [`ConvPlan::accepts`] the weights, may share them.
+/// Constant weights in the layout that a plan asked for. Plans that differ only in batch and image size, and have equal
+/// [`ConvPlan::layout`]s, share them.
 #[derive(Clone, Debug)]
 pub struct PackedFilter(Packed);
 
@@ -225,18 +225,12 @@ impl ConvPlan {
         })
     }
 
-    /// Whether weights of this operator that another plan packed fit this plan too.
-    pub fn accepts(&self, filter: &PackedFilter) -> bool {
-        match (&self.method, &filter.0) {
-            (Method::Depthwise(_), Packed::Plain(weights)) => weights.len() == self.params.weights_len(),
-            (Method::Winograd(winograd), Packed::Winograd(filters)) => {
-                filters.len() == winograd.packed_len(self.params.groups)
-            }
-            (Method::Pointwise | Method::Im2col(_), Packed::Groups(groups)) => {
-                let GemmShape { m, k, .. } = self.shape();
-                groups.len() == self.params.groups && groups.iter().all(|a| (a.rows(), a.k()) == (m, k))
-            }
-            _ => false,
+    /// The layout that [`ConvPlan::pack`] gives weights: plans with equal layouts and groups share packed weights.
+    pub fn layout(&self) -> &'static str {
+        match self.method {
+            Method::Depthwise(_) => "plain",
+            Method::Winograd(_) => "winograd",
+            Method::Pointwise | Method::Im2col(_) => "panels",
         }
     }
 
@@ -338,7 +332,7 @@ mod tests {
     }
 
     /// Convolution as its definition reads, without an epilogue.
-    fn reference(params: &ConvParams, input: &[f32], weights: &[f32]) -> Vec<f32> {
+    pub(super) fn reference(params: &ConvParams, input: &[f32], weights: &[f32]) -> Vec<f32> {
         let [od, oh, ow] = params.output();
         let [id, ih, iw] = params.input.map(|size| size as isize);
         let [kd, kh, kw] = params.kernel;
@@ -399,7 +393,6 @@ mod tests {
         }
         let plan = ConvPlan::new(params.clone(), Weights::Constant).unwrap();
         let packed = plan.pack(&weights);
-        assert!(plan.accepts(&packed));
         let raw = ConvPlan::new(params.clone(), Weights::AtRunTime).unwrap();
         for (plan, filter) in [(plan, Filter::Packed(&packed)), (raw, Filter::Raw(&weights))] {
             let mut scratch = vec![f32::NAN; plan.scratch_len()];

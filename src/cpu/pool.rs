@@ -1,10 +1,11 @@
-//! Max, average and Lp pooling over one to three spatial axes, and their global forms. Each plane (image × channel) is
-//! pooled by adding kernel positions to whole lines of the output, so that every inner loop runs over contiguous
-//! outputs without border checks.
+//! Max, average and Lp pooling over one to three spatial axes, and their global forms. For f32 maxima and averages, the
+//! lines under a line of the output become one line of column results, which is then folded across, four outputs at a
+//! time. The others add kernel positions to whole lines of the output. Either way, no inner loop checks borders.
 
 use std::ops::Range;
 
 use crate::cpu::conv::{Spatial, inside, volume};
+use crate::cpu::simd::{F32x4, LANES};
 
 /// The concrete sizes of a pooling.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -167,6 +168,102 @@ fn fold_line<T: Copy, U>(out: &mut [U], input: &[T], stride: usize, step: impl F
     }
 }
 
+/// Column results of longer lines than this are not kept: strides and pads can be out of all proportion to the image.
+const LONGEST_LINE: usize = 1 << 16;
+
+/// How much scratch memory [`max_pool_f32`] and [`AveragePool::run`] need, in f32.
+pub fn pool_scratch_len(params: &PoolParams) -> usize {
+    let reach = (params.kernel[2].max(1) - 1).saturating_mul(params.dilations[2]);
+    let columns = params.output[2].next_multiple_of(LANES).saturating_mul(params.strides[2]);
+    let len = columns.saturating_add(reach).saturating_add(LANES);
+    if len > LONGEST_LINE { 0 } else { len }
+}
+
+/// What is computed of a window.
+trait Fold {
+    const START: f32;
+    fn fold(so_far: F32x4, value: F32x4) -> F32x4;
+}
+
+struct Largest;
+impl Fold for Largest {
+    const START: f32 = f32::NEG_INFINITY;
+    #[inline(always)]
+    fn fold(so_far: F32x4, value: F32x4) -> F32x4 {
+        so_far.at_least(value)
+    }
+}
+
+struct Sum;
+impl Fold for Sum {
+    const START: f32 = 0.0;
+    #[inline(always)]
+    fn fold(so_far: F32x4, value: F32x4) -> F32x4 {
+        so_far + value
+    }
+}
+
+/// Folds all windows of all planes. `line` has [`pool_scratch_len`] places.
+fn fold_windows<F: Fold>(params: &PoolParams, input: &[f32], out: &mut [f32], line: &mut [f32]) {
+    let [_, in_h, in_w] = params.input;
+    let [_, out_h, out_w] = params.output;
+    let pad = params.pads_begin[2].min(line.len());
+    let width = in_w.min(line.len() - pad);
+    params.for_planes(input, out, |_, input, out| {
+        for (index, out) in out.chunks_exact_mut(out_w).enumerate() {
+            line.fill(F::START);
+            for kz in params.taps(0, index / out_h) {
+                for ky in params.taps(1, index % out_h) {
+                    let (z, y) = (params.input_place(0, index / out_h, kz), params.input_place(1, index % out_h, ky));
+                    let from = &input[(z * in_h + y) * in_w..][..width];
+                    let to = &mut line[pad..pad + width];
+                    let (from, from_rest) = from.as_chunks::<LANES>();
+                    let (to, to_rest) = to.as_chunks_mut::<LANES>();
+                    for (to, from) in to.iter_mut().zip(from) {
+                        F::fold(F32x4::load(to), F32x4::load(from)).store(to);
+                    }
+                    for (to, &from) in to_rest.iter_mut().zip(from_rest) {
+                        *to = F::fold(F32x4::splat(*to), F32x4::splat(from)).to_array()[0];
+                    }
+                }
+            }
+            fold_across::<F>(params, line, out);
+        }
+    });
+}
+
+/// Folds the windows along a line of column results.
+fn fold_across<F: Fold>(params: &PoolParams, line: &[f32], out: &mut [f32]) {
+    let stride = params.strides[2];
+    for (step, out) in out.chunks_mut(LANES).enumerate() {
+        let mut sums = F32x4::splat(F::START);
+        for tap in 0..params.kernel[2] {
+            let from = &line[step * LANES * stride + tap * params.dilations[2]..];
+            let values = match stride {
+                1 => F32x4::load(from),
+                2 => F32x4::even_odd(F32x4::load(from), F32x4::load(&from[LANES - 1..])),
+                _ => F32x4::from_array(std::array::from_fn(|lane| from[lane * stride])),
+            };
+            sums = F::fold(sums, values);
+        }
+        match out.as_chunks_mut::<LANES>().0 {
+            [out] => sums.store(out),
+            _ => sums.store_partial(out),
+        }
+    }
+}
+
+/// As [`max_pool`], with [`pool_scratch_len`] places of scratch memory.
+///
+/// # Panics
+/// When a slice is too short.
+pub fn max_pool_f32(params: &PoolParams, input: &[f32], out: &mut [f32], scratch: &mut [f32]) {
+    match pool_scratch_len(params) {
+        0 => max_pool(params, input, out),
+        len => fold_windows::<Largest>(params, input, out, &mut scratch[..len]),
+    }
+}
+
 /// The largest value of each window. A NaN in a float window may or may not be seen, as in ONNX Runtime.
 ///
 /// # Panics
@@ -249,19 +346,24 @@ impl AveragePool {
         Self { params, factors }
     }
 
-    /// The average of each window; 0 where no position counts.
+    /// The average of each window; 0 where no position counts. `scratch` has [`pool_scratch_len`] places.
     ///
     /// # Panics
     /// When a slice is too short.
-    pub fn run(&self, input: &[f32], out: &mut [f32]) {
+    pub fn run(&self, input: &[f32], out: &mut [f32], scratch: &mut [f32]) {
         let params = &self.params;
         let [_, out_h, out_w] = params.output;
-        params.for_planes(input, out, |_, input, out| {
-            out.fill(0.0);
-            params.for_lines(|line, outputs, first| {
-                let out = &mut out[line + outputs.start..line + outputs.end];
-                fold_line(out, &input[first..], params.strides[2], |sum, value| *sum += value);
-            });
+        match pool_scratch_len(params) {
+            0 => params.for_planes(input, out, |_, input, out| {
+                out.fill(0.0);
+                params.for_lines(|line, outputs, first| {
+                    let out = &mut out[line + outputs.start..line + outputs.end];
+                    fold_line(out, &input[first..], params.strides[2], |sum, value| *sum += value);
+                });
+            }),
+            len => fold_windows::<Sum>(params, input, out, &mut scratch[..len]),
+        }
+        params.for_planes(input, out, |_, _, out| {
             for (line, out) in out.chunks_exact_mut(out_w).enumerate() {
                 let factor = self.factors[0][line / out_h] * self.factors[1][line % out_h];
                 for (value, x) in out.iter_mut().zip(&self.factors[2]) {
@@ -332,7 +434,7 @@ mod tests {
             let mut pick = |low, high, missing| -> Spatial {
                 std::array::from_fn(|axis| if axis < 2 - axes { missing } else { rng.size(low, high) })
             };
-            let (input, kernel, strides, dilations) = (pick(1, 9, 1), pick(1, 4, 1), pick(1, 3, 1), pick(1, 2, 1));
+            let (input, kernel, strides, dilations) = (pick(1, 19, 1), pick(1, 4, 1), pick(1, 3, 1), pick(1, 2, 1));
             let (pads_begin, pads_end) = (pick(0, 1, 0), pick(0, 1, 0));
             let rounding = if rng.bool() { Rounding::Ceil } else { Rounding::Floor };
             let output = std::array::from_fn(|a| {
@@ -364,6 +466,9 @@ mod tests {
             let max = expected(&|values, _| values.iter().fold(f32::NEG_INFINITY, |max, v| max.max(v.1)));
             max_pool(&params, &data, &mut out);
             assert_eq!(out, max, "max {what}");
+            let mut scratch = vec![f32::NAN; pool_scratch_len(&params)];
+            max_pool_f32(&params, &data, &mut out, &mut scratch);
+            assert_eq!(out, max, "max of lines {what}");
 
             let mut indices = vec![7; windows.len()];
             max_pool_indices(&params, &data, &mut out, &mut indices, StorageOrder::RowMajor);
@@ -381,7 +486,7 @@ mod tests {
                     let count = if padded_too { padded } else { values.len() };
                     values.iter().map(|v| v.1).sum::<f32>() / count.max(1) as f32
                 });
-                AveragePool::new(params.clone(), count).run(&data, &mut out);
+                AveragePool::new(params.clone(), count).run(&data, &mut out, &mut scratch);
                 assert_close(&out, &average, 1e-5, &format!("average {count:?} {what}"));
             }
 

@@ -207,13 +207,8 @@ fn pack(ctx: &CpuLowering<'_>, w: &TensorDesc, plan: &ConvPlan) -> Result<Option
     let Some(constant) = &w.constant else {
         return Ok(None);
     };
+    let layout = format!("conv {} {}", plan.layout(), plan.params().groups);
     let make = || Ok(plan.pack(&constant.to_f32s()?));
-    let groups = plan.params().groups;
-    let shared = ctx.prepared.get(w.constant_id, &format!("conv {groups}"), make)?;
-    if plan.accepts(&shared) {
-        return Ok(Some(shared));
-    }
-    let layout = format!("conv {:?}", plan.params());
     ctx.prepared.get(w.constant_id, &layout, make).map(Some)
 }
 

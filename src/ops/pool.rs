@@ -10,8 +10,11 @@ use super::{
 use crate::{
     cpu::{
         conv::spatial,
-        kernel::CpuKernel,
-        pool::{AverageCount, AveragePool, PoolElement, PoolParams, StorageOrder, lp_pool, max_pool, max_pool_indices},
+        kernel::{CpuKernel, scratch_as_f32},
+        pool::{
+            AverageCount, AveragePool, PoolElement, PoolParams, StorageOrder, lp_pool, max_pool, max_pool_f32,
+            max_pool_indices, pool_scratch_len,
+        },
         reduce::{ReduceElement, ReduceKind, ReducePlan},
     },
     error::{Error, ErrorCode, Result},
@@ -155,11 +158,23 @@ impl Pool {
 
     fn cpu_f32(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
         match self.kind {
+            Kind::Max(_) if ctx.optional_output(1).is_none() => {
+                let params = self.params(ctx.input(0)?)?;
+                let scratch = pool_scratch_len(&params) * 4;
+                Ok(CpuKernel::compute_with_scratch("max_pool_f32", scratch, move |io| {
+                    let scratch = scratch_as_f32(io.scratch);
+                    max_pool_f32(&params, io.inputs.get(0)?, io.outputs.take(0)?, scratch);
+                    Ok(())
+                }))
+            }
             Kind::Max(order) => self.cpu_max::<f32>(ctx, order),
             Kind::Average(count) => {
-                let plan = AveragePool::new(self.params(ctx.input(0)?)?, count);
-                Ok(CpuKernel::compute("average_pool_f32", move |io| {
-                    plan.run(io.inputs.get(0)?, io.outputs.take(0)?);
+                let params = self.params(ctx.input(0)?)?;
+                let scratch = pool_scratch_len(&params) * 4;
+                let plan = AveragePool::new(params, count);
+                Ok(CpuKernel::compute_with_scratch("average_pool_f32", scratch, move |io| {
+                    let scratch = scratch_as_f32(io.scratch);
+                    plan.run(io.inputs.get(0)?, io.outputs.take(0)?, scratch);
                     Ok(())
                 }))
             }

@@ -141,33 +141,45 @@ impl Columns {
             "the image holds {} values, {furthest} is read",
             image.len()
         );
-        let places = out.chunks_mut(NR).zip(rows);
         // SAFETY: no row reads beyond `furthest`, which lies in the image.
         unsafe {
             let image = image.as_ptr();
             match *self {
                 Self::Run(first) => {
-                    for (place, row) in places {
+                    for (place, row) in out.chunks_mut(NR).zip(rows) {
                         F32x4::load_ptr(image.add(row + first)).store(place);
                     }
                 }
                 Self::TwoRuns(first, last, mask) => {
-                    for (place, row) in places {
+                    for (place, row) in out.chunks_mut(NR).zip(rows) {
                         let (first, last) = (image.add(row + first), image.add(row + last));
                         mask.select(F32x4::load_ptr(first), F32x4::load_ptr(last)).store(place);
                     }
                 }
                 Self::EverySecond(first) => {
-                    for (place, row) in places {
+                    for (place, row) in out.chunks_mut(NR).zip(rows) {
                         // The second vector begins one early, so that it ends with the last value that is wanted.
                         let (a, b) = (image.add(row + first), image.add(row + first + LANES - 1));
                         F32x4::even_odd(F32x4::load_ptr(a), F32x4::load_ptr(b)).store(place);
                     }
                 }
                 Self::Anywhere(offsets) => {
-                    for (place, row) in places {
-                        for (value, offset) in place.iter_mut().zip(offsets) {
-                            *value = *image.add(row + offset);
+                    let mut row = 0;
+                    while row < rows.len() {
+                        let out = &mut out[row * NR..];
+                        let at = |lane: usize| image.add(rows[row] + offsets[lane]);
+                        // Rows that follow each other in the image, as those along a kernel do, are transposed.
+                        if (1..LANES).all(|next| rows.get(row + next) == Some(&(rows[row] + next))) {
+                            let columns = std::array::from_fn(|lane| F32x4::load_ptr(at(lane)));
+                            for (i, values) in F32x4::transpose(columns).into_iter().enumerate() {
+                                values.store(&mut out[i * NR..]);
+                            }
+                            row += LANES;
+                        } else {
+                            for lane in 0..LANES {
+                                out[lane] = *at(lane);
+                            }
+                            row += 1;
                         }
                     }
                 }

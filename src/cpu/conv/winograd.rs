@@ -1,7 +1,7 @@
 //! 3×3 convolution of stride 1 by Winograd's minimal filtering F(4×4, 3×3): a patch of 6×6 inputs and a filter, each
 //! transformed to 36 points, give 4×4 outputs for 36 multiplications instead of 144. Filters are transformed at plan
-//! time; tiles go through in blocks that stay in cache: input transform, 36 products over the channels on the 4×8 tile
-//! of the matrix product (tiles are its rows, output channels its columns), output transform with the epilogue.
+//! time; tiles go through in blocks that stay in cache: input transform, 36 products over the channels on the tile of
+//! the matrix product (tiles are its rows, output channels its columns), output transform with the epilogue.
 //!
 //! The points are 0, ±√½, ±√2 and ∞, whose matrices hold no number above 2.83. With values of -1..1, a sum over 512
 //! channels differs from the exact one by at most 2e-6 of the sum of the products' magnitudes (the direct sum: 2e-7);
@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use super::{ConvParams, positioned};
 use crate::cpu::epilogue::{Bias, Epilogue};
-use crate::cpu::gemm::{MR, NR, multiply_panels};
+use crate::cpu::gemm::{MR, NR, ROW_VECTORS, multiply_panels};
 use crate::cpu::simd::{F32x4, LANES};
 
 /// Outputs of a tile along each axis.
@@ -61,6 +61,27 @@ impl Block {
     }
 }
 
+/// The work of one run, in pieces that write different outputs.
+#[derive(Clone, Copy, Debug)]
+struct Jobs {
+    /// Images × groups.
+    planes: usize,
+    /// Tiles down in a block.
+    down: usize,
+    /// Blocks down.
+    rows: usize,
+    /// Blocks across.
+    across: usize,
+    /// Jobs that share a block and have some of the output channels each.
+    shares: usize,
+}
+
+impl Jobs {
+    fn count(&self) -> usize {
+        self.planes * self.rows * self.across * self.shares
+    }
+}
+
 /// The parts of the scratch memory of one block.
 struct Parts<'a> {
     /// A row of zeros, in place of the rows outside the image.
@@ -69,7 +90,7 @@ struct Parts<'a> {
     lines: &'a mut [f32],
     /// The transformed patches of four channels, point after point.
     stage: &'a mut [f32],
-    /// The transformed patches as panels of four tiles: `[points, panels, channels, 4]`.
+    /// The transformed patches as panels of tiles: `[points, panels, channels, MR]`.
     patches: &'a mut [f32],
     /// The products, `[tiles, points, CHANNELS]`.
     products: &'a mut [f32],
@@ -83,7 +104,7 @@ impl Winograd {
     }
 
     /// The plan, if this way can compute the convolution, with at most so many transformed values in a block (and at
-    /// least four tiles).
+    /// least as many tiles as a panel has).
     fn with_block(params: &ConvParams, block_len: usize) -> Option<Self> {
         let flat = params.input[0] == 1 && params.pads_begin[0] == 0 && params.pads_end[0] == 0;
         if params.kernel != [1, 3, 3] || params.strides != [1; 3] || params.dilations != [1; 3] || !flat {
@@ -110,11 +131,12 @@ impl Winograd {
     fn pays(&self) -> bool {
         let [c, m] = [self.in_channels, self.out_channels].map(|channels| channels as f64);
         let positions = (self.output[0] * self.output[1]) as f64;
-        let tiles = (self.tiles[0] * self.tiles[1]).next_multiple_of(MR) as f64;
+        let tiles = (self.tiles[0] * self.tiles[1]).max(4) as f64;
         let filters = 4.0 * c * m;
         let direct = 9.0 * (positions * c * m / 4.0 + filters + positions * c / 2.0);
         let transformed = 36.0 * (tiles * c * m / 4.0 + filters) + tiles * (80.0 * c + 60.0 * m);
-        c >= 4.0 && m >= 4.0 && transformed < 0.9 * direct
+        // Filters of more memory than this are no layer of a real network.
+        c >= 4.0 && m >= 4.0 && c * m < 4e6 && transformed < 0.9 * direct
     }
 
     /// Transforms filters `[out_channels, in_channels / groups, 3, 3]` into panels of eight output channels, which a
@@ -182,9 +204,54 @@ impl Winograd {
         scratch: &mut [f32],
         epilogue: &Epilogue,
     ) {
-        assert!(filters.len() >= self.packed_len(params.groups), "the filters are too short");
-        let positions = self.output[0] * self.output[1];
-        let volume_in = self.input[0] * self.input[1];
+        let filters = &filters[..self.packed_len(params.groups)];
+        let jobs = self.jobs(params, 1);
+        for index in 0..jobs.count() {
+            // SAFETY: `output` holds the planes of all images and is ours alone.
+            unsafe { self.job(&jobs, index, params, input, filters, output.as_mut_ptr(), scratch, epilogue) };
+        }
+    }
+
+    /// How the work is cut for so many threads.
+    fn jobs(&self, params: &ConvParams, threads: usize) -> Jobs {
+        let planes = params.batch * params.groups;
+        // As many blocks for each thread as it takes, of equal height.
+        let rounds = self.tiles[0].div_ceil(self.block[0] * threads);
+        let down = self.tiles[0].div_ceil(rounds * threads).min(self.block[0]);
+        let across = self.tiles[1].div_ceil(self.block[1]);
+        let blocks = planes * self.tiles[0].div_ceil(down) * across;
+        // Where there are too few, each thread transforms the whole input for its share of the output channels.
+        let shares = if blocks < threads { self.out_channels.div_ceil(CHANNELS).min(threads) } else { 1 };
+        Jobs { planes, down, across, shares, rows: self.tiles[0].div_ceil(down) }
+    }
+
+    /// One job, with the scratch memory of one thread.
+    ///
+    /// # Safety
+    /// `output` is writable for all images; jobs that run at the same time have different indices.
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn job(
+        &self,
+        jobs: &Jobs,
+        index: usize,
+        params: &ConvParams,
+        input: &[f32],
+        filters: &[f32],
+        output: *mut f32,
+        scratch: &mut [f32],
+        epilogue: &Epilogue,
+    ) {
+        let (share, index) = (index % jobs.shares, index / jobs.shares);
+        let (left, index) = (index % jobs.across * self.block[1], index / jobs.across);
+        let (top, plane) = (index % jobs.rows * jobs.down, index / jobs.rows);
+        let block = Block {
+            rows: top..self.tiles[0].min(top + jobs.down),
+            cols: left..self.tiles[1].min(left + self.block[1]),
+        };
+        let bundles = self.out_channels.div_ceil(CHANNELS);
+        let first_channel = |share: usize| (share * bundles / jobs.shares * CHANNELS).min(self.out_channels);
+        let channels = first_channel(share)..first_channel(share + 1);
+
         let [zeros, lines, stage, patches, products] = split(scratch, self.part_lens());
         zeros.fill(0.0);
         let mut parts = Parts {
@@ -194,28 +261,16 @@ impl Winograd {
             patches,
             products,
         };
-        for plane in 0..params.batch * params.groups {
-            let group = plane % params.groups;
-            let row = plane * self.out_channels;
-            let epilogue = positioned(epilogue, row, group * self.out_channels, positions);
-            epilogue.check(self.out_channels, positions);
-            let input = &input[plane * self.in_channels * volume_in..][..self.in_channels * volume_in];
-            let filters = &filters[group * self.filter_len()..][..self.filter_len()];
-            let output = &mut output[row * positions..][..self.out_channels * positions];
-            for top in (0..self.tiles[0]).step_by(self.block[0]) {
-                for left in (0..self.tiles[1]).step_by(self.block[1]) {
-                    let block = Block {
-                        rows: top..self.tiles[0].min(top + self.block[0]),
-                        cols: left..self.tiles[1].min(left + self.block[1]),
-                    };
-                    self.transform_input(&block, input, &mut parts);
-                    // SAFETY: `output` holds the planes of all output channels, and is ours alone.
-                    unsafe {
-                        self.multiply(&block, 0..self.out_channels, filters, output.as_mut_ptr(), &mut parts, &epilogue)
-                    };
-                }
-            }
-        }
+        let positions = self.output[0] * self.output[1];
+        let input_len = self.in_channels * self.input[0] * self.input[1];
+        let group = plane % params.groups;
+        let row = plane * self.out_channels;
+        let epilogue = positioned(epilogue, row, group * self.out_channels, positions);
+        epilogue.check(self.out_channels, positions);
+        self.transform_input(&block, &input[plane * input_len..][..input_len], &mut parts);
+        let filters = &filters[group * self.filter_len()..][..self.filter_len()];
+        // SAFETY: the caller's promise; no other job has these outputs of these channels.
+        unsafe { self.multiply(&block, channels, filters, output.add(row * positions), &mut parts, &epilogue) };
     }
 
     /// Fills `parts.patches` from the planes of `input`.
@@ -256,7 +311,9 @@ impl Winograd {
                     let from = &parts.stage[point * stage_len + panel * MR..];
                     let to = &mut parts.patches[((point * panels + panel) * channels + first_channel) * MR..][..count * MR];
                     for (to, channel) in to.chunks_exact_mut(MR).zip(0..) {
-                        F32x4::load(&from[channel * staged..]).store(to);
+                        for &row in ROW_VECTORS {
+                            F32x4::load(&from[channel * staged + row..]).store(&mut to[row..]);
+                        }
                     }
                 }
             }
@@ -396,9 +453,9 @@ fn line_len(tiles_across: usize) -> usize {
     tiles_across.next_multiple_of(LANES) * TILE + LANES
 }
 
-/// The length of a point's run in the stage: the last group of four tiles writes up to three places beyond.
+/// The length of a point's run in the stage: whole panels, and what the last group of four tiles writes beyond.
 fn stage_len(tiles: usize) -> usize {
-    tiles + LANES
+    tiles.next_multiple_of(MR) + LANES
 }
 
 fn split<const N: usize>(mut scratch: &mut [f32], lens: [usize; N]) -> [&mut [f32]; N] {
@@ -564,5 +621,109 @@ unsafe fn store_edge(rows: &[[F32x4; TILE]; TILE], at: &Edge, out: *mut f32, epi
             // SAFETY: so many columns of this row exist.
             unsafe { std::slice::from_raw_parts_mut(out.add(place), at.columns) }.copy_from_slice(&values[..at.columns]);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{tests::reference, volume};
+    use super::*;
+    use crate::cpu::epilogue::{Clamp, RowProgram};
+    use crate::cpu::testing::{Rng, assert_close};
+
+    struct AddPosition;
+    impl RowProgram for AddPosition {
+        fn apply(&self, row: usize, col: usize, values: &mut [f32]) {
+            for (index, value) in values.iter_mut().enumerate() {
+                *value += (row * 3 + col + index) as f32 * 0.01;
+            }
+        }
+    }
+
+    fn image(batch: usize, groups: usize, channels: [usize; 2], size: [usize; 2], pads: [usize; 4]) -> ConvParams {
+        ConvParams {
+            batch,
+            in_channels: channels[0] * groups,
+            out_channels: channels[1] * groups,
+            groups,
+            input: [1, size[0], size[1]],
+            kernel: [1, 3, 3],
+            strides: [1; 3],
+            dilations: [1; 3],
+            pads_begin: [0, pads[0], pads[1]],
+            pads_end: [0, pads[2], pads[3]],
+        }
+    }
+
+    fn run(
+        plan: &Winograd,
+        params: &ConvParams,
+        input: &[f32],
+        weights: &[f32],
+        epilogue: &Epilogue,
+    ) -> Vec<f32> {
+        let filters = plan.pack(weights, params.groups);
+        assert_eq!(filters.len(), plan.packed_len(params.groups));
+        let mut scratch = vec![f32::NAN; plan.scratch_len()];
+        let mut output = vec![f32::NAN; params.output_len()];
+        plan.run(params, input, &filters, &mut output, &mut scratch, epilogue);
+        output
+    }
+
+    #[test]
+    fn random_convolutions_match_the_definition_with_any_size_of_block() {
+        let mut rng = Rng::new(31);
+        for round in 0..150 {
+            let channels = if round % 10 == 0 { [rng.size(1, 6), rng.size(60, 140)] } else { [rng.size(1, 13), rng.size(1, 13)] };
+            let size = [rng.size(1, 27), rng.size(1, 27)];
+            let pads = std::array::from_fn(|_| rng.size(0, 2));
+            let params = image(rng.size(1, 2), rng.size(1, 2), channels, size, pads);
+            if volume(params.output()) == 0 {
+                continue;
+            }
+            let (input, weights) = (rng.vec(params.input_len()), rng.vec(params.weights_len()));
+            let (bias, residual) = (rng.vec(params.out_channels), rng.vec(params.output_len()));
+            let epilogue = Epilogue {
+                alpha: if rng.size(0, 5) == 0 { 0.5 } else { 1.0 },
+                bias: if rng.bool() { Bias::PerRow(&bias) } else { Bias::None },
+                residual: rng.bool().then_some(&residual[..]),
+                clamp: rng.bool().then_some(Clamp::RELU6),
+                program: if rng.bool() { Some(&AddPosition) } else { None },
+                ..Epilogue::none()
+            };
+            let mut expected = reference(&params, &input, &weights);
+            let positions = volume(params.output());
+            for (row, values) in expected.chunks_exact_mut(positions).enumerate() {
+                positioned(&epilogue, row, row % params.out_channels, positions).apply(0, 0, positions, values);
+            }
+            for block_len in [1, 40 * POINTS * channels[0], BLOCK_LEN] {
+                let plan = Winograd::with_block(&params, block_len).unwrap();
+                let actual = run(&plan, &params, &input, &weights, &epilogue);
+                assert_close(&actual, &expected, 2e-5, &format!("{params:?} in blocks of {:?}", plan.block));
+            }
+        }
+    }
+
+    #[test]
+    fn the_error_of_deep_sums_is_as_stated() {
+        let mut rng = Rng::new(32);
+        let params = image(1, 1, [512, 8], [14, 14], [1; 4]);
+        let (input, weights) = (rng.vec(params.input_len()), rng.vec(params.weights_len()));
+        let magnitude = |values: &[f32]| values.iter().map(|value| value.abs()).collect::<Vec<f32>>();
+        let plan = Winograd::new(&params).unwrap();
+        let actual = run(&plan, &params, &input, &weights, &Epilogue::none());
+        let expected = reference(&params, &input, &weights);
+        let magnitudes = reference(&params, &magnitude(&input), &magnitude(&weights));
+        let error = actual.iter().zip(&expected).zip(&magnitudes).map(|((a, e), m)| (a - e).abs() / m);
+        let worst = error.fold(0.0, f32::max);
+        println!("worst error {worst:e} of the products' magnitudes");
+        assert!(worst < 1e-6, "{worst:e}");
+    }
+
+    #[test]
+    fn shapes_are_chosen_by_what_pays() {
+        let chosen = |channels, size| Winograd::new(&image(1, 1, channels, [size; 2], [1; 4])).is_some();
+        assert!(chosen([64, 64], 56) && chosen([256, 256], 14));
+        assert!(!chosen([3, 64], 56) && !chosen([256, 2], 56) && !chosen([64, 64], 1));
     }
 }
