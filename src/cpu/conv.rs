@@ -490,7 +490,9 @@ mod tests {
             in_channels: huge,
             ..image((3, 4), 1, 8, 1, 1, 0)
         };
-        assert!(ConvPlan::new(pads, Weights::Constant).is_none() && ConvPlan::new(channels, Weights::Constant).is_none());
+        assert!(
+            ConvPlan::new(pads, Weights::Constant).is_none() && ConvPlan::new(channels, Weights::Constant).is_none()
+        );
     }
 
     #[test]

@@ -168,116 +168,99 @@ fn fold_line<T: Copy, U>(out: &mut [U], input: &[T], stride: usize, step: impl F
     }
 }
 
-/// Column results of longer lines than this are not kept: strides and pads can be out of all proportion to the image.
-const LONGEST_LINE: usize = 1 << 16;
-
-/// How much scratch memory [`max_pool_f32`] and [`AveragePool::run`] need, in f32.
+/// How much scratch memory [`max_pool`] and [`AveragePool::run`] need, in f32: a line of the padded input.
 pub fn pool_scratch_len(params: &PoolParams) -> usize {
     let reach = (params.kernel[2].max(1) - 1).saturating_mul(params.dilations[2]);
-    let columns = params.output[2].next_multiple_of(LANES).saturating_mul(params.strides[2]);
-    let len = columns.saturating_add(reach).saturating_add(LANES);
-    if len > LONGEST_LINE { 0 } else { len }
+    let columns = (params.output[2].max(1) - 1).saturating_mul(params.strides[2]);
+    // The last step of four outputs reads beyond its last window.
+    columns.saturating_add(reach).saturating_add(1 + 4 * LANES)
 }
 
 /// What is computed of a window.
-trait Fold {
-    const START: f32;
-    fn fold(so_far: F32x4, value: F32x4) -> F32x4;
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fold {
+    Largest,
+    Sum,
 }
 
-struct Largest;
-impl Fold for Largest {
-    const START: f32 = f32::NEG_INFINITY;
-    #[inline(always)]
-    fn fold(so_far: F32x4, value: F32x4) -> F32x4 {
-        so_far.at_least(value)
+impl Fold {
+    fn start(self) -> f32 {
+        match self {
+            Fold::Largest => f32::NEG_INFINITY,
+            Fold::Sum => 0.0,
+        }
     }
-}
 
-struct Sum;
-impl Fold for Sum {
-    const START: f32 = 0.0;
     #[inline(always)]
-    fn fold(so_far: F32x4, value: F32x4) -> F32x4 {
-        so_far + value
+    fn step(self, so_far: F32x4, value: F32x4) -> F32x4 {
+        match self {
+            Fold::Largest => so_far.at_least(value),
+            Fold::Sum => so_far + value,
+        }
     }
-}
 
-/// Folds all windows of all planes. `line` has [`pool_scratch_len`] places.
-fn fold_windows<F: Fold>(params: &PoolParams, input: &[f32], out: &mut [f32], line: &mut [f32]) {
-    let [_, in_h, in_w] = params.input;
-    let [_, out_h, out_w] = params.output;
-    let pad = params.pads_begin[2].min(line.len());
-    let width = in_w.min(line.len() - pad);
-    params.for_planes(input, out, |_, input, out| {
-        for (index, out) in out.chunks_exact_mut(out_w).enumerate() {
-            line.fill(F::START);
-            for kz in params.taps(0, index / out_h) {
-                for ky in params.taps(1, index % out_h) {
-                    let (z, y) = (params.input_place(0, index / out_h, kz), params.input_place(1, index % out_h, ky));
-                    let from = &input[(z * in_h + y) * in_w..][..width];
-                    let to = &mut line[pad..pad + width];
-                    let (from, from_rest) = from.as_chunks::<LANES>();
-                    let (to, to_rest) = to.as_chunks_mut::<LANES>();
-                    for (to, from) in to.iter_mut().zip(from) {
-                        F::fold(F32x4::load(to), F32x4::load(from)).store(to);
-                    }
-                    for (to, &from) in to_rest.iter_mut().zip(from_rest) {
-                        *to = F::fold(F32x4::splat(*to), F32x4::splat(from)).to_array()[0];
+    /// Folds all windows of all planes. `line` has [`pool_scratch_len`] places.
+    #[inline(never)]
+    fn windows(self, params: &PoolParams, input: &[f32], out: &mut [f32], line: &mut [f32]) {
+        let [_, in_h, in_w] = params.input;
+        let [_, out_h, out_w] = params.output;
+        let line = &mut line[..pool_scratch_len(params)];
+        let pad = params.pads_begin[2].min(line.len());
+        let width = in_w.min(line.len() - pad);
+        params.for_planes(input, out, |_, input, out| {
+            for (index, out) in out.chunks_exact_mut(out_w).enumerate() {
+                line.fill(self.start());
+                for kz in params.taps(0, index / out_h) {
+                    for ky in params.taps(1, index % out_h) {
+                        let z = params.input_place(0, index / out_h, kz);
+                        let y = params.input_place(1, index % out_h, ky);
+                        let from = input[(z * in_h + y) * in_w..][..width].chunks(LANES);
+                        for (to, from) in line[pad..pad + width].chunks_mut(LANES).zip(from) {
+                            match (to.as_chunks_mut::<LANES>().0, from.as_chunks::<LANES>().0) {
+                                ([to], [from]) => self.step(F32x4::load(to), F32x4::load(from)).store(to),
+                                _ => self
+                                    .step(F32x4::load_partial(to, 0.0), F32x4::load_partial(from, 0.0))
+                                    .store_partial(to),
+                            }
+                        }
                     }
                 }
+                self.across(params, line, out);
             }
-            fold_across::<F>(params, line, out);
-        }
-    });
-}
-
-/// Folds the windows along a line of column results.
-fn fold_across<F: Fold>(params: &PoolParams, line: &[f32], out: &mut [f32]) {
-    let stride = params.strides[2];
-    for (step, out) in out.chunks_mut(LANES).enumerate() {
-        let mut sums = F32x4::splat(F::START);
-        for tap in 0..params.kernel[2] {
-            let from = &line[step * LANES * stride + tap * params.dilations[2]..];
-            let values = match stride {
-                1 => F32x4::load(from),
-                2 => F32x4::even_odd(F32x4::load(from), F32x4::load(&from[LANES - 1..])),
-                _ => F32x4::from_array(std::array::from_fn(|lane| from[lane * stride])),
-            };
-            sums = F::fold(sums, values);
-        }
-        match out.as_chunks_mut::<LANES>().0 {
-            [out] => sums.store(out),
-            _ => sums.store_partial(out),
-        }
-    }
-}
-
-/// As [`max_pool`], with [`pool_scratch_len`] places of scratch memory.
-///
-/// # Panics
-/// When a slice is too short.
-pub fn max_pool_f32(params: &PoolParams, input: &[f32], out: &mut [f32], scratch: &mut [f32]) {
-    match pool_scratch_len(params) {
-        0 => max_pool(params, input, out),
-        len => fold_windows::<Largest>(params, input, out, &mut scratch[..len]),
-    }
-}
-
-/// The largest value of each window. A NaN in a float window may or may not be seen, as in ONNX Runtime.
-///
-/// # Panics
-/// When a slice is too short.
-pub fn max_pool<T: PoolElement>(params: &PoolParams, input: &[T], out: &mut [T]) {
-    params.for_planes(input, out, |_, input, out| {
-        out.fill(T::LOWEST);
-        params.for_lines(|line, outputs, first| {
-            let out = &mut out[line + outputs.start..line + outputs.end];
-            fold_line(out, &input[first..], params.strides[2], |max, value| {
-                *max = if value > *max { value } else { *max };
-            });
         });
-    });
+    }
+
+    /// Folds the windows along a line of column results.
+    fn across(self, params: &PoolParams, line: &[f32], out: &mut [f32]) {
+        let stride = params.strides[2];
+        for (step, out) in out.chunks_mut(LANES).enumerate() {
+            let mut result = F32x4::splat(self.start());
+            for tap in 0..params.kernel[2] {
+                let from = &line[step * LANES * stride + tap * params.dilations[2]..];
+                let values = match stride {
+                    1 => F32x4::load(from),
+                    2 => F32x4::even_odd(F32x4::load(from), F32x4::load(&from[LANES - 1..])),
+                    _ => F32x4::from_array(std::array::from_fn(|lane| {
+                        from.get(lane * stride).copied().unwrap_or(0.0)
+                    })),
+                };
+                result = self.step(result, values);
+            }
+            match out.as_chunks_mut::<LANES>().0 {
+                [out] => result.store(out),
+                _ => result.store_partial(out),
+            }
+        }
+    }
+}
+
+/// The largest value of each window. A NaN in a window may or may not be seen, as in ONNX Runtime. `scratch` has
+/// [`pool_scratch_len`] places.
+///
+/// # Panics
+/// When a slice is too short.
+pub fn max_pool(params: &PoolParams, input: &[f32], out: &mut [f32], scratch: &mut [f32]) {
+    Fold::Largest.windows(params, input, out, scratch);
 }
 
 /// In which order [`max_pool_indices`] numbers the places of a plane.
@@ -353,16 +336,7 @@ impl AveragePool {
     pub fn run(&self, input: &[f32], out: &mut [f32], scratch: &mut [f32]) {
         let params = &self.params;
         let [_, out_h, out_w] = params.output;
-        match pool_scratch_len(params) {
-            0 => params.for_planes(input, out, |_, input, out| {
-                out.fill(0.0);
-                params.for_lines(|line, outputs, first| {
-                    let out = &mut out[line + outputs.start..line + outputs.end];
-                    fold_line(out, &input[first..], params.strides[2], |sum, value| *sum += value);
-                });
-            }),
-            len => fold_windows::<Sum>(params, input, out, &mut scratch[..len]),
-        }
+        Fold::Sum.windows(params, input, out, scratch);
         params.for_planes(input, out, |_, _, out| {
             for (line, out) in out.chunks_exact_mut(out_w).enumerate() {
                 let factor = self.factors[0][line / out_h] * self.factors[1][line % out_h];
@@ -464,11 +438,9 @@ mod tests {
             let mut out = vec![f32::NAN; windows.len()];
 
             let max = expected(&|values, _| values.iter().fold(f32::NEG_INFINITY, |max, v| max.max(v.1)));
-            max_pool(&params, &data, &mut out);
-            assert_eq!(out, max, "max {what}");
             let mut scratch = vec![f32::NAN; pool_scratch_len(&params)];
-            max_pool_f32(&params, &data, &mut out, &mut scratch);
-            assert_eq!(out, max, "max of lines {what}");
+            max_pool(&params, &data, &mut out, &mut scratch);
+            assert_eq!(out, max, "max {what}");
 
             let mut indices = vec![7; windows.len()];
             max_pool_indices(&params, &data, &mut out, &mut indices, StorageOrder::RowMajor);

@@ -143,7 +143,10 @@ impl Depthwise {
                 if stride == 2 {
                     // Two vectors, the second three further on, hold four values of one phase.
                     while done + LANES <= target.len() && 2 * done + STEP - 1 <= line.len() {
-                        let (a, b) = (F32x4::load(&line[2 * done..]), F32x4::load(&line[2 * done + LANES - 1..]));
+                        let (a, b) = (
+                            F32x4::load(&line[2 * done..]),
+                            F32x4::load(&line[2 * done + LANES - 1..]),
+                        );
                         F32x4::even_odd(a, b).store(&mut target[done..]);
                         done += LANES;
                     }

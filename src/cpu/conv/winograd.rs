@@ -208,7 +208,18 @@ impl Winograd {
         let jobs = self.jobs(params, 1);
         for index in 0..jobs.count() {
             // SAFETY: `output` holds the planes of all images and is ours alone.
-            unsafe { self.job(&jobs, index, params, input, filters, output.as_mut_ptr(), scratch, epilogue) };
+            unsafe {
+                self.job(
+                    &jobs,
+                    index,
+                    params,
+                    input,
+                    filters,
+                    output.as_mut_ptr(),
+                    scratch,
+                    epilogue,
+                )
+            };
         }
     }
 
@@ -221,8 +232,18 @@ impl Winograd {
         let across = self.tiles[1].div_ceil(self.block[1]);
         let blocks = planes * self.tiles[0].div_ceil(down) * across;
         // Where there are too few, each thread transforms the whole input for its share of the output channels.
-        let shares = if blocks < threads { self.out_channels.div_ceil(CHANNELS).min(threads) } else { 1 };
-        Jobs { planes, down, across, shares, rows: self.tiles[0].div_ceil(down) }
+        let shares = if blocks < threads {
+            self.out_channels.div_ceil(CHANNELS).min(threads)
+        } else {
+            1
+        };
+        Jobs {
+            planes,
+            down,
+            across,
+            shares,
+            rows: self.tiles[0].div_ceil(down),
+        }
     }
 
     /// One job, with the scratch memory of one thread.
@@ -270,7 +291,16 @@ impl Winograd {
         self.transform_input(&block, &input[plane * input_len..][..input_len], &mut parts);
         let filters = &filters[group * self.filter_len()..][..self.filter_len()];
         // SAFETY: the caller's promise; no other job has these outputs of these channels.
-        unsafe { self.multiply(&block, channels, filters, output.add(row * positions), &mut parts, &epilogue) };
+        unsafe {
+            self.multiply(
+                &block,
+                channels,
+                filters,
+                output.add(row * positions),
+                &mut parts,
+                &epilogue,
+            )
+        };
     }
 
     /// Fills `parts.patches` from the planes of `input`.
@@ -289,12 +319,21 @@ impl Winograd {
         parts.stage.fill(0.0);
         for first_channel in (0..channels).step_by(LANES) {
             let count = LANES.min(channels - first_channel);
-            for (stage, channel) in parts.stage.chunks_exact_mut(POINTS * stage_len).zip(first_channel..).take(count) {
+            for (stage, channel) in parts
+                .stage
+                .chunks_exact_mut(POINTS * stage_len)
+                .zip(first_channel..)
+                .take(count)
+            {
                 let plane = &input[channel * in_h * in_w..][..in_h * in_w];
                 for (index, row) in block.rows.clone().enumerate() {
                     let rows = std::array::from_fn(|i| {
                         let y = (row * TILE + i).wrapping_sub(self.pads[0]);
-                        let line = if y < in_h { &plane[y * in_w..][..in_w] } else { parts.zeros };
+                        let line = if y < in_h {
+                            &plane[y * in_w..][..in_w]
+                        } else {
+                            parts.zeros
+                        };
                         &line[from..from + (end - first)]
                     });
                     transform_down(rows, &mut parts.lines[place..], line_len);
@@ -309,7 +348,8 @@ impl Winograd {
             for point in 0..POINTS {
                 for panel in 0..panels {
                     let from = &parts.stage[point * stage_len + panel * MR..];
-                    let to = &mut parts.patches[((point * panels + panel) * channels + first_channel) * MR..][..count * MR];
+                    let to =
+                        &mut parts.patches[((point * panels + panel) * channels + first_channel) * MR..][..count * MR];
                     for (to, channel) in to.chunks_exact_mut(MR).zip(0..) {
                         for &row in ROW_VECTORS {
                             F32x4::load(&from[channel * staged + row..]).store(&mut to[row..]);
@@ -344,7 +384,15 @@ impl Winograd {
             for point in 0..POINTS {
                 let a = &parts.patches[point * panels * MR * depth..][..panels * MR * depth];
                 let b = &filters[(first * POINTS + point * width) * depth..][..width * depth];
-                multiply_panels(a, b, depth, tiles, width, &mut products[point * width..], POINTS * width);
+                multiply_panels(
+                    a,
+                    b,
+                    depth,
+                    tiles,
+                    width,
+                    &mut products[point * width..],
+                    POINTS * width,
+                );
             }
             // SAFETY: the caller's promise.
             unsafe { self.transform_output(block, first..first + count, width, products, out, epilogue) };
@@ -383,7 +431,10 @@ impl Winograd {
                     assert!(from.len() >= (POINTS - 1) * width + LANES);
                     // SAFETY: as was just asserted.
                     let mut rows = unsafe { inverse(from.as_ptr(), width, bias) };
-                    let (y, x) = ((block.rows.start + tile / across) * TILE, (block.cols.start + tile % across) * TILE);
+                    let (y, x) = (
+                        (block.rows.start + tile / across) * TILE,
+                        (block.cols.start + tile % across) * TILE,
+                    );
                     let place = channel * positions + y * out_w + x;
                     if count == LANES && x + TILE <= out_w {
                         for (row, columns) in rows.iter_mut().enumerate().take(out_h - y) {
@@ -525,7 +576,10 @@ fn transform_down(rows: [&[f32]; PATCH], lines: &mut [f32], line_len: usize) {
     let len = rows[0].len();
     assert!(rows.iter().all(|row| row.len() == len) && lines.len() >= (PATCH - 1) * line_len + len);
     if len < LANES {
-        for (i, line) in forward(rows.map(|row| F32x4::load_partial(row, 0.0))).into_iter().enumerate() {
+        for (i, line) in forward(rows.map(|row| F32x4::load_partial(row, 0.0)))
+            .into_iter()
+            .enumerate()
+        {
             line.store_partial(&mut lines[i * line_len..][..len]);
         }
         return;
@@ -619,7 +673,8 @@ unsafe fn store_edge(rows: &[[F32x4; TILE]; TILE], at: &Edge, out: *mut f32, epi
                 steps.apply_registers(0, 0, 0, &mut values[..at.columns]);
             }
             // SAFETY: so many columns of this row exist.
-            unsafe { std::slice::from_raw_parts_mut(out.add(place), at.columns) }.copy_from_slice(&values[..at.columns]);
+            unsafe { std::slice::from_raw_parts_mut(out.add(place), at.columns) }
+                .copy_from_slice(&values[..at.columns]);
         }
     }
 }
@@ -655,13 +710,7 @@ mod tests {
         }
     }
 
-    fn run(
-        plan: &Winograd,
-        params: &ConvParams,
-        input: &[f32],
-        weights: &[f32],
-        epilogue: &Epilogue,
-    ) -> Vec<f32> {
+    fn run(plan: &Winograd, params: &ConvParams, input: &[f32], weights: &[f32], epilogue: &Epilogue) -> Vec<f32> {
         let filters = plan.pack(weights, params.groups);
         assert_eq!(filters.len(), plan.packed_len(params.groups));
         let mut scratch = vec![f32::NAN; plan.scratch_len()];
@@ -674,7 +723,11 @@ mod tests {
     fn random_convolutions_match_the_definition_with_any_size_of_block() {
         let mut rng = Rng::new(31);
         for round in 0..150 {
-            let channels = if round % 10 == 0 { [rng.size(1, 6), rng.size(60, 140)] } else { [rng.size(1, 13), rng.size(1, 13)] };
+            let channels = if round % 10 == 0 {
+                [rng.size(1, 6), rng.size(60, 140)]
+            } else {
+                [rng.size(1, 13), rng.size(1, 13)]
+            };
             let size = [rng.size(1, 27), rng.size(1, 27)];
             let pads = std::array::from_fn(|_| rng.size(0, 2));
             let params = image(rng.size(1, 2), rng.size(1, 2), channels, size, pads);
@@ -699,7 +752,12 @@ mod tests {
             for block_len in [1, 40 * POINTS * channels[0], BLOCK_LEN] {
                 let plan = Winograd::with_block(&params, block_len).unwrap();
                 let actual = run(&plan, &params, &input, &weights, &epilogue);
-                assert_close(&actual, &expected, 2e-5, &format!("{params:?} in blocks of {:?}", plan.block));
+                assert_close(
+                    &actual,
+                    &expected,
+                    2e-5,
+                    &format!("{params:?} in blocks of {:?}", plan.block),
+                );
             }
         }
     }
@@ -714,7 +772,11 @@ mod tests {
         let actual = run(&plan, &params, &input, &weights, &Epilogue::none());
         let expected = reference(&params, &input, &weights);
         let magnitudes = reference(&params, &magnitude(&input), &magnitude(&weights));
-        let error = actual.iter().zip(&expected).zip(&magnitudes).map(|((a, e), m)| (a - e).abs() / m);
+        let error = actual
+            .iter()
+            .zip(&expected)
+            .zip(&magnitudes)
+            .map(|((a, e), m)| (a - e).abs() / m);
         let worst = error.fold(0.0, f32::max);
         println!("worst error {worst:e} of the products' magnitudes");
         assert!(worst < 1e-6, "{worst:e}");
