@@ -345,14 +345,20 @@ impl Winograd {
                 }
             }
             let staged = POINTS * stage_len;
+            assert!(parts.stage.len() >= LANES * staged && parts.patches.len() >= POINTS * panels * channels * MR);
             for point in 0..POINTS {
                 for panel in 0..panels {
-                    let from = &parts.stage[point * stage_len + panel * MR..];
-                    let to =
-                        &mut parts.patches[((point * panels + panel) * channels + first_channel) * MR..][..count * MR];
-                    for (to, channel) in to.chunks_exact_mut(MR).zip(0..) {
-                        for &row in ROW_VECTORS {
-                            F32x4::load(&from[channel * staged + row..]).store(&mut to[row..]);
+                    // SAFETY: a stage's point has room for whole panels, and the panels of all channels lie in the
+                    // patches, as was asserted.
+                    unsafe {
+                        let mut from = parts.stage.as_ptr().add(point * stage_len + panel * MR);
+                        let panel = point * panels + panel;
+                        let mut to = parts.patches.as_mut_ptr().add((panel * channels + first_channel) * MR);
+                        for _ in 0..count {
+                            for &row in ROW_VECTORS {
+                                F32x4::load_ptr(from.add(row)).store_ptr(to.add(row));
+                            }
+                            (from, to) = (from.wrapping_add(staged), to.wrapping_add(MR));
                         }
                     }
                 }
