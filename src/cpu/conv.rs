@@ -225,6 +225,16 @@ impl ConvPlan {
         })
     }
 
+    /// What the kernel is called in reports and profiles.
+    pub fn name(&self) -> &'static str {
+        match self.method {
+            Method::Depthwise(_) => "conv_depthwise_f32",
+            Method::Winograd(_) => "conv_winograd_f32",
+            Method::Pointwise => "conv_1x1_f32",
+            Method::Im2col(_) => "conv_im2col_f32",
+        }
+    }
+
     /// The layout that [`ConvPlan::pack`] gives weights: plans with equal layouts and groups share packed weights.
     pub fn layout(&self) -> &'static str {
         match self.method {

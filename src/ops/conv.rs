@@ -85,7 +85,7 @@ impl Conv {
         let is_packed = packed.is_some();
         let epilogue_len = epilogue.scratch_len().next_multiple_of(4);
         let scratch_bytes = (epilogue_len + plan.scratch_len()) * 4;
-        let kernel = CpuKernel::compute_with_scratch("conv_f32", scratch_bytes, move |io| {
+        let kernel = CpuKernel::compute_with_scratch(plan.name(), scratch_bytes, move |io| {
             let filter = match &packed {
                 Some(packed) => Filter::Packed(packed),
                 None => Filter::Raw(io.inputs.get(1)?),
