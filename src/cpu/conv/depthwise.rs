@@ -24,6 +24,8 @@ pub(super) struct Depthwise {
     rows: usize,
     /// Where each tap of the kernel reads, relative to the output column in the padded plane's first row.
     taps: Box<[usize]>,
+    /// Whether the taps of a row of the kernel are neighbours in the padded plane.
+    neighbours: bool,
 }
 
 impl Depthwise {
@@ -53,6 +55,7 @@ impl Depthwise {
             row_len,
             rows,
             taps,
+            neighbours: stride == 1 && dilation_w == 1,
         }
     }
 
@@ -84,6 +87,11 @@ impl Depthwise {
             ..*epilogue
         };
         let nothing_late = early && late.clamp.is_none() && late.residual.is_none() && late.program.is_none();
+        let lines_of = match params.kernel[2] {
+            3 if self.neighbours => Self::lines::<3>,
+            5 if self.neighbours => Self::lines::<5>,
+            _ => Self::lines::<0>,
+        };
         plane.fill(0.0);
         for channel in 0..params.batch * params.in_channels {
             self.fill_plane(params, &input[channel * volume(params.input)..], plane);
@@ -105,7 +113,14 @@ impl Depthwise {
                     let first = block * rows_together;
                     for (group, lines) in lines.chunks_mut(ROWS * out_w).enumerate() {
                         let start = (first + group * ROWS) * params.strides[1] * self.row_len;
-                        self.lines(&plane[start..], params.strides[1] * self.row_len, &filter, lines, out_w);
+                        lines_of(
+                            self,
+                            &plane[start..],
+                            params.strides[1] * self.row_len,
+                            &filter,
+                            lines,
+                            out_w,
+                        );
                     }
                     if !nothing_late {
                         late.apply(0, first * out_w, positions, lines);
@@ -151,7 +166,8 @@ impl Depthwise {
                         done += LANES;
                     }
                 }
-                for (value, &from) in target.iter_mut().zip(line.iter().step_by(stride)).skip(done) {
+                let line = line.get(stride * done..).unwrap_or(&[]);
+                for (value, &from) in target[done..].iter_mut().zip(line.iter().step_by(stride)) {
                     *value = from;
                 }
             }
@@ -159,8 +175,9 @@ impl Depthwise {
     }
 
     /// Up to [`ROWS`] lines of the output, `out_w` long; `plane` begins at the first one's first padded row, and the rows
-    /// of further lines are `step` apart.
-    fn lines(&self, plane: &[f32], step: usize, filter: &Filter, lines: &mut [f32], out_w: usize) {
+    /// of further lines are `step` apart. Where `K` is not 0, the kernel's rows are `K` neighbouring columns.
+    #[inline(never)]
+    fn lines<const K: usize>(&self, plane: &[f32], step: usize, filter: &Filter, lines: &mut [f32], out_w: usize) {
         let last_tap = self.taps.last().copied().unwrap_or(0);
         assert!(
             last_tap + (ROWS - 1) * step + out_w.next_multiple_of(STEP) <= plane.len(),
@@ -173,12 +190,12 @@ impl Depthwise {
             let place = if out_w >= STEP { x.min(out_w - STEP) } else { x };
             // SAFETY: the last tap is the largest, and with it the last step of the last row lies in the plane, as was
             // asserted.
-            let sums = unsafe {
-                let plane = plane.as_ptr().add(place);
-                tile(plane, step, &self.taps, filter)
-            };
-            for (line, sums) in lines.chunks_exact_mut(out_w).zip(sums).take(rows) {
-                let out = &mut line[place..];
+            let sums = unsafe { tile::<K>(plane.as_ptr().add(place), step, &self.taps, filter) };
+            for (row, sums) in sums.iter().enumerate() {
+                if row >= rows {
+                    break;
+                }
+                let out = &mut lines[row * out_w + place..(row + 1) * out_w];
                 if out.len() >= STEP {
                     sums[0].store(out);
                     sums[1].store(&mut out[LANES..]);
@@ -200,20 +217,25 @@ struct Filter<'a> {
     clamp: Option<Clamp>,
 }
 
-/// [`ROWS`] rows of two vectors.
+/// [`ROWS`] rows of two vectors. Columns that are known at compile time are offsets in the loads themselves.
 ///
 /// # Safety
-/// At every tap, two vectors of the rows, which are `step` apart, are readable.
+/// At every tap, two vectors of the rows, which are `step` apart, are readable; where `K` is not 0, the taps come in runs
+/// of `K` neighbouring places.
 #[inline(always)]
-unsafe fn tile(plane: *const f32, step: usize, taps: &[usize], filter: &Filter) -> [[F32x4; 2]; ROWS] {
+unsafe fn tile<const K: usize>(plane: *const f32, step: usize, taps: &[usize], filter: &Filter) -> [[F32x4; 2]; ROWS] {
     let mut sums = [[F32x4::splat(filter.bias); 2]; ROWS];
-    for (&tap, &weight) in taps.iter().zip(filter.weights) {
-        let weight = F32x4::splat(weight);
-        for (row, sums) in sums.iter_mut().enumerate() {
-            for (v, sum) in sums.iter_mut().enumerate() {
-                // SAFETY: the caller's promise.
-                let values = unsafe { F32x4::load_ptr(plane.add(row * step + tap + v * LANES)) };
-                *sum = values.mul_add(weight, *sum);
+    let together = K.max(1);
+    for (taps, weights) in taps.chunks_exact(together).zip(filter.weights.chunks_exact(together)) {
+        let rows: [*const f32; ROWS] = std::array::from_fn(|row| plane.wrapping_add(row * step + taps[0]));
+        for column in 0..together {
+            let weight = F32x4::splat(weights[column]);
+            for (row, sums) in rows.iter().zip(&mut sums) {
+                for (v, sum) in sums.iter_mut().enumerate() {
+                    // SAFETY: the caller's promise.
+                    let values = unsafe { F32x4::load_ptr(row.add(column + v * LANES)) };
+                    *sum = values.mul_add(weight, *sum);
+                }
             }
         }
     }
