@@ -6,6 +6,7 @@
 use super::{ConvParams, positioned, volume};
 use crate::cpu::epilogue::{Bias, Clamp, Epilogue};
 use crate::cpu::simd::{F32x4, LANES, copy_short};
+use crate::cpu::threads::{Disjoint, PerThread, Threads};
 
 /// Columns computed together: two vectors.
 const STEP: usize = 2 * LANES;
@@ -72,8 +73,8 @@ impl Depthwise {
         output: &mut [f32],
         scratch: &mut [f32],
         epilogue: &Epilogue,
+        threads: &Threads,
     ) {
-        let plane = &mut scratch[..self.scratch_len()];
         let weights = &weights[..params.out_channels * self.taps.len()];
         let [_, out_h, out_w] = params.output();
         let positions = out_h * out_w;
@@ -92,42 +93,51 @@ impl Depthwise {
             5 if self.neighbours => Self::lines::<5>,
             _ => Self::lines::<0>,
         };
-        plane.fill(0.0);
-        for channel in 0..params.batch * params.in_channels {
-            self.fill_plane(params, &input[channel * volume(params.input)..], plane);
-            for copy in 0..multiplier {
-                let row = channel * multiplier + copy;
-                let out_channel = row % params.out_channels;
-                let late = positioned(&late, row, out_channel, positions);
-                let filter = Filter {
-                    weights: &weights[out_channel * self.taps.len()..][..self.taps.len()],
-                    bias: match epilogue.bias {
-                        Bias::PerRow(bias) if early => bias[out_channel],
-                        _ => 0.0,
-                    },
-                    clamp,
-                };
-                let output = &mut output[row * positions..(row + 1) * positions];
-                let rows_together = SEGMENT.div_ceil(out_w).next_multiple_of(ROWS);
-                for (block, lines) in output.chunks_mut(rows_together * out_w).enumerate() {
-                    let first = block * rows_together;
-                    for (group, lines) in lines.chunks_mut(ROWS * out_w).enumerate() {
-                        let start = (first + group * ROWS) * params.strides[1] * self.row_len;
-                        lines_of(
-                            self,
-                            &plane[start..],
-                            params.strides[1] * self.row_len,
-                            &filter,
-                            lines,
-                            out_w,
-                        );
-                    }
-                    if !nothing_late {
-                        late.apply(0, first * out_w, positions, lines);
+        let planes = PerThread::new(scratch, self.scratch_len());
+        let output = Disjoint::new(output);
+        let cost = multiplier * positions * self.taps.len() / 8 + volume(params.input);
+        let split = threads.split(params.batch * params.in_channels, cost);
+        threads.run(split.parts, &|part| {
+            // SAFETY: the piece of the thread that runs this part.
+            let plane = unsafe { planes.of(part) };
+            plane.fill(0.0);
+            for channel in split.range(part.index) {
+                self.fill_plane(params, &input[channel * volume(params.input)..], plane);
+                for copy in 0..multiplier {
+                    let row = channel * multiplier + copy;
+                    let out_channel = row % params.out_channels;
+                    let late = positioned(&late, row, out_channel, positions);
+                    let filter = Filter {
+                        weights: &weights[out_channel * self.taps.len()..][..self.taps.len()],
+                        bias: match epilogue.bias {
+                            Bias::PerRow(bias) if early => bias[out_channel],
+                            _ => 0.0,
+                        },
+                        clamp,
+                    };
+                    // SAFETY: each row belongs to one channel, and each channel to one part.
+                    let output = unsafe { output.slice(row * positions..(row + 1) * positions) };
+                    let rows_together = SEGMENT.div_ceil(out_w).next_multiple_of(ROWS);
+                    for (block, lines) in output.chunks_mut(rows_together * out_w).enumerate() {
+                        let first = block * rows_together;
+                        for (group, lines) in lines.chunks_mut(ROWS * out_w).enumerate() {
+                            let start = (first + group * ROWS) * params.strides[1] * self.row_len;
+                            lines_of(
+                                self,
+                                &plane[start..],
+                                params.strides[1] * self.row_len,
+                                &filter,
+                                lines,
+                                out_w,
+                            );
+                        }
+                        if !nothing_late {
+                            late.apply(0, first * out_w, positions, lines);
+                        }
                     }
                 }
             }
-        }
+        });
     }
 
     /// Copies a plane of the input to its places. Borders keep the zeros that they had.

@@ -8,6 +8,7 @@ use std::ops::Range;
 use super::{ConvParams, Spatial, volume};
 use crate::cpu::gemm::{NR, PackColumns};
 use crate::cpu::simd::{F32x4, I32x4, LANES, copy_short};
+use crate::cpu::threads::Threads;
 
 /// What is known at plan time.
 #[derive(Clone, Debug)]
@@ -61,7 +62,7 @@ impl Im2colPlan {
     }
 
     /// The matrix of one group of one image. `image` holds [`Im2colPlan::image_len`] values.
-    pub fn matrix<'a>(&'a self, input: &'a [f32], image: &'a mut [f32]) -> Im2col<'a> {
+    pub fn matrix<'a>(&'a self, input: &'a [f32], image: &'a mut [f32], threads: &Threads) -> Im2col<'a> {
         if image.is_empty() {
             return Im2col {
                 plan: self,
@@ -69,17 +70,23 @@ impl Im2colPlan {
             };
         }
         let [in_d, in_h, in_w] = self.input;
-        let [padded_d, padded_h, padded_w] = self.padded;
+        let [_, padded_h, padded_w] = self.padded;
         let [pad_d, pad_h, pad_w] = self.pads_begin;
-        image.fill(0.0);
-        if in_w > 0 {
-            for (line, from) in input.chunks_exact(in_w).enumerate() {
-                let (plane, y) = (line / in_h, line % in_h);
-                let (channel, z) = (plane / in_d, plane % in_d);
-                let to = ((channel * padded_d + z + pad_d) * padded_h + y + pad_h) * padded_w + pad_w;
-                copy_short(from, &mut image[to..to + in_w]);
+        let (len, padded_len) = (volume(self.input), volume(self.padded));
+        threads.rows_mut(image, padded_len, padded_len / 2, |first, planes| {
+            planes.fill(0.0);
+            if len == 0 {
+                return;
             }
-        }
+            let inputs = input[first * len..].chunks_exact(len);
+            for (input, plane) in inputs.zip(planes.chunks_exact_mut(padded_len)) {
+                for (line, from) in input.chunks_exact(in_w).enumerate() {
+                    let (z, y) = (line / in_h % in_d, line % in_h);
+                    let to = ((z + pad_d) * padded_h + y + pad_h) * padded_w + pad_w;
+                    copy_short(from, &mut plane[to..to + in_w]);
+                }
+            }
+        });
         Im2col { plan: self, image }
     }
 }

@@ -13,6 +13,7 @@ use super::{ConvParams, positioned};
 use crate::cpu::epilogue::{Bias, Epilogue};
 use crate::cpu::gemm::{MR, NR, ROW_VECTORS, multiply_panels};
 use crate::cpu::simd::{F32x4, LANES};
+use crate::cpu::threads::{Disjoint, PerThread, Threads};
 
 /// Outputs of a tile along each axis.
 const TILE: usize = 4;
@@ -203,24 +204,33 @@ impl Winograd {
         output: &mut [f32],
         scratch: &mut [f32],
         epilogue: &Epilogue,
+        threads: &Threads,
     ) {
         let filters = &filters[..self.packed_len(params.groups)];
-        let jobs = self.jobs(params, 1);
-        for index in 0..jobs.count() {
-            // SAFETY: `output` holds the planes of all images and is ours alone.
+        // In the unit of costs, eight multiply-adds.
+        let cost = (params.batch * params.groups * self.tiles[0] * self.tiles[1]).saturating_mul(self.filter_len() / 8);
+        let workers = threads.worth(cost).min(threads.count());
+        let jobs = self.jobs(params, workers);
+        let threads = if workers == 1 { &Threads::SINGLE } else { threads };
+        let pieces = PerThread::new(scratch, self.scratch_len());
+        let output = Disjoint::new(output);
+        threads.run(jobs.count(), &|part| {
+            // SAFETY: the piece of the thread that runs this part; `output` holds the planes of all images, of which each
+            // job writes its own outputs.
             unsafe {
+                let scratch = pieces.of(part);
                 self.job(
                     &jobs,
-                    index,
+                    part.index,
                     params,
                     input,
                     filters,
                     output.as_mut_ptr(),
                     scratch,
                     epilogue,
-                )
-            };
-        }
+                );
+            }
+        });
     }
 
     /// How the work is cut for so many threads.
@@ -690,7 +700,7 @@ mod tests {
     use super::super::{tests::reference, volume};
     use super::*;
     use crate::cpu::epilogue::{Clamp, RowProgram};
-    use crate::cpu::testing::{Rng, assert_close};
+    use crate::cpu::testing::{Rng, assert_close, assert_same_bits};
 
     struct AddPosition;
     impl RowProgram for AddPosition {
@@ -716,18 +726,25 @@ mod tests {
         }
     }
 
-    fn run(plan: &Winograd, params: &ConvParams, input: &[f32], weights: &[f32], epilogue: &Epilogue) -> Vec<f32> {
+    fn run(
+        plan: &Winograd,
+        params: &ConvParams,
+        input: &[f32],
+        weights: &[f32],
+        epilogue: &Epilogue,
+        threads: &Threads,
+    ) -> Vec<f32> {
         let filters = plan.pack(weights, params.groups);
         assert_eq!(filters.len(), plan.packed_len(params.groups));
-        let mut scratch = vec![f32::NAN; plan.scratch_len()];
+        let mut scratch = vec![f32::NAN; threads.count() * plan.scratch_len()];
         let mut output = vec![f32::NAN; params.output_len()];
-        plan.run(params, input, &filters, &mut output, &mut scratch, epilogue);
+        plan.run(params, input, &filters, &mut output, &mut scratch, epilogue, threads);
         output
     }
 
     #[test]
     fn random_convolutions_match_the_definition_with_any_size_of_block() {
-        let mut rng = Rng::new(31);
+        let (mut rng, threads) = (Rng::new(31), Threads::eager(3));
         for round in 0..150 {
             let channels = if round % 10 == 0 {
                 [rng.size(1, 6), rng.size(60, 140)]
@@ -757,7 +774,7 @@ mod tests {
             }
             for block_len in [1, 40 * POINTS * channels[0], BLOCK_LEN] {
                 let plan = Winograd::with_block(&params, block_len).unwrap();
-                let actual = run(&plan, &params, &input, &weights, &epilogue);
+                let actual = run(&plan, &params, &input, &weights, &epilogue, &Threads::SINGLE);
                 assert_close(
                     &actual,
                     &expected,
@@ -775,7 +792,7 @@ mod tests {
         let (input, weights) = (rng.vec(params.input_len()), rng.vec(params.weights_len()));
         let magnitude = |values: &[f32]| values.iter().map(|value| value.abs()).collect::<Vec<f32>>();
         let plan = Winograd::new(&params).unwrap();
-        let actual = run(&plan, &params, &input, &weights, &Epilogue::none());
+        let actual = run(&plan, &params, &input, &weights, &Epilogue::none(), &Threads::SINGLE);
         let expected = reference(&params, &input, &weights);
         let magnitudes = reference(&params, &magnitude(&input), &magnitude(&weights));
         let error = actual
