@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use crate::cpu::conv::{Spatial, inside, volume};
 use crate::cpu::simd::{F32x4, LANES};
+use crate::cpu::threads::{Disjoint, PerThread, Threads};
 
 /// The concrete sizes of a pooling.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -199,35 +200,52 @@ impl Fold {
         }
     }
 
-    /// Folds all windows of all planes. `line` has [`pool_scratch_len`] places.
+    /// Folds all windows of all planes. `scratch` has [`pool_scratch_len`] places for each thread.
     #[inline(never)]
-    fn windows(self, params: &PoolParams, input: &[f32], out: &mut [f32], line: &mut [f32]) {
+    fn windows(self, params: &PoolParams, input: &[f32], out: &mut [f32], scratch: &mut [f32], threads: &Threads) {
+        let (from, to) = (volume(params.input), volume(params.output));
+        if to == 0 {
+            return;
+        }
+        let input = &input[..params.planes * from];
+        let out = Disjoint::new(&mut out[..params.planes * to]);
+        let lines = PerThread::new(scratch, pool_scratch_len(params));
+        let split = threads.split(params.planes, from + to * params.kernel[2]);
+        threads.run(split.parts, &|part| {
+            // SAFETY: the piece of the thread that runs this part.
+            let line = unsafe { lines.of(part) };
+            for plane in split.range(part.index) {
+                // SAFETY: each plane belongs to one part.
+                let out = unsafe { out.slice(plane * to..(plane + 1) * to) };
+                self.plane(params, &input[plane * from..(plane + 1) * from], out, line);
+            }
+        });
+    }
+
+    fn plane(self, params: &PoolParams, input: &[f32], out: &mut [f32], line: &mut [f32]) {
         let [_, in_h, in_w] = params.input;
         let [_, out_h, out_w] = params.output;
-        let line = &mut line[..pool_scratch_len(params)];
         let pad = params.pads_begin[2].min(line.len());
         let width = in_w.min(line.len() - pad);
-        params.for_planes(input, out, |_, input, out| {
-            for (index, out) in out.chunks_exact_mut(out_w).enumerate() {
-                line.fill(self.start());
-                for kz in params.taps(0, index / out_h) {
-                    for ky in params.taps(1, index % out_h) {
-                        let z = params.input_place(0, index / out_h, kz);
-                        let y = params.input_place(1, index % out_h, ky);
-                        let from = input[(z * in_h + y) * in_w..][..width].chunks(LANES);
-                        for (to, from) in line[pad..pad + width].chunks_mut(LANES).zip(from) {
-                            match (to.as_chunks_mut::<LANES>().0, from.as_chunks::<LANES>().0) {
-                                ([to], [from]) => self.step(F32x4::load(to), F32x4::load(from)).store(to),
-                                _ => self
-                                    .step(F32x4::load_partial(to, 0.0), F32x4::load_partial(from, 0.0))
-                                    .store_partial(to),
-                            }
+        for (index, out) in out.chunks_exact_mut(out_w).enumerate() {
+            line.fill(self.start());
+            for kz in params.taps(0, index / out_h) {
+                for ky in params.taps(1, index % out_h) {
+                    let z = params.input_place(0, index / out_h, kz);
+                    let y = params.input_place(1, index % out_h, ky);
+                    let from = input[(z * in_h + y) * in_w..][..width].chunks(LANES);
+                    for (to, from) in line[pad..pad + width].chunks_mut(LANES).zip(from) {
+                        match (to.as_chunks_mut::<LANES>().0, from.as_chunks::<LANES>().0) {
+                            ([to], [from]) => self.step(F32x4::load(to), F32x4::load(from)).store(to),
+                            _ => self
+                                .step(F32x4::load_partial(to, 0.0), F32x4::load_partial(from, 0.0))
+                                .store_partial(to),
                         }
                     }
                 }
-                self.across(params, line, out);
             }
-        });
+            self.across(params, line, out);
+        }
     }
 
     /// Folds the windows along a line of column results.
@@ -255,12 +273,12 @@ impl Fold {
 }
 
 /// The largest value of each window. A NaN in a window may or may not be seen, as in ONNX Runtime. `scratch` has
-/// [`pool_scratch_len`] places.
+/// [`pool_scratch_len`] places for each thread.
 ///
 /// # Panics
 /// When a slice is too short.
-pub fn max_pool(params: &PoolParams, input: &[f32], out: &mut [f32], scratch: &mut [f32]) {
-    Fold::Largest.windows(params, input, out, scratch);
+pub fn max_pool(params: &PoolParams, input: &[f32], out: &mut [f32], scratch: &mut [f32], threads: &Threads) {
+    Fold::Largest.windows(params, input, out, scratch, threads);
 }
 
 /// In which order [`max_pool_indices`] numbers the places of a plane.
@@ -329,14 +347,15 @@ impl AveragePool {
         Self { params, factors }
     }
 
-    /// The average of each window; 0 where no position counts. `scratch` has [`pool_scratch_len`] places.
+    /// The average of each window; 0 where no position counts. `scratch` has [`pool_scratch_len`] places for each
+    /// thread.
     ///
     /// # Panics
     /// When a slice is too short.
-    pub fn run(&self, input: &[f32], out: &mut [f32], scratch: &mut [f32]) {
+    pub fn run(&self, input: &[f32], out: &mut [f32], scratch: &mut [f32], threads: &Threads) {
         let params = &self.params;
         let [_, out_h, out_w] = params.output;
-        Fold::Sum.windows(params, input, out, scratch);
+        Fold::Sum.windows(params, input, out, scratch, threads);
         params.for_planes(input, out, |_, _, out| {
             for (line, out) in out.chunks_exact_mut(out_w).enumerate() {
                 let factor = self.factors[0][line / out_h] * self.factors[1][line % out_h];
@@ -402,7 +421,7 @@ mod tests {
 
     #[test]
     fn random_poolings_match_the_definition() {
-        let mut rng = Rng::new(10);
+        let (mut rng, threads) = (Rng::new(10), Threads::eager(3));
         for round in 0..300 {
             let axes = round % 3;
             let mut pick = |low, high, missing| -> Spatial {
@@ -438,9 +457,11 @@ mod tests {
             let mut out = vec![f32::NAN; windows.len()];
 
             let max = expected(&|values, _| values.iter().fold(f32::NEG_INFINITY, |max, v| max.max(v.1)));
-            let mut scratch = vec![f32::NAN; pool_scratch_len(&params)];
-            max_pool(&params, &data, &mut out, &mut scratch);
-            assert_eq!(out, max, "max {what}");
+            let mut scratch = vec![f32::NAN; 3 * pool_scratch_len(&params)];
+            for threads in [&Threads::SINGLE, &threads] {
+                max_pool(&params, &data, &mut out, &mut scratch, threads);
+                assert_eq!(out, max, "max {what}");
+            }
 
             let mut indices = vec![7; windows.len()];
             max_pool_indices(&params, &data, &mut out, &mut indices, StorageOrder::RowMajor);
@@ -458,7 +479,7 @@ mod tests {
                     let count = if padded_too { padded } else { values.len() };
                     values.iter().map(|v| v.1).sum::<f32>() / count.max(1) as f32
                 });
-                AveragePool::new(params.clone(), count).run(&data, &mut out, &mut scratch);
+                AveragePool::new(params.clone(), count).run(&data, &mut out, &mut scratch, &threads);
                 assert_close(&out, &average, 1e-5, &format!("average {count:?} {what}"));
             }
 

@@ -155,10 +155,10 @@ impl Pool {
                 let params = self.params(ctx.input(0)?)?;
                 Ok(CpuKernel::compute_with_scratch(
                     "max_pool_f32",
-                    line_bytes(&params)?,
+                    line_bytes(&params, ctx.threads)?,
                     move |io| {
                         let scratch = scratch_as_f32(io.scratch);
-                        max_pool(&params, io.inputs.get(0)?, io.outputs.take(0)?, scratch);
+                        max_pool(&params, io.inputs.get(0)?, io.outputs.take(0)?, scratch, io.threads);
                         Ok(())
                     },
                 ))
@@ -166,11 +166,11 @@ impl Pool {
             Kind::Max(order) => self.cpu_max::<f32>(ctx, order),
             Kind::Average(count) => {
                 let params = self.params(ctx.input(0)?)?;
-                let bytes = line_bytes(&params)?;
+                let bytes = line_bytes(&params, ctx.threads)?;
                 let plan = AveragePool::new(params, count);
                 Ok(CpuKernel::compute_with_scratch("average_pool_f32", bytes, move |io| {
                     let scratch = scratch_as_f32(io.scratch);
-                    plan.run(io.inputs.get(0)?, io.outputs.take(0)?, scratch);
+                    plan.run(io.inputs.get(0)?, io.outputs.take(0)?, scratch, io.threads);
                     Ok(())
                 }))
             }
@@ -201,8 +201,8 @@ impl Pool {
 }
 
 /// The scratch memory of a pooling of f32, in bytes.
-fn line_bytes(params: &PoolParams) -> Result<usize> {
-    let bytes = pool_scratch_len(params).checked_mul(4);
+fn line_bytes(params: &PoolParams, threads: usize) -> Result<usize> {
+    let bytes = pool_scratch_len(params).checked_mul(4 * threads);
     bytes.filter(|&bytes| bytes <= isize::MAX as usize / 2).ok_or_else(|| {
         Error::new(
             ErrorCode::LimitExceeded,

@@ -775,12 +775,10 @@ mod tests {
             for block_len in [1, 40 * POINTS * channels[0], BLOCK_LEN] {
                 let plan = Winograd::with_block(&params, block_len).unwrap();
                 let actual = run(&plan, &params, &input, &weights, &epilogue, &Threads::SINGLE);
-                assert_close(
-                    &actual,
-                    &expected,
-                    2e-5,
-                    &format!("{params:?} in blocks of {:?}", plan.block),
-                );
+                let what = format!("{params:?} in blocks of {:?}", plan.block);
+                assert_close(&actual, &expected, 2e-5, &what);
+                let shared = run(&plan, &params, &input, &weights, &epilogue, &threads);
+                assert_same_bits(&shared, &actual, &what);
             }
         }
     }
