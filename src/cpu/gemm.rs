@@ -15,7 +15,7 @@ use std::ops::Range;
 use crate::cpu::epilogue::Epilogue;
 use crate::cpu::threads::{Disjoint, PerThread, Threads};
 use cut::Grid;
-use pack::{k_block_len, k_blocks, pack_rows_block};
+use pack::{k_blocks, pack_rows_block};
 use tile::Output;
 
 /// Rows of a tile. With [`NR`] columns, six rows take fifteen of sixteen registers: twelve accumulators, two vectors of B
@@ -138,9 +138,9 @@ fn block_columns(k: usize) -> usize {
     (B_BLOCK / k.max(1) / NR * NR).clamp(LEAST_COLUMNS, NC)
 }
 
-/// The packed block of A that one pass works on.
+/// Room for the packed block of A that one pass works on; grows with the sizes.
 fn lhs_block_len(shape: GemmShape) -> usize {
-    k_block_len(shape.k) * MC.min(shape.m.next_multiple_of(MR))
+    KC.min(shape.k) * MC.min(shape.m.next_multiple_of(MR))
 }
 
 /// `out[m, n] = epilogue(lhs[m, k] · rhs[k, n])`, row-major, rows `n` apart. Large products are shared among as many

@@ -18,7 +18,7 @@ pub trait PackColumns: Sync {
 }
 
 /// The length of the blocks that k is cut into.
-pub(super) fn k_block_len(k: usize) -> usize {
+fn k_block_len(k: usize) -> usize {
     k.div_ceil(k.div_ceil(KC).max(1))
 }
 
