@@ -65,6 +65,7 @@ impl Depthwise {
     }
 
     /// Sizes were checked by the caller, except for weights and scratch.
+    #[allow(clippy::too_many_arguments)]
     pub fn run(
         &self,
         params: &ConvParams,

@@ -196,6 +196,7 @@ impl Winograd {
     }
 
     /// Sizes of input and output were checked by the caller.
+    #[allow(clippy::too_many_arguments)]
     pub fn run(
         &self,
         params: &ConvParams,
