@@ -120,7 +120,8 @@ export interface CoreBytes {
 export interface CoreSession {
   inputs(): ValueInfo[];
   outputs(): ValueInfo[];
-  run(feeds: CoreValue[], fetches?: string[]): Promise<CoreValue[]>;
+  /** The outputs at once when nothing has to be waited for, as on the CPU. */
+  run(feeds: CoreValue[], fetches?: string[]): CoreValue[] | Promise<CoreValue[]>;
   report(): Report;
   inspect(stage: InspectStage, json: boolean): string;
   free(): void;

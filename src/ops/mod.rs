@@ -5,6 +5,7 @@
 #![cfg_attr(not(feature = "all-operators"), allow(dead_code))]
 
 mod arity;
+mod attention;
 mod binary;
 mod cast;
 mod channel_norm;
@@ -53,6 +54,7 @@ mod unary;
 mod widen;
 mod window;
 
+pub use attention::PERMUTATIONS;
 pub use context::{CpuLowering, GpuLowering, InferContext, Prepared, TensorDesc, ValueFacts};
 
 use std::fmt::Debug;

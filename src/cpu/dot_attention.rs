@@ -1,0 +1,430 @@
+//! Attention as fusion makes it: `softmax(epilogue(Q · K)) · V` over operands that stay where they are, whatever the order
+//! of their axes. A block of queries of one head at a time, so that the scores of one block are all that is ever held.
+
+use super::{
+    epilogue::Epilogue,
+    gemm::{GemmShape, Lhs, MatrixRef, Rhs, gemm, gemm_scratch_len},
+    simd::copy_short,
+    softmax::{exp_and_sum, largest},
+};
+
+/// Scores of one block, as long as there are not too few rows: they stay in L2 beside keys and values.
+const SCORES: usize = 64 * 1024;
+/// Rows that a block has at least, for the sake of packing keys and values once for all of them.
+const MIN_ROWS: usize = 16;
+
+/// A tensor whose axes are seen in another order: axis `i` is axis `permutation[i]` of the tensor in memory.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    /// The sizes in memory.
+    pub shape: &'a [usize],
+    /// For each axis that is seen, the one in memory.
+    pub permutation: &'a [usize],
+}
+
+impl View<'_> {
+    /// The sizes as seen.
+    pub fn sizes(&self) -> Vec<usize> {
+        self.permutation.iter().map(|&axis| self.shape[axis]).collect()
+    }
+
+    /// The steps as seen.
+    fn steps(&self) -> Vec<usize> {
+        let mut steps = vec![1; self.shape.len()];
+        for axis in (1..self.shape.len()).rev() {
+            steps[axis - 1] = steps[axis] * self.shape[axis];
+        }
+        self.permutation.iter().map(|&axis| steps[axis]).collect()
+    }
+}
+
+/// Where the matrices of one operand stand.
+#[derive(Clone, Copy, Debug)]
+struct Matrix {
+    row: usize,
+    column: usize,
+}
+
+/// An attention planned for concrete shapes.
+#[derive(Clone, Debug)]
+pub struct DotAttention {
+    queries: usize,
+    head_size: usize,
+    keys: usize,
+    value_size: usize,
+    q: Matrix,
+    k: Matrix,
+    v: Matrix,
+    out: Matrix,
+    /// Where Q, K, V and the output of each head begin.
+    heads: Box<[[usize; 4]]>,
+    /// Sizes in memory of the output.
+    output: Vec<usize>,
+    /// Sizes of the scores.
+    scores: Vec<usize>,
+}
+
+/// The inputs of one run.
+#[derive(Clone, Copy)]
+pub struct Operands<'a> {
+    /// Queries, seen as `[.., queries, head_size]`.
+    pub q: &'a [f32],
+    /// Keys, seen as `[.., head_size, keys]`.
+    pub k: &'a [f32],
+    /// Values, seen as `[.., keys, value_size]`.
+    pub v: &'a [f32],
+}
+
+impl DotAttention {
+    /// Plans an attention of these operands, whose leading axes broadcast; the output is seen as
+    /// `[.., queries, value_size]` with its axes in memory by `out`, the axis seen for each in memory. `None` when the
+    /// shapes do not fit.
+    pub fn new(q: View<'_>, k: View<'_>, v: View<'_>, out: &[usize]) -> Option<DotAttention> {
+        let (q_sizes, k_sizes, v_sizes) = (q.sizes(), k.sizes(), v.sizes());
+        let ([q_lead @ .., queries, head_size], [k_lead @ .., k_head_size, keys], [v_lead @ .., v_keys, value_size]) =
+            (&q_sizes[..], &k_sizes[..], &v_sizes[..])
+        else {
+            return None;
+        };
+        if head_size != k_head_size || keys != v_keys {
+            return None;
+        }
+        let lead = crate::tensor::broadcast_shapes(&[q_lead, k_lead, v_lead]).ok()?;
+        // The scores must have as many heads as the output, for they are counted alike.
+        if crate::tensor::broadcast_shapes(&[q_lead, k_lead]).ok()? != lead || out.len() != lead.len() + 2 {
+            return None;
+        }
+        let seen: Vec<usize> = lead.iter().copied().chain([*queries, *value_size]).collect();
+        let output: Vec<usize> = out.iter().map(|&axis| seen[axis]).collect();
+        let mut back = vec![0; out.len()];
+        for (place, &axis) in out.iter().enumerate() {
+            back[axis] = place;
+        }
+        let view = View {
+            shape: &output,
+            permutation: &back,
+        };
+        let operands = [&q, &k, &v, &view];
+        let steps = operands.map(View::steps);
+        let sizes = operands.map(View::sizes);
+        let matrix = |of: usize| {
+            let rank = steps[of].len();
+            Matrix {
+                row: steps[of][rank - 2],
+                column: steps[of][rank - 1],
+            }
+        };
+        let count: usize = seen.iter().product();
+        let count = if count == 0 { 0 } else { lead.iter().product() };
+        let heads = (0..count)
+            .map(|index| {
+                std::array::from_fn(|of| {
+                    let (mut rest, mut start) = (index, 0);
+                    let own = steps[of].len() - 2;
+                    for axis in (0..lead.len()).rev() {
+                        let place = rest % lead[axis];
+                        rest /= lead[axis];
+                        if let Some(axis) = (axis + own).checked_sub(lead.len())
+                            && sizes[of][axis] > 1
+                        {
+                            start += place * steps[of][axis];
+                        }
+                    }
+                    start
+                })
+            })
+            .collect();
+        Some(DotAttention {
+            queries: *queries,
+            head_size: *head_size,
+            keys: *keys,
+            value_size: *value_size,
+            q: matrix(0),
+            k: matrix(1),
+            v: matrix(2),
+            out: matrix(3),
+            heads,
+            output,
+            scores: lead.into_iter().chain([*queries, *keys]).collect(),
+        })
+    }
+
+    /// The output's sizes in memory.
+    pub fn output(&self) -> &[usize] {
+        &self.output
+    }
+
+    /// The sizes of the scores, `[.., queries, keys]`.
+    pub fn scores(&self) -> Vec<usize> {
+        self.scores.clone()
+    }
+
+    /// How many blocks of queries there are; they may run in any order and at the same time.
+    pub fn blocks(&self) -> usize {
+        self.heads.len() * self.queries.div_ceil(self.rows())
+    }
+
+    /// How much scratch memory [`DotAttention::run`] needs, in f32.
+    pub fn scratch_len(&self) -> usize {
+        let rows = self.rows();
+        let product = |k: usize, n: usize| gemm_scratch_len(GemmShape { m: rows, k, n }, false, false);
+        let products = product(self.head_size, self.keys).max(product(self.keys, self.value_size));
+        rows * (self.keys + self.value_size + 1) + products
+    }
+
+    fn rows(&self) -> usize {
+        let most = (SCORES / self.keys.max(1)).max(MIN_ROWS);
+        // Blocks of about the same size, rather than a small one at the end.
+        let blocks = self.queries.div_ceil(most).max(1);
+        self.queries.div_ceil(blocks).max(1)
+    }
+
+    /// Computes every block. `epilogue` is that of the scores, a tensor `[.., queries, keys]` whose rows it counts.
+    ///
+    /// # Panics
+    /// When a slice is too short for the planned shapes.
+    pub fn run(&self, operands: Operands<'_>, out: &mut [f32], scratch: &mut [f32], epilogue: &Epilogue<'_>) {
+        for block in 0..self.blocks() {
+            self.run_block(block, operands, out, scratch, epilogue);
+        }
+    }
+
+    fn run_block(
+        &self,
+        block: usize,
+        operands: Operands<'_>,
+        out: &mut [f32],
+        scratch: &mut [f32],
+        epilogue: &Epilogue<'_>,
+    ) {
+        let per_head = self.queries.div_ceil(self.rows());
+        let (head, first) = (block / per_head, block % per_head * self.rows());
+        let rows = self.rows().min(self.queries - first);
+        let (keys, value_size) = (self.keys, self.value_size);
+        let [q, k, v, place] = self.heads[head];
+        let matrix = |data, Matrix { row, column }| MatrixRef {
+            data,
+            row_stride: row,
+            col_stride: column,
+        };
+        let (scores, scratch) = scratch.split_at_mut(rows * keys);
+        let (results, scratch) = scratch.split_at_mut(rows * value_size);
+        let (factors, scratch) = scratch.split_at_mut(rows);
+        let shape = GemmShape {
+            m: rows,
+            k: self.head_size,
+            n: keys,
+        };
+        let lhs = Lhs::Matrix(matrix(from(operands.q, q + first * self.q.row), self.q));
+        let rhs = Rhs::Matrix(matrix(from(operands.k, k), self.k));
+        let steps = epilogue.from_row(head * self.queries + first, keys);
+        gemm(shape, lhs, rhs, scores, scratch, &steps);
+        let shape = GemmShape {
+            m: rows,
+            k: keys,
+            n: value_size,
+        };
+        // The sums divide the results, which are fewer than the weights.
+        for (row, factor) in scores.chunks_exact_mut(keys.max(1)).zip(&mut *factors) {
+            *factor = 1.0 / exp_and_sum(row, largest(row));
+        }
+        let lhs = Lhs::Matrix(MatrixRef::row_major(scores, keys));
+        let rhs = Rhs::Matrix(matrix(from(operands.v, v), self.v));
+        gemm(shape, lhs, rhs, results, scratch, &Epilogue::none());
+        if keys == 0 {
+            factors.fill(1.0);
+        }
+        for (row, (result, factor)) in results.chunks_exact_mut(value_size).zip(factors).enumerate() {
+            result.iter_mut().for_each(|value| *value *= *factor);
+            let start = place + (first + row) * self.out.row;
+            if self.out.column == 1 {
+                copy_short(result, &mut out[start..start + value_size]);
+            } else {
+                let places = out[start..].iter_mut().step_by(self.out.column);
+                places.zip(result).for_each(|(to, from)| *to = *from);
+            }
+        }
+    }
+}
+
+fn from(data: &[f32], start: usize) -> &[f32] {
+    data.get(start..).unwrap_or(&[])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::{
+        epilogue::RowProgram,
+        testing::{Rng, assert_close},
+    };
+
+    /// Adds a bias that has its own value for each row and column.
+    struct AddPosition;
+    impl RowProgram for AddPosition {
+        fn apply(&self, row: usize, col: usize, values: &mut [f32]) {
+            for (index, value) in values.iter_mut().enumerate() {
+                *value += bias(row, col + index);
+            }
+        }
+    }
+
+    fn bias(row: usize, column: usize) -> f32 {
+        ((row * 31 + column * 17) % 23) as f32 * 0.1
+    }
+
+    fn element(view: View<'_>, data: &[f32], place: &[usize]) -> f64 {
+        let (steps, sizes) = (view.steps(), view.sizes());
+        let skipped = place.len() - sizes.len();
+        let at = (0..sizes.len()).map(|axis| (place[axis + skipped] % sizes[axis]) * steps[axis]);
+        f64::from(data[at.sum::<usize>()])
+    }
+
+    fn permuted(rng: &mut Rng, seen: &[usize]) -> (Vec<usize>, Vec<usize>) {
+        let mut permutation: Vec<usize> = (0..seen.len()).collect();
+        for axis in (1..seen.len()).rev() {
+            permutation.swap(axis, rng.size(0, axis));
+        }
+        let mut shape = vec![0; seen.len()];
+        for (axis, &place) in permutation.iter().enumerate() {
+            shape[place] = seen[axis];
+        }
+        (shape, permutation)
+    }
+
+    #[test]
+    fn random_orders_of_axes_match_the_definition() {
+        let mut rng = Rng::new(31);
+        for round in 0..150 {
+            let (batch, heads) = (rng.size(1, 3), rng.size(1, 3));
+            let (queries, keys) = (rng.size(0, 40), rng.size(0, 70));
+            let (head_size, value_size) = (rng.size(0, 20), rng.size(1, 20));
+            let many = |size: usize, rng: &mut Rng| if rng.size(0, 4) == 0 { 1 } else { size };
+            let seen = [
+                vec![batch, heads, queries, head_size],
+                vec![many(batch, &mut rng), many(heads, &mut rng), head_size, keys],
+                vec![many(batch, &mut rng), many(heads, &mut rng), keys, value_size],
+            ];
+            let orders = seen.each_ref().map(|seen| permuted(&mut rng, seen));
+            let data = seen.each_ref().map(|seen| rng.vec(seen.iter().product()));
+            let views = orders
+                .each_ref()
+                .map(|(shape, permutation)| View { shape, permutation });
+            let out_order = permuted(&mut rng, &[1; 4]).1;
+            let plan = DotAttention::new(views[0], views[1], views[2], &out_order).unwrap();
+            let mut out = vec![f32::NAN; plan.output().iter().product()];
+            let mut scratch = vec![f32::NAN; plan.scratch_len()];
+            let scale = 0.5;
+            let epilogue = Epilogue {
+                alpha: scale,
+                program: (round % 2 == 0).then_some(&AddPosition as &dyn RowProgram),
+                ..Epilogue::none()
+            };
+            let operands = Operands {
+                q: &data[0],
+                k: &data[1],
+                v: &data[2],
+            };
+            plan.run(operands, &mut out, &mut scratch, &epilogue);
+            let mut expected = vec![0.0; out.len()];
+            let seen_out = [batch, heads, queries, value_size];
+            for index in 0..out.len() {
+                let mut rest = index;
+                let mut place = [0; 4];
+                for axis in (0..4).rev() {
+                    place[axis] = rest % seen_out[axis];
+                    rest /= seen_out[axis];
+                }
+                let [b, h, query, column] = place;
+                let score = |key: usize| {
+                    let dot: f64 = (0..head_size)
+                        .map(|i| {
+                            element(views[0], &data[0], &[b, h, query, i])
+                                * element(views[1], &data[1], &[b, h, i, key])
+                        })
+                        .sum();
+                    let added = if round % 2 == 0 {
+                        bias((b * heads + h) * queries + query, key)
+                    } else {
+                        0.0
+                    };
+                    (dot * f64::from(scale) + f64::from(added)).exp()
+                };
+                let sum: f64 = (0..keys).map(score).sum();
+                let value: f64 = (0..keys)
+                    .map(|key| score(key) * element(views[2], &data[2], &[b, h, key, column]))
+                    .sum();
+                // Its place in memory.
+                let mut at = 0;
+                for &axis in &out_order {
+                    at = at * seen_out[axis] + place[axis];
+                }
+                expected[at] = if keys == 0 { 0.0 } else { (value / sum) as f32 };
+            }
+            assert_close(&out, &expected, 1e-5, &format!("round {round}: {seen:?} {out_order:?}"));
+        }
+    }
+
+    #[test]
+    fn many_queries_and_keys_go_block_by_block() {
+        let mut rng = Rng::new(32);
+        let (queries, keys) = (150, 900);
+        let (q, k, v) = (rng.vec(queries * 8), rng.vec(keys * 8), rng.vec(keys * 4));
+        let views = [[queries, 8], [8, keys], [keys, 4]];
+        let [a, b, c] = views.each_ref().map(|shape| View {
+            shape,
+            permutation: &[0, 1],
+        });
+        let plan = DotAttention::new(a, b, c, &[0, 1]).unwrap();
+        assert!(plan.blocks() > 1);
+        let mut out = vec![f32::NAN; queries * 4];
+        let mut scratch = vec![f32::NAN; plan.scratch_len()];
+        let operands = Operands { q: &q, k: &k, v: &v };
+        plan.run(operands, &mut out, &mut scratch, &Epilogue::none());
+        let mut expected = Vec::new();
+        for query in 0..queries {
+            let weights: Vec<f64> = (0..keys)
+                .map(|key| {
+                    let dot = (0..8).map(|i| f64::from(q[query * 8 + i]) * f64::from(k[i * keys + key]));
+                    dot.sum::<f64>().exp()
+                })
+                .collect();
+            let sum: f64 = weights.iter().sum();
+            for column in 0..4 {
+                let terms = weights.iter().enumerate();
+                let value: f64 = terms.map(|(key, weight)| weight * f64::from(v[key * 4 + column])).sum();
+                expected.push((value / sum) as f32);
+            }
+        }
+        assert_close(&out, &expected, 1e-5, "blocks");
+    }
+
+    #[test]
+    fn a_row_that_is_masked_as_a_whole_gives_nan_as_the_softmax_does() {
+        struct Mask;
+        impl RowProgram for Mask {
+            fn apply(&self, row: usize, _: usize, values: &mut [f32]) {
+                if row == 1 {
+                    values.fill(f32::NEG_INFINITY);
+                }
+            }
+        }
+        let view = |shape| View {
+            shape,
+            permutation: &[0, 1],
+        };
+        let plan = DotAttention::new(view(&[2, 1]), view(&[1, 3]), view(&[3, 1]), &[0, 1]).unwrap();
+        let (mut out, mut scratch) = ([0.0; 2], vec![0.0; plan.scratch_len()]);
+        let epilogue = Epilogue {
+            program: Some(&Mask),
+            ..Epilogue::none()
+        };
+        let operands = Operands {
+            q: &[0.0, 0.0],
+            k: &[1.0, 2.0, 3.0],
+            v: &[1.0, 2.0, 6.0],
+        };
+        plan.run(operands, &mut out, &mut scratch, &epilogue);
+        assert!((out[0] - 3.0).abs() < 1e-6 && out[1].is_nan(), "{out:?}");
+    }
+}

@@ -1,0 +1,169 @@
+//! Makes one FusedAttention of two matrix products with a softmax along the last axis between them. Whatever was merged into
+//! the first product (scale, mask, position bias) stays with the scores; transposes of the operands and of the result,
+//! which split and merge heads, become strides.
+
+use super::rewrite::{Analysis, Uses, permutation, retain_nodes};
+use crate::{
+    error::Result,
+    graph::{Attribute, Graph, Node, NodeId, OperatorId, ValueId},
+    ops::{PERMUTATIONS, ValueFacts},
+    tensor::{DType, resolve_axis},
+};
+
+pub(super) fn run(graph: &mut Graph, captures: &[ValueFacts]) -> Result<bool> {
+    let analysis = Analysis::of(graph, captures)?;
+    let uses = Uses::of(graph);
+    let producers = graph.producers();
+    let search = Search {
+        analysis: &analysis,
+        uses: &uses,
+        producers: &producers,
+    };
+    let mut absorbed = vec![false; graph.nodes.len()];
+    for index in 0..graph.nodes.len() {
+        if !is_product(&graph.nodes[index]) || absorbed[index] {
+            continue;
+        }
+        if let Some(found) = search.attention(graph, NodeId(index as u32))? {
+            for id in found.absorbed {
+                absorbed[id.index()] = true;
+            }
+            graph.nodes[index] = found.node;
+        }
+    }
+    retain_nodes(graph, |index| !absorbed[index]);
+    Ok(absorbed.iter().any(|absorbed| *absorbed))
+}
+
+struct Found {
+    node: Node,
+    absorbed: Vec<NodeId>,
+}
+
+fn is_product(node: &Node) -> bool {
+    node.operator.is_onnx("MatMul") || node.operator.is_internal("FusedMatMul")
+}
+
+struct Search<'a> {
+    analysis: &'a Analysis,
+    uses: &'a Uses,
+    producers: &'a [Option<NodeId>],
+}
+
+impl Search<'_> {
+    /// The attention whose second product is `id`. It stands where that one does: there all its inputs are made.
+    fn attention(&self, graph: &Graph, id: NodeId) -> Result<Option<Found>> {
+        let second = &graph.nodes[id.index()];
+        let (Some(weights), Some(values), None) = (second.input(0), second.input(1), &second.epilogue) else {
+            return Ok(None);
+        };
+        let plain =
+            second.attributes.float("alpha")?.unwrap_or(1.0) == 1.0 && !second.attributes.flag("transA", false)?;
+        let Some(softmax) = self.only_source(weights, id).filter(|_| plain) else {
+            return Ok(None);
+        };
+        let normalized = &graph.nodes[softmax.index()];
+        let (Some(scores), Some(rank)) = (normalized.input(0), self.rank(weights)) else {
+            return Ok(None);
+        };
+        let default = if normalized.operator.version < 13 { 1 } else { -1 };
+        let is_softmax = normalized.operator.is_onnx("Softmax")
+            && normalized.epilogue.is_none()
+            && resolve_axis(normalized.attributes.int("axis")?.unwrap_or(default), rank)? + 1 == rank;
+        let Some(first) = self.only_source(scores, softmax).filter(|_| is_softmax) else {
+            return Ok(None);
+        };
+        let product = &graph.nodes[first.index()];
+        let (true, Some(queries), Some(keys)) = (is_product(product), product.input(0), product.input(1)) else {
+            return Ok(None);
+        };
+        let output = second.outputs[0].filter(|_| self.heads_agree(scores, second.outputs[0]));
+        let Some(output) = output else { return Ok(None) };
+        let operands = [
+            self.operand(graph, queries, product.attributes.flag("transA", false)?),
+            self.operand(graph, keys, product.attributes.flag("transB", false)?),
+            self.operand(graph, values, second.attributes.flag("transB", false)?),
+        ];
+        let [Some(q), Some(k), Some(v)] = operands else {
+            return Ok(None);
+        };
+        let mut absorbed = vec![first, softmax];
+        let mut fused = product.fused.clone();
+        fused.push(graph.node_label(softmax));
+        fused.push(graph.node_label(id));
+        let mut node = product.clone();
+        node.operator = OperatorId::internal("FusedAttention");
+        node.attributes = Default::default();
+        node.attributes.set(
+            "scale",
+            Attribute::Float(product.attributes.float("alpha")?.unwrap_or(1.0)),
+        );
+        node.outputs = vec![Some(output)];
+        node.inputs.splice(..2, [q.0, k.0, v.0].map(Some));
+        if let Some(epilogue) = &mut node.epilogue {
+            epilogue.first_input += 1;
+        }
+        let mut permutations = vec![q.1, k.1, v.1];
+        // A transpose of the result, when nobody asks for the result itself.
+        if let [user] = self.uses.nodes[output.index()][..]
+            && !self.uses.is_output[output.index()]
+            && let transpose = &graph.nodes[user.index()]
+            && transpose.operator.is_onnx("Transpose")
+            && transpose.epilogue.is_none()
+            && let Some(order) = permutation(transpose, rank)
+        {
+            node.outputs = transpose.outputs.clone();
+            fused.push(graph.node_label(user));
+            permutations.push(order);
+            absorbed.push(user);
+        }
+        for (name, order) in PERMUTATIONS.iter().zip(permutations) {
+            if !order.is_sorted() {
+                let axes = order.into_iter().map(|axis| axis as i64).collect();
+                node.attributes.set(*name, Attribute::Ints(axes));
+            }
+        }
+        node.fused = fused;
+        Ok(Some(Found { node, absorbed }))
+    }
+
+    /// The node that makes a value, when `user` alone uses it.
+    fn only_source(&self, value: ValueId, user: NodeId) -> Option<NodeId> {
+        let source = self.producers[value.index()]?;
+        (self.uses.only_by(value, user) && self.uses.nodes[value.index()].len() == 1).then_some(source)
+    }
+
+    fn rank(&self, value: ValueId) -> Option<usize> {
+        let facts = &self.analysis.facts[value.index()];
+        let is_f32 = facts.dtype == Some(DType::F32);
+        facts.shape.as_ref().filter(|_| is_f32).map(Vec::len)
+    }
+
+    /// Whether scores and output have the same leading axes.
+    fn heads_agree(&self, scores: ValueId, output: Option<ValueId>) -> bool {
+        let shape = |id: ValueId| self.analysis.facts[id.index()].shape.as_deref();
+        match (shape(scores), output.and_then(shape)) {
+            (Some([scores @ .., _, _]), Some([output @ .., _, _])) => scores == output,
+            _ => false,
+        }
+    }
+
+    /// The value that an operand is a transpose of, and the order in which its axes are seen.
+    fn operand(&self, graph: &Graph, value: ValueId, is_transposed: bool) -> Option<(ValueId, Vec<usize>)> {
+        let rank = self.rank(value).filter(|&rank| rank >= 2)?;
+        let mut order: Vec<usize> = (0..rank).collect();
+        if is_transposed {
+            order.swap(rank - 2, rank - 1);
+        }
+        if let Some(source) = self.producers[value.index()]
+            && let node = &graph.nodes[source.index()]
+            && node.operator.is_onnx("Transpose")
+            && node.epilogue.is_none()
+            && let Some(inner) = permutation(node, rank)
+        {
+            let order = order.into_iter().map(|axis| inner[axis]).collect();
+            return Some((node.input(0)?, order));
+        }
+        Some((value, order))
+    }
+}

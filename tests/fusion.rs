@@ -1,0 +1,466 @@
+//! Chains that exporters write for one operation become that operation, in each of the forms they write it in; they stay
+//! what they are where they mean something else or where a step between is asked for. Every graph is run at each level.
+
+#[path = "support/levels.rs"]
+mod levels;
+
+use levels::{Random, check, ints, operators, run};
+use modelet::{
+    DType, Tensor,
+    graph::{Attribute, Graph, GraphBuilder, ValueId},
+    optimize::Level,
+    tensor::Dim,
+};
+
+const ROW: i64 = 12;
+
+fn scalar(b: &mut GraphBuilder, value: f32) -> ValueId {
+    b.constant("scalar", Tensor::scalar(value))
+}
+
+fn row(b: &mut GraphBuilder, seed: u64) -> ValueId {
+    b.constant("row", Random(seed).tensor(&[ROW as usize]))
+}
+
+fn batch_input(b: &mut GraphBuilder) -> ValueId {
+    b.input(
+        "x",
+        DType::F32,
+        vec![Dim::symbol("batch"), Dim::from(5), Dim::from(ROW)],
+    )
+}
+
+/// ReduceMean over the last axis; its axes stand in an input from opset 18 on.
+fn mean(b: &mut GraphBuilder, opset: i64, x: ValueId) -> ValueId {
+    if opset >= 18 {
+        let axes = b.constant("axes", ints(&[-1]));
+        return b.node("ReduceMean", &[x, axes]);
+    }
+    b.node_with("ReduceMean", &[x], &[("axes", Attribute::Ints(vec![2]))])
+}
+
+fn names(graph: &Graph, sizes: &[usize]) -> Vec<String> {
+    operators(&check(graph, sizes))
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Root {
+    Quotient,
+    Reciprocal,
+    One,
+    Power,
+}
+
+const ROOTS: [Root; 4] = [Root::Quotient, Root::Reciprocal, Root::One, Root::Power];
+
+/// `of / √(square + 1e-5)`.
+fn over_root(b: &mut GraphBuilder, form: Root, of: ValueId, square: ValueId, swapped: bool) -> ValueId {
+    let epsilon = scalar(b, 1e-5);
+    let pair = |x, y| if swapped { [y, x] } else { [x, y] };
+    let sum = b.node("Add", &pair(square, epsilon));
+    let inverse = match form {
+        Root::Power => {
+            let half = scalar(b, -0.5);
+            b.node("Pow", &[sum, half])
+        }
+        Root::Quotient => {
+            let root = b.node("Sqrt", &[sum]);
+            return b.node("Div", &[of, root]);
+        }
+        Root::Reciprocal => {
+            let root = b.node("Sqrt", &[sum]);
+            b.node("Reciprocal", &[root])
+        }
+        Root::One => {
+            let (root, one) = (b.node("Sqrt", &[sum]), scalar(b, 1.0));
+            b.node("Div", &[one, root])
+        }
+    };
+    b.node("Mul", &pair(of, inverse))
+}
+
+fn layer_norm(b: &mut GraphBuilder, opset: i64, x: ValueId, form: Root, swapped: bool) -> ValueId {
+    let average = mean(b, opset, x);
+    let centred = b.node("Sub", &[x, average]);
+    let square = if swapped {
+        b.node("Mul", &[centred, centred])
+    } else {
+        let two = scalar(b, 2.0);
+        b.node("Pow", &[centred, two])
+    };
+    let variance = mean(b, opset, square);
+    over_root(b, form, centred, variance, swapped)
+}
+
+#[test]
+fn layer_normalization_in_every_form() {
+    for opset in [13, 18] {
+        for form in ROOTS {
+            for swapped in [false, true] {
+                let mut b = GraphBuilder::new(opset);
+                let x = batch_input(&mut b);
+                let normal = layer_norm(&mut b, opset, x, form, swapped);
+                let (scale, bias) = (row(&mut b, 2), row(&mut b, 3));
+                let pair = |x, y| if swapped { [y, x] } else { [x, y] };
+                let scaled = b.node("Mul", &pair(normal, scale));
+                let y = b.node("Add", &pair(scaled, bias));
+                let graph = b.output("y", y).finish().unwrap();
+                assert_eq!(names(&graph, &[1, 3]), ["LayerNormalization"]);
+            }
+        }
+    }
+}
+
+#[test]
+fn layer_normalization_without_scale_or_bias() {
+    let mut b = GraphBuilder::new(17);
+    let x = batch_input(&mut b);
+    let y = layer_norm(&mut b, 17, x, Root::Quotient, false);
+    assert_eq!(names(&b.output("y", y).finish().unwrap(), &[2]), ["LayerNormalization"]);
+    let mut b = GraphBuilder::new(17);
+    let x = batch_input(&mut b);
+    let y = layer_norm(&mut b, 17, x, Root::Quotient, false);
+    let scale = row(&mut b, 2);
+    let y = b.node("Mul", &[scale, y]);
+    assert_eq!(names(&b.output("y", y).finish().unwrap(), &[2]), ["LayerNormalization"]);
+}
+
+#[test]
+fn layer_normalization_as_factor_and_shift() {
+    let mut b = GraphBuilder::new(15);
+    let x = batch_input(&mut b);
+    let average = mean(&mut b, 15, x);
+    let centred = b.node("Sub", &[x, average]);
+    let square = b.node("Mul", &[centred, centred]);
+    let variance = mean(&mut b, 15, square);
+    let epsilon = scalar(&mut b, 1e-3);
+    let sum = b.node("Add", &[variance, epsilon]);
+    let root = b.node("Sqrt", &[sum]);
+    let inverse = b.node("Reciprocal", &[root]);
+    let (scale, bias) = (row(&mut b, 2), row(&mut b, 3));
+    let factor = b.node("Mul", &[inverse, scale]);
+    let scaled = b.node("Mul", &[x, factor]);
+    let shifted = b.node("Mul", &[average, factor]);
+    let shift = b.node("Sub", &[bias, shifted]);
+    let y = b.node("Add", &[scaled, shift]);
+    let graph = b.output("y", y).finish().unwrap();
+    assert_eq!(names(&graph, &[1, 3]), ["LayerNormalization"]);
+}
+
+#[test]
+fn root_mean_square_normalization_in_every_form() {
+    for form in ROOTS {
+        for swapped in [false, true] {
+            let mut b = GraphBuilder::new(18);
+            let x = batch_input(&mut b);
+            let square = if swapped {
+                b.node("Mul", &[x, x])
+            } else {
+                let two = scalar(&mut b, 2.0);
+                b.node("Pow", &[x, two])
+            };
+            let power = mean(&mut b, 18, square);
+            let normal = over_root(&mut b, form, x, power, swapped);
+            let scale = row(&mut b, 2);
+            let y = b.node("Mul", &if swapped { [scale, normal] } else { [normal, scale] });
+            let graph = b.output("y", y).finish().unwrap();
+            assert_eq!(names(&graph, &[1, 3]), ["RMSNormalization"]);
+        }
+    }
+}
+
+#[test]
+fn what_only_looks_like_a_normalization_stays() {
+    // The variance is asked for.
+    let mut b = GraphBuilder::new(17);
+    let x = batch_input(&mut b);
+    let average = mean(&mut b, 17, x);
+    let centred = b.node("Sub", &[x, average]);
+    let square = b.node("Mul", &[centred, centred]);
+    let variance = mean(&mut b, 17, square);
+    let y = over_root(&mut b, Root::Quotient, centred, variance, false);
+    b.output("variance", variance);
+    let graph = b.output("y", y).finish().unwrap();
+    assert!(!names(&graph, &[2]).contains(&"LayerNormalization".to_string()));
+    // The two means are over different axes.
+    let mut b = GraphBuilder::new(17);
+    let x = batch_input(&mut b);
+    let average = b.node_with("ReduceMean", &[x], &[("axes", Attribute::Ints(vec![1, 2]))]);
+    let centred = b.node("Sub", &[x, average]);
+    let square = b.node("Mul", &[centred, centred]);
+    let variance = mean(&mut b, 17, square);
+    let y = over_root(&mut b, Root::Quotient, centred, variance, false);
+    let graph = b.output("y", y).finish().unwrap();
+    assert!(!names(&graph, &[2]).contains(&"LayerNormalization".to_string()));
+    // The scale belongs to the other axis: the normalisation is one, the scale is not part of it.
+    let mut b = GraphBuilder::new(17);
+    let x = batch_input(&mut b);
+    let y = layer_norm(&mut b, 17, x, Root::Quotient, false);
+    let scale = b.constant("scale", Random(7).tensor(&[5, 1]));
+    let y = b.node("Mul", &[y, scale]);
+    let graph = b.output("y", y).finish().unwrap();
+    assert_eq!(names(&graph, &[2]), ["LayerNormalization", "Mul"]);
+}
+
+const HEADS: i64 = 3;
+const SIZE: i64 = 4;
+
+/// A projection `[batch, length, heads * size]`, split into heads.
+fn heads(b: &mut GraphBuilder, x: ValueId, seed: u64, perm: [i64; 4]) -> ValueId {
+    let weights = b.constant("weights", Random(seed).tensor(&[ROW as usize, ROW as usize]));
+    let bias = row(b, seed + 1);
+    let projected = b.node("MatMul", &[x, weights]);
+    let projected = b.node("Add", &[bias, projected]);
+    let shape = b.constant("shape", ints(&[0, 0, HEADS, SIZE]));
+    let split = b.node("Reshape", &[projected, shape]);
+    b.node_with("Transpose", &[split], &[("perm", Attribute::Ints(perm.to_vec()))])
+}
+
+fn merge(b: &mut GraphBuilder, y: ValueId) -> ValueId {
+    let perm = [("perm", Attribute::Ints(vec![0, 2, 1, 3]))];
+    let y = b.node_with("Transpose", &[y], &perm);
+    let shape = b.constant("shape", ints(&[0, 0, ROW]));
+    b.node("Reshape", &[y, shape])
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Scale {
+    Quotient,
+    Product,
+    OnQueries,
+    OnBoth,
+    None,
+}
+
+fn tokens(b: &mut GraphBuilder, name: &str) -> ValueId {
+    b.input(
+        name,
+        DType::F32,
+        vec![Dim::symbol("batch"), Dim::symbol("length"), Dim::from(ROW)],
+    )
+}
+
+/// Attention as exporters write it, with `mask` applied to the scores.
+fn attention(
+    opset: i64,
+    scale: Scale,
+    one_transpose: bool,
+    mask: impl Fn(&mut GraphBuilder, ValueId) -> ValueId,
+) -> Graph {
+    let mut b = GraphBuilder::new(opset);
+    let x = tokens(&mut b, "x");
+    let mut q = heads(&mut b, x, 11, [0, 2, 1, 3]);
+    let mut k = if one_transpose {
+        heads(&mut b, x, 21, [0, 2, 3, 1])
+    } else {
+        let k = heads(&mut b, x, 21, [0, 2, 1, 3]);
+        b.node_with("Transpose", &[k], &[("perm", Attribute::Ints(vec![0, 1, 3, 2]))])
+    };
+    let v = heads(&mut b, x, 31, [0, 2, 1, 3]);
+    if scale == Scale::OnQueries {
+        let factor = scalar(&mut b, 0.5);
+        q = b.node("Mul", &[q, factor]);
+    }
+    if scale == Scale::OnBoth {
+        let factor = scalar(&mut b, 0.7);
+        q = b.node("Mul", &[q, factor]);
+        k = b.node("Mul", &[factor, k]);
+    }
+    let mut scores = b.node("MatMul", &[q, k]);
+    if scale == Scale::Quotient {
+        let divisor = scalar(&mut b, 2.0);
+        scores = b.node("Div", &[scores, divisor]);
+    }
+    if scale == Scale::Product {
+        let factor = scalar(&mut b, 0.5);
+        scores = b.node("Mul", &[factor, scores]);
+    }
+    let scores = mask(&mut b, scores);
+    let axis = if opset < 13 { 3 } else { -1 };
+    let weights = b.node_with("Softmax", &[scores], &[("axis", Attribute::Int(axis))]);
+    let y = b.node("MatMul", &[weights, v]);
+    let y = merge(&mut b, y);
+    b.output("y", y).finish().unwrap()
+}
+
+fn of_attention(graph: &Graph) -> Vec<String> {
+    let mut names = names(graph, &[1, 2, 7]);
+    names.retain(|name| !["MatMul", "Reshape"].contains(&name.as_str()));
+    names
+}
+
+#[test]
+fn attention_in_every_form() {
+    for opset in [11, 17] {
+        for scale in [
+            Scale::Quotient,
+            Scale::Product,
+            Scale::OnQueries,
+            Scale::OnBoth,
+            Scale::None,
+        ] {
+            for one_transpose in [false, true] {
+                let graph = attention(opset, scale, one_transpose, |_, scores| scores);
+                assert_eq!(of_attention(&graph), ["FusedAttention"]);
+            }
+        }
+    }
+}
+
+#[test]
+fn attention_with_masks_and_biases() {
+    // A mask of keys that is computed from what is fed.
+    let graph = attention(17, Scale::Quotient, true, |b, scores| {
+        let mask = b.input(
+            "mask",
+            DType::F32,
+            vec![Dim::symbol("batch"), Dim::from(1), Dim::from(1), Dim::symbol("length")],
+        );
+        let low = scalar(b, -10000.0);
+        let mask = b.node("Mul", &[mask, low]);
+        b.node("Add", &[scores, mask])
+    });
+    assert_eq!(of_attention(&graph), ["Mul", "FusedAttention"]);
+    // A position bias for each head, on the left.
+    let graph = attention(17, Scale::None, true, |b, scores| {
+        let bias = b.input(
+            "bias",
+            DType::F32,
+            vec![
+                Dim::from(1),
+                Dim::from(HEADS),
+                Dim::symbol("length"),
+                Dim::symbol("length"),
+            ],
+        );
+        b.node("Add", &[bias, scores])
+    });
+    assert_eq!(of_attention(&graph), ["FusedAttention"]);
+    // Scores replaced where they are masked.
+    let graph = attention(17, Scale::Product, false, |b, scores| {
+        let mask = b.input(
+            "mask",
+            DType::F32,
+            vec![
+                Dim::symbol("batch"),
+                Dim::from(1),
+                Dim::symbol("length"),
+                Dim::symbol("length"),
+            ],
+        );
+        let (zero, low) = (scalar(b, 0.5), scalar(b, f32::NEG_INFINITY));
+        let masked = b.node("Greater", &[mask, zero]);
+        b.node("Where", &[masked, low, scores])
+    });
+    assert!(of_attention(&graph).contains(&"FusedAttention".to_string()));
+}
+
+#[test]
+fn masked_rows_are_nan_at_every_level() {
+    let graph = attention(17, Scale::Quotient, true, |b, scores| {
+        let mask = b.input(
+            "mask",
+            DType::F32,
+            vec![
+                Dim::symbol("batch"),
+                Dim::from(1),
+                Dim::symbol("length"),
+                Dim::symbol("length"),
+            ],
+        );
+        b.node("Add", &[scores, mask])
+    });
+    let mut mask = vec![0.0; 9];
+    mask[..4].fill(f32::NEG_INFINITY);
+    mask[7] = f32::NAN;
+    let feeds = [
+        ("x".to_string(), Random(5).tensor(&[1, 3, ROW as usize])),
+        ("mask".to_string(), Tensor::new(&[1, 1, 3, 3], mask).unwrap()),
+    ];
+    let results = [Level::None, Level::All].map(|level| run(&graph, level, &feeds)[0].to_f32s().unwrap().into_owned());
+    for (index, (a, b)) in results[0].iter().zip(&results[1]).enumerate() {
+        assert_eq!(index / ROW as usize == 1, !b.is_nan(), "element {index}");
+        assert!(
+            a.is_nan() && b.is_nan() || (a - b).abs() < 1e-5,
+            "element {index}: {a} and {b}"
+        );
+    }
+}
+
+#[test]
+fn attention_whose_steps_are_asked_for_stays() {
+    for asked in ["scores", "weights"] {
+        let mut b = GraphBuilder::new(17);
+        let x = tokens(&mut b, "x");
+        let q = heads(&mut b, x, 11, [0, 2, 1, 3]);
+        let k = heads(&mut b, x, 21, [0, 2, 3, 1]);
+        let v = heads(&mut b, x, 31, [0, 2, 1, 3]);
+        let scores = b.node("MatMul", &[q, k]);
+        let weights = b.node_with("Softmax", &[scores], &[("axis", Attribute::Int(-1))]);
+        let y = b.node("MatMul", &[weights, v]);
+        b.output(asked, if asked == "scores" { scores } else { weights });
+        let graph = b.output("y", y).finish().unwrap();
+        assert!(of_attention(&graph).contains(&"Softmax".to_string()), "{asked}");
+    }
+    // A softmax over the queries.
+    let mut b = GraphBuilder::new(17);
+    let x = tokens(&mut b, "x");
+    let [q, k, v] =
+        [11, 21, 31].map(|seed| heads(&mut b, x, seed, if seed == 21 { [0, 2, 3, 1] } else { [0, 2, 1, 3] }));
+    let scores = b.node("MatMul", &[q, k]);
+    let weights = b.node_with("Softmax", &[scores], &[("axis", Attribute::Int(2))]);
+    let y = b.node("MatMul", &[weights, v]);
+    let graph = b.output("y", y).finish().unwrap();
+    assert!(of_attention(&graph).contains(&"Softmax".to_string()));
+}
+
+#[test]
+fn steps_behind_a_view_become_the_epilogue_of_the_kernel_before_it() {
+    // A factor between the split into heads and whatever follows.
+    let mut b = GraphBuilder::new(17);
+    let x = tokens(&mut b, "x");
+    let weights = b.constant("weights", Random(2).tensor(&[ROW as usize, ROW as usize]));
+    let y = b.node("MatMul", &[x, weights]);
+    let shape = b.constant("shape", ints(&[0, 0, HEADS, SIZE]));
+    let y = b.node("Reshape", &[y, shape]);
+    let factor = scalar(&mut b, 0.25);
+    let y = b.node("Mul", &[factor, y]);
+    let gate = b.node("Sigmoid", &[y]);
+    let y = b.node("Mul", &[y, gate]);
+    let graph = b.output("y", y).finish().unwrap();
+    assert_eq!(names(&graph, &[1, 3]), ["MatMul", "Reshape"]);
+    // A bias of channels behind a Squeeze, as convolutions over time are written.
+    for operator in ["Squeeze", "Unsqueeze"] {
+        let mut b = GraphBuilder::new(17);
+        let last = if operator == "Squeeze" { 1 } else { 4 };
+        let x = b.input(
+            "x",
+            DType::F32,
+            vec![Dim::symbol("batch"), Dim::from(6), Dim::from(last)],
+        );
+        let weights = b.constant("weights", Random(2).tensor(&[5, 6, 1]));
+        let y = b.node("Conv", &[x, weights]);
+        let axes = b.constant("axes", ints(&[if operator == "Squeeze" { 2 } else { 3 }]));
+        let y = b.node(operator, &[y, axes]);
+        let bias = Random(3).tensor(&[5]);
+        let bias = match operator {
+            "Squeeze" => bias,
+            _ => bias.reshaped(&[5, 1, 1]).unwrap(),
+        };
+        let bias = b.constant("bias", bias);
+        let y = b.node("Sub", &[bias, y]);
+        let graph = b.output("y", y).finish().unwrap();
+        assert_eq!(names(&graph, &[1, 3]), ["Conv", operator]);
+    }
+    // A bias that runs over the axis that the view cuts up stays behind it.
+    let mut b = GraphBuilder::new(17);
+    let x = tokens(&mut b, "x");
+    let weights = b.constant("weights", Random(2).tensor(&[ROW as usize, ROW as usize]));
+    let y = b.node("MatMul", &[x, weights]);
+    let shape = b.constant("shape", ints(&[0, 0, HEADS, SIZE]));
+    let y = b.node("Reshape", &[y, shape]);
+    let bias = b.constant("bias", Random(3).tensor(&[SIZE as usize]));
+    let y = b.node("Sub", &[bias, y]);
+    let graph = b.output("y", y).finish().unwrap();
+    assert_eq!(names(&graph, &[1, 3]), ["MatMul", "Reshape", "Sub"]);
+}
