@@ -464,3 +464,66 @@ fn steps_behind_a_view_become_the_epilogue_of_the_kernel_before_it() {
     let graph = b.output("y", y).finish().unwrap();
     assert_eq!(names(&graph, &[1, 3]), ["MatMul", "Reshape", "Sub"]);
 }
+
+/// Pad, then `operator`; pads as opset 10 and as opset 13 write them.
+fn padded(opset: i64, pads: &[i64], value: f32, operator: &str, attributes: &[(&str, Attribute)]) -> Vec<String> {
+    let mut b = GraphBuilder::new(opset);
+    let x = b.input(
+        "x",
+        DType::F32,
+        vec![Dim::symbol("batch"), Dim::from(3), Dim::from(7), Dim::from(6)],
+    );
+    let y = if opset < 11 {
+        let attributes = [
+            ("pads", Attribute::Ints(pads.to_vec())),
+            ("value", Attribute::Float(value)),
+        ];
+        b.node_with("Pad", &[x], &attributes)
+    } else {
+        let (pads, value) = (b.constant("pads", ints(pads)), scalar(&mut b, value));
+        b.node("Pad", &[x, pads, value])
+    };
+    let mut inputs = vec![y];
+    if operator == "Conv" {
+        inputs.push(b.constant("weights", Random(4).tensor(&[2, 3, 3, 3])));
+    }
+    let y = b.node_with(operator, &inputs, attributes);
+    let graph = b.output("y", y).finish().unwrap();
+    names(&graph, &[1, 2])
+}
+
+#[test]
+fn pads_become_those_of_the_window_behind_them() {
+    let spatial = [0, 0, 1, 2, 0, 0, 0, 1];
+    let window = ("kernel_shape", Attribute::Ints(vec![3, 3]));
+    for opset in [10, 13] {
+        assert_eq!(padded(opset, &spatial, 0.0, "Conv", &[]), ["Conv"]);
+        let own = ("pads", Attribute::Ints(vec![1, 0, 0, 2]));
+        assert_eq!(padded(opset, &spatial, 0.0, "Conv", &[own.clone()]), ["Conv"]);
+        let valid = ("auto_pad", Attribute::String(b"VALID".to_vec()));
+        assert_eq!(padded(opset, &spatial, 0.0, "Conv", &[valid]), ["Conv"]);
+        assert_eq!(
+            padded(opset, &spatial, 0.0, "AveragePool", &[window.clone()]),
+            ["AveragePool"]
+        );
+        assert_eq!(
+            padded(opset, &spatial, f32::NEG_INFINITY, "MaxPool", &[window.clone()]),
+            ["MaxPool"]
+        );
+        // Another value, other axes, sizes that follow from the padded input, zeros that would not count.
+        let same = ("auto_pad", Attribute::String(b"SAME_UPPER".to_vec()));
+        assert_eq!(padded(opset, &spatial, 1.0, "Conv", &[])[0], "Pad");
+        assert_eq!(padded(opset, &spatial, 0.0, "Conv", &[same])[0], "Pad");
+        assert_eq!(padded(opset, &[1, 0, 0, 0, 0, 0, 0, 0], 0.0, "Conv", &[])[0], "Pad");
+        assert_eq!(padded(opset, &[0, 0, -1, 0, 0, 0, 0, 0], 0.0, "Conv", &[])[0], "Pad");
+        assert_eq!(padded(opset, &spatial, 0.0, "MaxPool", &[window.clone()])[0], "Pad");
+        assert_eq!(
+            padded(opset, &spatial, 0.0, "AveragePool", &[window.clone(), own])[0],
+            "Pad"
+        );
+        assert_eq!(
+            padded(opset, &[0, 0, 3, 0, 0, 0, 0, 0], 0.0, "AveragePool", &[window.clone()])[0],
+            "Pad"
+        );
+    }
+}

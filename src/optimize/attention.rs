@@ -2,11 +2,15 @@
 //! the first product (scale, mask, position bias) stays with the scores; transposes of the operands and of the result,
 //! which split and merge heads, become strides.
 
-use super::rewrite::{Analysis, Uses, permutation, retain_nodes};
+use super::{
+    pointwise::without_scalars,
+    rewrite::{Analysis, Uses, permutation, retain_nodes},
+};
 use crate::{
     error::Result,
     graph::{Attribute, Graph, Node, NodeId, OperatorId, ValueId},
     ops::{PERMUTATIONS, ValueFacts},
+    pointwise::{BinaryOp, Node as Expression, Reg},
     tensor::{DType, resolve_axis},
 };
 
@@ -84,9 +88,23 @@ impl Search<'_> {
             self.operand(graph, keys, product.attributes.flag("transB", false)?),
             self.operand(graph, values, second.attributes.flag("transB", false)?),
         ];
-        let [Some(q), Some(k), Some(v)] = operands else {
+        let [Some(mut q), Some(mut k), Some(v)] = operands else {
             return Ok(None);
         };
+        // Factors on queries and keys are factors on the scores.
+        let mut scale = product.attributes.float("alpha")?.unwrap_or(1.0);
+        for (operand, value) in [(&mut q, queries), (&mut k, keys)] {
+            let user = if operand.0 == value {
+                first
+            } else {
+                self.producers[value.index()].unwrap_or(first)
+            };
+            if let Some((source, factor)) = self.factor(graph, operand.0, user)? {
+                operand.0 = source;
+                scale *= factor;
+                self.look_through(graph, operand);
+            }
+        }
         let mut absorbed = vec![first, softmax];
         let mut fused = product.fused.clone();
         fused.push(graph.node_label(softmax));
@@ -94,10 +112,7 @@ impl Search<'_> {
         let mut node = product.clone();
         node.operator = OperatorId::internal("FusedAttention");
         node.attributes = Default::default();
-        node.attributes.set(
-            "scale",
-            Attribute::Float(product.attributes.float("alpha")?.unwrap_or(1.0)),
-        );
+        node.attributes.set("scale", Attribute::Float(scale));
         node.outputs = vec![Some(output)];
         node.inputs.splice(..2, [q.0, k.0, v.0].map(Some));
         if let Some(epilogue) = &mut node.epilogue {
@@ -155,15 +170,55 @@ impl Search<'_> {
         if is_transposed {
             order.swap(rank - 2, rank - 1);
         }
-        if let Some(source) = self.producers[value.index()]
+        let mut operand = (value, order);
+        self.look_through(graph, &mut operand);
+        Some(operand)
+    }
+
+    /// Goes on from an operand to what it is a transpose of.
+    fn look_through(&self, graph: &Graph, operand: &mut (ValueId, Vec<usize>)) {
+        if let Some(source) = self.producers[operand.0.index()]
             && let node = &graph.nodes[source.index()]
             && node.operator.is_onnx("Transpose")
             && node.epilogue.is_none()
-            && let Some(inner) = permutation(node, rank)
+            && let Some(inner) = permutation(node, operand.1.len())
+            && let Some(input) = node.input(0)
         {
-            let order = order.into_iter().map(|axis| inner[axis]).collect();
-            return Some((node.input(0)?, order));
+            operand.0 = input;
+            operand.1.iter_mut().for_each(|axis| *axis = inner[*axis]);
         }
-        Some((value, order))
+    }
+
+    /// The value that a value is a constant multiple of, and the factor, when `user` alone uses the product.
+    fn factor(&self, graph: &Graph, value: ValueId, user: NodeId) -> Result<Option<(ValueId, f32)>> {
+        let Some(id) = self.only_source(value, user) else {
+            return Ok(None);
+        };
+        let Some(form) = self.analysis.pointwise(graph, id) else {
+            return Ok(None);
+        };
+        let node = &graph.nodes[id.index()];
+        let inputs: Vec<ValueId> = form.inputs.iter().filter_map(|&input| node.inputs[input]).collect();
+        let (expr, inputs) = without_scalars(self.analysis, &form.expr, &inputs)?.unwrap_or((form.expr, inputs));
+        let ([input], [output]) = (&inputs[..], expr.outputs()) else {
+            return Ok(None);
+        };
+        let constant = |reg: Reg| match expr.nodes()[reg.index()] {
+            Expression::Const(bits) => Some(f32::from_bits(bits)),
+            _ => None,
+        };
+        let is_input = |reg: Reg| expr.nodes()[reg.index()] == Expression::Input(0);
+        let factor = match expr.nodes()[output.reg.index()] {
+            Expression::Binary(BinaryOp::Mul, a, b) if is_input(a) => constant(b),
+            Expression::Binary(BinaryOp::Mul, a, b) if is_input(b) => constant(a),
+            Expression::Binary(BinaryOp::Div, a, b) if is_input(a) => {
+                constant(b).map(f32::recip).filter(|factor| factor.is_normal())
+            }
+            _ => None,
+        };
+        let same = self.analysis.facts[input.index()].shape == self.analysis.facts[value.index()].shape;
+        Ok(factor
+            .filter(|_| same && self.rank(*input).is_some())
+            .map(|factor| (*input, factor)))
     }
 }

@@ -12,6 +12,7 @@ mod expand;
 mod fold;
 mod identity;
 mod norm;
+mod pad;
 mod parts;
 mod pattern;
 mod pointwise;
@@ -102,6 +103,10 @@ const ALGEBRA: &[Pass] = &[
     Pass {
         name: "norm",
         run: norm::run,
+    },
+    Pass {
+        name: "pad",
+        run: pad::run,
     },
     Pass {
         name: "transpose",
