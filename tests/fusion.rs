@@ -527,3 +527,52 @@ fn pads_become_those_of_the_window_behind_them() {
         );
     }
 }
+
+#[test]
+fn heads_that_several_groups_of_queries_share_are_not_repeated() {
+    for merged_twice in [false, true] {
+        let mut b = GraphBuilder::new(17);
+        let batch = Dim::symbol("batch");
+        let of = |b: &mut GraphBuilder, name: &str, heads: i64, last: i64| {
+            let sizes = [Dim::from(heads), Dim::symbol("length"), Dim::from(last)];
+            b.input(name, DType::F32, [vec![batch.clone()], sizes.to_vec()].concat())
+        };
+        let q = of(&mut b, "q", 6, 4);
+        let mut shared = [("k", 4), ("v", 5)].map(|(name, last)| {
+            let x = of(&mut b, name, 2, last);
+            let axes = b.constant("axes", ints(&[2]));
+            let apart = b.node("Unsqueeze", &[x, axes]);
+            let target = b.constant("target", ints(&[1, 2, 3, 1, last]));
+            let expanded = b.node("Expand", &[apart, target]);
+            let shape = if merged_twice {
+                [0, 6, -1, last]
+            } else {
+                [-1, 6, 0, last]
+            };
+            let shape = if merged_twice {
+                b.constant("shape", ints(&shape))
+            } else {
+                // The sizes come from the shape of what is repeated.
+                let sizes = b.node("Shape", &[x]);
+                let at = |b: &mut GraphBuilder, index: i64| {
+                    let index = b.constant("index", ints(&[index]));
+                    b.node("Gather", &[sizes, index])
+                };
+                let (first, length) = (at(&mut b, 0), at(&mut b, 2));
+                let (six, last) = (b.constant("six", ints(&[6])), b.constant("last", ints(&[last])));
+                b.node_with("Concat", &[first, six, length, last], &[("axis", Attribute::Int(0))])
+            };
+            b.node("Reshape", &[expanded, shape])
+        });
+        shared[0] = b.node_with(
+            "Transpose",
+            &[shared[0]],
+            &[("perm", Attribute::Ints(vec![0, 1, 3, 2]))],
+        );
+        let scores = b.node("MatMul", &[q, shared[0]]);
+        let weights = b.node_with("Softmax", &[scores], &[("axis", Attribute::Int(-1))]);
+        let y = b.node("MatMul", &[weights, shared[1]]);
+        let graph = b.output("y", y).finish().unwrap();
+        assert_eq!(names(&graph, &[1, 3]), ["FusedAttention"], "{merged_twice}");
+    }
+}

@@ -20,12 +20,18 @@ pub struct View<'a> {
     pub shape: &'a [usize],
     /// For each axis that is seen, the one in memory.
     pub permutation: &'a [usize],
+    /// How often each head is seen in a row: the last axis but two is as many times as long.
+    pub repeats: usize,
 }
 
 impl View<'_> {
     /// The sizes as seen.
     pub fn sizes(&self) -> Vec<usize> {
-        self.permutation.iter().map(|&axis| self.shape[axis]).collect()
+        let mut sizes: Vec<usize> = self.permutation.iter().map(|&axis| self.shape[axis]).collect();
+        if let [.., heads, _, _] = &mut sizes[..] {
+            *heads *= self.repeats;
+        }
+        sizes
     }
 
     /// The steps as seen.
@@ -103,6 +109,7 @@ impl DotAttention {
         let view = View {
             shape: &output,
             permutation: &back,
+            repeats: 1,
         };
         let operands = [&q, &k, &v, &view];
         let steps = operands.map(View::steps);
@@ -122,8 +129,11 @@ impl DotAttention {
                     let (mut rest, mut start) = (index, 0);
                     let own = steps[of].len() - 2;
                     for axis in (0..lead.len()).rev() {
-                        let place = rest % lead[axis];
+                        let mut place = rest % lead[axis];
                         rest /= lead[axis];
+                        if axis + 1 == lead.len() {
+                            place /= operands[of].repeats;
+                        }
                         if let Some(axis) = (axis + own).checked_sub(lead.len())
                             && sizes[of][axis] > 1
                         {
@@ -276,7 +286,11 @@ mod tests {
     fn element(view: View<'_>, data: &[f32], place: &[usize]) -> f64 {
         let (steps, sizes) = (view.steps(), view.sizes());
         let skipped = place.len() - sizes.len();
-        let at = (0..sizes.len()).map(|axis| (place[axis + skipped] % sizes[axis]) * steps[axis]);
+        let heads = sizes.len() - 3;
+        let at = (0..sizes.len()).map(|axis| {
+            let place = place[axis + skipped] % sizes[axis];
+            steps[axis] * if axis == heads { place / view.repeats } else { place }
+        });
         f64::from(data[at.sum::<usize>()])
     }
 
@@ -296,20 +310,28 @@ mod tests {
     fn random_orders_of_axes_match_the_definition() {
         let mut rng = Rng::new(31);
         for round in 0..150 {
-            let (batch, heads) = (rng.size(1, 3), rng.size(1, 3));
+            let repeats = [1, 1, 2, 3][rng.size(0, 3)];
+            let (batch, heads) = (rng.size(1, 3), rng.size(1, 3) * repeats);
             let (queries, keys) = (rng.size(0, 40), rng.size(0, 70));
             let (head_size, value_size) = (rng.size(0, 20), rng.size(1, 20));
             let many = |size: usize, rng: &mut Rng| if rng.size(0, 4) == 0 { 1 } else { size };
             let seen = [
                 vec![batch, heads, queries, head_size],
-                vec![many(batch, &mut rng), many(heads, &mut rng), head_size, keys],
-                vec![many(batch, &mut rng), many(heads, &mut rng), keys, value_size],
+                vec![many(batch, &mut rng), many(heads / repeats, &mut rng), head_size, keys],
+                vec![many(batch, &mut rng), many(heads / repeats, &mut rng), keys, value_size],
             ];
             let orders = seen.each_ref().map(|seen| permuted(&mut rng, seen));
             let data = seen.each_ref().map(|seen| rng.vec(seen.iter().product()));
-            let views = orders
-                .each_ref()
-                .map(|(shape, permutation)| View { shape, permutation });
+            let view = |of: usize| View {
+                shape: &orders[of].0,
+                permutation: &orders[of].1,
+                repeats: if of > 0 && seen[of][1] == heads / repeats {
+                    repeats
+                } else {
+                    1
+                },
+            };
+            let views = [view(0), view(1), view(2)];
             let out_order = permuted(&mut rng, &[1; 4]).1;
             let plan = DotAttention::new(views[0], views[1], views[2], &out_order).unwrap();
             let mut out = vec![f32::NAN; plan.output().iter().product()];
@@ -374,6 +396,7 @@ mod tests {
         let [a, b, c] = views.each_ref().map(|shape| View {
             shape,
             permutation: &[0, 1],
+            repeats: 1,
         });
         let plan = DotAttention::new(a, b, c, &[0, 1]).unwrap();
         assert!(plan.blocks() > 1);
@@ -412,6 +435,7 @@ mod tests {
         let view = |shape| View {
             shape,
             permutation: &[0, 1],
+            repeats: 1,
         };
         let plan = DotAttention::new(view(&[2, 1]), view(&[1, 3]), view(&[3, 1]), &[0, 1]).unwrap();
         let (mut out, mut scratch) = ([0.0; 2], vec![0.0; plan.scratch_len()]);

@@ -21,15 +21,21 @@ use crate::{
 /// the output.
 ///
 /// `perm_q`, `perm_k`, `perm_v` permute the axes of an input before it is looked at so, and `perm_out` those of the output
-/// `[.., q, v]` afterwards, as Transpose does. Nothing is moved for it.
+/// `[.., q, v]` afterwards, as Transpose does. `repeats_k` and `repeats_v` have each head of the keys or values, on the last axis
+/// but two, seen so many times in a row. Nothing is moved for any of it.
 #[derive(Debug)]
 struct FusedAttention {
     scale: f32,
     permutations: [Option<Vec<i64>>; 4],
+    /// Of queries, keys and values.
+    repeats: [i64; 3],
 }
 
 /// The attributes that permute the inputs and the output.
 pub const PERMUTATIONS: [&str; 4] = ["perm_q", "perm_k", "perm_v", "perm_out"];
+
+/// The attributes that repeat the heads of keys and values.
+pub const REPEATS: [&str; 2] = ["repeats_k", "repeats_v"];
 
 /// Makes [`FusedAttention`].
 pub fn make(node: &Node) -> Result<Box<dyn Operator>> {
@@ -38,9 +44,14 @@ pub fn make(node: &Node) -> Result<Box<dyn Operator>> {
     for (name, permutation) in PERMUTATIONS.iter().zip(&mut permutations) {
         *permutation = attributes.ints(name)?.map(<[i64]>::to_vec);
     }
+    let mut repeats = [1; 3];
+    for (name, repeats) in REPEATS.iter().zip(&mut repeats[1..]) {
+        *repeats = attributes.int(name)?.unwrap_or(1).max(1);
+    }
     Ok(Box::new(FusedAttention {
         scale: attributes.float("scale")?.unwrap_or(1.0),
         permutations,
+        repeats,
     }))
 }
 
@@ -68,6 +79,7 @@ impl FusedAttention {
         let view = |of: usize| View {
             shape: &inputs[of].shape,
             permutation: &permutations[of],
+            repeats: self.repeats[of] as usize,
         };
         DotAttention::new(view(0), view(1), view(2), &out).ok_or_else(|| {
             let shapes = inputs.map(|input| display_shape(&input.shape));
@@ -86,7 +98,11 @@ impl Operator for FusedAttention {
                 return Ok(());
             };
             let axes = self.permutation(of, shape.len())?;
-            seen.push(axes.into_iter().map(|axis| shape[axis].clone()).collect());
+            let mut sizes: Vec<Dim> = axes.into_iter().map(|axis| shape[axis].clone()).collect();
+            if let [.., heads, _, _] = &mut sizes[..] {
+                *heads = heads.clone() * Dim::from(self.repeats[of]);
+            }
+            seen.push(sizes);
         }
         let [
             [q_lead @ .., queries, q_size],

@@ -54,7 +54,7 @@ mod unary;
 mod widen;
 mod window;
 
-pub use attention::PERMUTATIONS;
+pub use attention::{PERMUTATIONS, REPEATS};
 pub use context::{CpuLowering, GpuLowering, InferContext, Prepared, TensorDesc, ValueFacts};
 
 use std::fmt::Debug;

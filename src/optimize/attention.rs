@@ -9,7 +9,7 @@ use super::{
 use crate::{
     error::Result,
     graph::{Attribute, Graph, Node, NodeId, OperatorId, ValueId},
-    ops::{PERMUTATIONS, ValueFacts},
+    ops::{PERMUTATIONS, REPEATS, ValueFacts},
     pointwise::{BinaryOp, Node as Expression, Reg},
     tensor::{DType, resolve_axis},
 };
@@ -88,7 +88,7 @@ impl Search<'_> {
             self.operand(graph, keys, product.attributes.flag("transB", false)?),
             self.operand(graph, values, second.attributes.flag("transB", false)?),
         ];
-        let [Some(mut q), Some(mut k), Some(v)] = operands else {
+        let [Some(mut q), Some(mut k), Some(mut v)] = operands else {
             return Ok(None);
         };
         // Factors on queries and keys are factors on the scores.
@@ -105,6 +105,7 @@ impl Search<'_> {
                 self.look_through(graph, operand);
             }
         }
+        let repeats = [&mut k, &mut v].map(|operand| self.repeats(graph, operand).unwrap_or(1));
         let mut absorbed = vec![first, softmax];
         let mut fused = product.fused.clone();
         fused.push(graph.node_label(softmax));
@@ -136,6 +137,11 @@ impl Search<'_> {
             if !order.is_sorted() {
                 let axes = order.into_iter().map(|axis| axis as i64).collect();
                 node.attributes.set(*name, Attribute::Ints(axes));
+            }
+        }
+        for (name, repeats) in REPEATS.iter().zip(repeats) {
+            if repeats > 1 {
+                node.attributes.set(*name, Attribute::Int(repeats));
             }
         }
         node.fused = fused;
@@ -187,6 +193,43 @@ impl Search<'_> {
             operand.0 = input;
             operand.1.iter_mut().for_each(|axis| *axis = inner[*axis]);
         }
+    }
+
+    /// How often each head of an operand is repeated, as grouped queries want it: an axis behind the heads is expanded and
+    /// merged with them. The operand becomes what is repeated.
+    fn repeats(&self, graph: &Graph, operand: &mut (ValueId, Vec<usize>)) -> Option<i64> {
+        let rank = operand.1.len();
+        let source = |value: ValueId, name: &[&str]| {
+            let node = &graph.nodes[self.producers[value.index()]?.index()];
+            let fits = name.iter().any(|name| node.operator.is_onnx(name)) && node.epilogue.is_none();
+            node.input(0).filter(|_| fits)
+        };
+        let shape = |value: ValueId| self.analysis.facts[value.index()].shape.as_deref();
+        let expanded = source(operand.0, &["Reshape"])?;
+        let apart = source(expanded, &["Expand"])?;
+        let heads = source(apart, &["Unsqueeze", "Reshape"])?;
+        // The axis of the heads in memory, behind which the repeats stand; it must be seen as the last but two.
+        let axis = *operand.1.get(rank.checked_sub(3)?)?;
+        let (whole, merged) = (shape(operand.0)?, shape(expanded)?);
+        let (before, after) = (shape(heads)?, shape(apart)?);
+        let fits = before.len() == rank && merged.len() == rank + 1 && after.len() == rank + 1;
+        let repeats = merged.get(axis + 1)?.known().filter(|&repeats| fits && repeats > 0)?;
+        let count = before[axis].known()?;
+        let others = |at: usize| {
+            let shifted = at + usize::from(at > axis);
+            at == axis || (whole[at] == before[at] && whole[at] == merged[shifted] && whole[at] == after[shifted])
+        };
+        let same = whole[axis].known() == count.checked_mul(repeats)
+            && merged[axis].known() == Some(count)
+            && after[axis].known() == Some(count)
+            && after[axis + 1].known() == Some(1)
+            && (0..rank).all(others);
+        if !same {
+            return None;
+        }
+        operand.0 = heads;
+        self.look_through(graph, operand);
+        Some(repeats)
     }
 
     /// The value that a value is a constant multiple of, and the factor, when `user` alone uses the product.
