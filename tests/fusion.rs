@@ -576,3 +576,41 @@ fn heads_that_several_groups_of_queries_share_are_not_repeated() {
         assert_eq!(names(&graph, &[1, 3]), ["FusedAttention"], "{merged_twice}");
     }
 }
+
+#[test]
+fn weights_that_are_no_numbers_are_zeros_where_the_model_says_so() {
+    let mut b = GraphBuilder::new(20);
+    let x = tokens(&mut b, "x");
+    let [q, k, v] = [11, 21, 31].map(|seed| {
+        let perm = if seed == 21 { [0, 2, 3, 1] } else { [0, 2, 1, 3] };
+        heads(&mut b, x, seed, perm)
+    });
+    let scores = b.node("MatMul", &[q, k]);
+    let sizes = [
+        Dim::symbol("batch"),
+        Dim::from(1),
+        Dim::symbol("length"),
+        Dim::symbol("length"),
+    ];
+    let mask = b.input("mask", DType::F32, sizes.to_vec());
+    let scores = b.node("Add", &[scores, mask]);
+    let weights = b.node_with("Softmax", &[scores], &[("axis", Attribute::Int(-1))]);
+    let (nan, zero) = (b.node("IsNaN", &[weights]), scalar(&mut b, 0.0));
+    let weights = b.node("Where", &[nan, zero, weights]);
+    let y = b.node("MatMul", &[weights, v]);
+    let y = merge(&mut b, y);
+    let graph = b.output("y", y).finish().unwrap();
+    assert_eq!(of_attention(&graph), ["FusedAttention"]);
+    let feeds = [
+        ("x".to_string(), Random(5).tensor(&[1, 2, ROW as usize])),
+        (
+            "mask".to_string(),
+            Tensor::new(&[1, 1, 2, 2], vec![f32::NEG_INFINITY, f32::NEG_INFINITY, 0.0, 1.0]).unwrap(),
+        ),
+    ];
+    let results = [Level::None, Level::All].map(|level| run(&graph, level, &feeds)[0].to_f32s().unwrap().into_owned());
+    for (index, (a, b)) in results[0].iter().zip(&results[1]).enumerate() {
+        assert!((a - b).abs() < 1e-5, "element {index}: {a} and {b}");
+    }
+    assert!(results[1][..ROW as usize].iter().all(|&value| value == 0.0));
+}

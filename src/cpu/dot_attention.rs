@@ -44,6 +44,15 @@ impl View<'_> {
     }
 }
 
+/// What becomes of weights that are no number: those of a query all of whose scores are -∞, or one of them NaN or ∞.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnNan {
+    /// They make the result NaN, as the softmax does.
+    Keep,
+    /// They are 0.
+    Zero,
+}
+
 /// Where the matrices of one operand stand.
 #[derive(Clone, Copy, Debug)]
 struct Matrix {
@@ -68,6 +77,7 @@ pub struct DotAttention {
     output: Vec<usize>,
     /// Sizes of the scores.
     scores: Vec<usize>,
+    on_nan: OnNan,
 }
 
 /// The inputs of one run.
@@ -85,7 +95,7 @@ impl DotAttention {
     /// Plans an attention of these operands, whose leading axes broadcast; the output is seen as
     /// `[.., queries, value_size]` with its axes in memory by `out`, the axis seen for each in memory. `None` when the
     /// shapes do not fit.
-    pub fn new(q: View<'_>, k: View<'_>, v: View<'_>, out: &[usize]) -> Option<DotAttention> {
+    pub fn new(q: View<'_>, k: View<'_>, v: View<'_>, out: &[usize], on_nan: OnNan) -> Option<DotAttention> {
         let (q_sizes, k_sizes, v_sizes) = (q.sizes(), k.sizes(), v.sizes());
         let ([q_lead @ .., queries, head_size], [k_lead @ .., k_head_size, keys], [v_lead @ .., v_keys, value_size]) =
             (&q_sizes[..], &k_sizes[..], &v_sizes[..])
@@ -156,6 +166,7 @@ impl DotAttention {
             heads,
             output,
             scores: lead.into_iter().chain([*queries, *keys]).collect(),
+            on_nan,
         })
     }
 
@@ -237,6 +248,11 @@ impl DotAttention {
         // The sums divide the results, which are fewer than the weights.
         for (row, factor) in scores.chunks_exact_mut(keys.max(1)).zip(&mut *factors) {
             *factor = 1.0 / exp_and_sum(row, largest(row));
+            // The weights of a row are numbers all together or not at all.
+            if factor.is_nan() && self.on_nan == OnNan::Zero {
+                row.fill(0.0);
+                *factor = 1.0;
+            }
         }
         let lhs = Lhs::Matrix(MatrixRef::row_major(scores, keys));
         let rhs = Rhs::Matrix(matrix(from(operands.v, v), self.v));
@@ -333,7 +349,7 @@ mod tests {
             };
             let views = [view(0), view(1), view(2)];
             let out_order = permuted(&mut rng, &[1; 4]).1;
-            let plan = DotAttention::new(views[0], views[1], views[2], &out_order).unwrap();
+            let plan = DotAttention::new(views[0], views[1], views[2], &out_order, OnNan::Keep).unwrap();
             let mut out = vec![f32::NAN; plan.output().iter().product()];
             let mut scratch = vec![f32::NAN; plan.scratch_len()];
             let scale = 0.5;
@@ -398,7 +414,7 @@ mod tests {
             permutation: &[0, 1],
             repeats: 1,
         });
-        let plan = DotAttention::new(a, b, c, &[0, 1]).unwrap();
+        let plan = DotAttention::new(a, b, c, &[0, 1], OnNan::Keep).unwrap();
         assert!(plan.blocks() > 1);
         let mut out = vec![f32::NAN; queries * 4];
         let mut scratch = vec![f32::NAN; plan.scratch_len()];
@@ -437,7 +453,7 @@ mod tests {
             permutation: &[0, 1],
             repeats: 1,
         };
-        let plan = DotAttention::new(view(&[2, 1]), view(&[1, 3]), view(&[3, 1]), &[0, 1]).unwrap();
+        let plan = DotAttention::new(view(&[2, 1]), view(&[1, 3]), view(&[3, 1]), &[0, 1], OnNan::Keep).unwrap();
         let (mut out, mut scratch) = ([0.0; 2], vec![0.0; plan.scratch_len()]);
         let epilogue = Epilogue {
             program: Some(&Mask),
@@ -450,5 +466,11 @@ mod tests {
         };
         plan.run(operands, &mut out, &mut scratch, &epilogue);
         assert!((out[0] - 3.0).abs() < 1e-6 && out[1].is_nan(), "{out:?}");
+        let plan = DotAttention {
+            on_nan: OnNan::Zero,
+            ..plan
+        };
+        plan.run(operands, &mut out, &mut scratch, &epilogue);
+        assert!((out[0] - 3.0).abs() < 1e-6 && out[1] == 0.0, "{out:?}");
     }
 }

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     cpu::{
-        dot_attention::{DotAttention, Operands, View},
+        dot_attention::{DotAttention, OnNan, Operands, View},
         kernel::{CpuKernel, scratch_as_f32},
     },
     error::Result,
@@ -22,13 +22,14 @@ use crate::{
 ///
 /// `perm_q`, `perm_k`, `perm_v` permute the axes of an input before it is looked at so, and `perm_out` those of the output
 /// `[.., q, v]` afterwards, as Transpose does. `repeats_k` and `repeats_v` have each head of the keys or values, on the last axis
-/// but two, seen so many times in a row. Nothing is moved for any of it.
+/// but two, seen so many times in a row. Nothing is moved for any of it. With `zero_nan` weights that are no number are 0.
 #[derive(Debug)]
 struct FusedAttention {
     scale: f32,
     permutations: [Option<Vec<i64>>; 4],
     /// Of queries, keys and values.
     repeats: [i64; 3],
+    on_nan: OnNan,
 }
 
 /// The attributes that permute the inputs and the output.
@@ -52,6 +53,10 @@ pub fn make(node: &Node) -> Result<Box<dyn Operator>> {
         scale: attributes.float("scale")?.unwrap_or(1.0),
         permutations,
         repeats,
+        on_nan: match attributes.flag("zero_nan", false)? {
+            true => OnNan::Zero,
+            false => OnNan::Keep,
+        },
     }))
 }
 
@@ -81,7 +86,7 @@ impl FusedAttention {
             permutation: &permutations[of],
             repeats: self.repeats[of] as usize,
         };
-        DotAttention::new(view(0), view(1), view(2), &out).ok_or_else(|| {
+        DotAttention::new(view(0), view(1), view(2), &out, self.on_nan).ok_or_else(|| {
             let shapes = inputs.map(|input| display_shape(&input.shape));
             mismatch("queries, keys and values do not fit together").actual(shapes.join(", "))
         })

@@ -10,7 +10,7 @@ use crate::{
     error::Result,
     graph::{Attribute, Graph, Node, NodeId, OperatorId, ValueId},
     ops::{PERMUTATIONS, REPEATS, ValueFacts},
-    pointwise::{BinaryOp, Node as Expression, Reg},
+    pointwise::{BinaryOp, Expr, Node as Expression, Reg, TestOp},
     tensor::{DType, resolve_axis},
 };
 
@@ -63,7 +63,14 @@ impl Search<'_> {
         };
         let plain =
             second.attributes.float("alpha")?.unwrap_or(1.0) == 1.0 && !second.attributes.flag("transA", false)?;
-        let Some(softmax) = self.only_source(weights, id).filter(|_| plain) else {
+        // Weights that are not numbers, of a query that sees no key, may be replaced by zeros.
+        let guard = self.only_source(weights, id);
+        let guarded = match guard {
+            Some(guard) => self.guarded(graph, guard)?,
+            None => None,
+        };
+        let (weights, user) = guarded.zip(guard).unwrap_or((weights, id));
+        let Some(softmax) = self.only_source(weights, user).filter(|_| plain) else {
             return Ok(None);
         };
         let normalized = &graph.nodes[softmax.index()];
@@ -107,6 +114,9 @@ impl Search<'_> {
         }
         let repeats = [&mut k, &mut v].map(|operand| self.repeats(graph, operand).unwrap_or(1));
         let mut absorbed = vec![first, softmax];
+        if user != id {
+            absorbed.push(user);
+        }
         let mut fused = product.fused.clone();
         fused.push(graph.node_label(softmax));
         fused.push(graph.node_label(id));
@@ -114,6 +124,9 @@ impl Search<'_> {
         node.operator = OperatorId::internal("FusedAttention");
         node.attributes = Default::default();
         node.attributes.set("scale", Attribute::Float(scale));
+        if guarded.is_some() {
+            node.attributes.set("zero_nan", Attribute::Int(1));
+        }
         node.outputs = vec![Some(output)];
         node.inputs.splice(..2, [q.0, k.0, v.0].map(Some));
         if let Some(epilogue) = &mut node.epilogue {
@@ -237,15 +250,10 @@ impl Search<'_> {
         let Some(id) = self.only_source(value, user) else {
             return Ok(None);
         };
-        let Some(form) = self.analysis.pointwise(graph, id) else {
+        let Some((expr, input)) = self.of_one(graph, id)? else {
             return Ok(None);
         };
-        let node = &graph.nodes[id.index()];
-        let inputs: Vec<ValueId> = form.inputs.iter().filter_map(|&input| node.inputs[input]).collect();
-        let (expr, inputs) = without_scalars(self.analysis, &form.expr, &inputs)?.unwrap_or((form.expr, inputs));
-        let ([input], [output]) = (&inputs[..], expr.outputs()) else {
-            return Ok(None);
-        };
+        let output = &expr.outputs()[0];
         let constant = |reg: Reg| match expr.nodes()[reg.index()] {
             Expression::Const(bits) => Some(f32::from_bits(bits)),
             _ => None,
@@ -261,7 +269,36 @@ impl Search<'_> {
         };
         let same = self.analysis.facts[input.index()].shape == self.analysis.facts[value.index()].shape;
         Ok(factor
-            .filter(|_| same && self.rank(*input).is_some())
-            .map(|factor| (*input, factor)))
+            .filter(|_| same && self.rank(input).is_some())
+            .map(|factor| (input, factor)))
+    }
+
+    /// The value that a node hands on with zeros where it is no number.
+    fn guarded(&self, graph: &Graph, id: NodeId) -> Result<Option<ValueId>> {
+        let Some((expr, input)) = self.of_one(graph, id)? else {
+            return Ok(None);
+        };
+        let at = |reg: Reg| &expr.nodes()[reg.index()];
+        let Expression::Select(condition, if_true, if_false) = *at(expr.outputs()[0].reg) else {
+            return Ok(None);
+        };
+        let is_guard = *at(condition) == Expression::Test(TestOp::IsNan, if_false)
+            && *at(if_true) == Expression::constant(0.0)
+            && *at(if_false) == Expression::Input(0);
+        Ok(is_guard.then_some(input))
+    }
+
+    /// The expression of an element-wise node that, constants aside, takes one value.
+    fn of_one(&self, graph: &Graph, id: NodeId) -> Result<Option<(Expr, ValueId)>> {
+        let Some(form) = self.analysis.pointwise(graph, id) else {
+            return Ok(None);
+        };
+        let node = &graph.nodes[id.index()];
+        let inputs: Vec<ValueId> = form.inputs.iter().filter_map(|&input| node.inputs[input]).collect();
+        let (expr, inputs) = without_scalars(self.analysis, &form.expr, &inputs)?.unwrap_or((form.expr, inputs));
+        Ok(match (&inputs[..], expr.outputs()) {
+            (&[input], [_]) => Some((expr, input)),
+            _ => None,
+        })
     }
 }
