@@ -44,6 +44,26 @@ export interface NodeReport {
 /** A build of the core: the instructions it uses, and whether it has the operators that few models need. */
 export type WasmBuild = `${"simd128" | "relaxed-simd"}${"" | ", all operators"}`;
 
+/** Milliseconds that each stage took so far. */
+export interface Timings {
+  /** Fetching, compiling and starting the core's WebAssembly; once for all sessions. */
+  wasmMs: number;
+  /** Reading the model file. */
+  parseMs: number;
+  /** Rewriting the graph. */
+  optimizeMs: number;
+  /** Opening the GPU. */
+  deviceMs: number;
+  /** Planning programs, which happens at the first run of each set of input shapes. */
+  planMs: number;
+  /** Bringing weights into the forms that kernels read, once, while planning. */
+  prepackMs: number;
+  /** Compiling GPU pipelines and uploading constants. */
+  compileMs: number;
+  /** The first run with everything it waited for; 0 before it. */
+  firstRunMs: number;
+}
+
 /** What a session did with its model. */
 export interface Report {
   /** The device in use. */
@@ -58,9 +78,41 @@ export interface Report {
   /** How many dispatches a run makes on the GPU. */
   dispatches: number;
   /** Milliseconds spent in each stage of compilation. */
-  timings: { parseMs: number; optimizeMs: number; deviceMs: number; planMs: number; compileMs: number };
+  timings: Timings;
   memory: { weightsBytes: number; cpuArenaBytes: number; gpuBytes: number; wasmBytes: number };
   warnings: string[];
+}
+
+/** What a node, or all nodes with the same kernel, took in one run. */
+export interface ProfileRow {
+  /** The node's name, and its operator; empty for a kernel. */
+  node: string;
+  operator: string;
+  /** Steps of the GPU are waited for one by one while profiling, and the wait counts. */
+  device: "cpu" | "gpu";
+  kernel: string;
+  /** How often it ran in one run. */
+  calls: number;
+  /** Milliseconds in the run in which they were fewest. */
+  ms: number;
+  /** Milliseconds on the average of all runs. */
+  meanMs: number;
+  /** Multiplications and additions; 0 where memory counts rather than those. */
+  operations: number;
+  /** Bytes read and written, each operand once. */
+  bytes: number;
+}
+
+/** Where the time of a run goes. */
+export interface Profile {
+  /** How many runs were timed. */
+  runs: number;
+  /** Milliseconds of the fastest run as a whole. */
+  runMs: number;
+  /** One row for each node that ran, the slowest first. */
+  nodes: ProfileRow[];
+  /** The same, summed over the nodes with the same kernel. */
+  kernels: ProfileRow[];
 }
 
 /** A tensor as it crosses into and out of the core. */
@@ -122,6 +174,7 @@ export interface CoreSession {
   outputs(): ValueInfo[];
   /** The outputs at once when nothing has to be waited for, as on the CPU. */
   run(feeds: CoreValue[], fetches?: string[]): CoreValue[] | Promise<CoreValue[]>;
+  profile(feeds: CoreValue[], runs: number): Promise<Profile>;
   report(): Report;
   inspect(stage: InspectStage, json: boolean): string;
   free(): void;

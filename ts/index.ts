@@ -7,7 +7,10 @@ export type {
   Limits,
   NodeReport,
   Optimization,
+  Profile,
+  ProfileRow,
   Report,
+  Timings,
   ValueInfo,
   WasmBuild,
 } from "./core.js";

@@ -34,23 +34,28 @@ export class Core {
   readonly module: CoreModule;
   readonly build: WasmBuild;
   readonly operators: Operators;
+  /** Milliseconds from the request for the file to the live instance. */
+  readonly startMs: number;
   /** Why the instance can no longer be used. */
   failure: ModeletError | undefined;
   /** How many models and sessions live in the instance. */
   users = 0;
+  /** Whether the GPU may have been opened: its callbacks then hold on to the instance. */
+  usesGpu = false;
   readonly #waiting = new Set<(error: ModeletError) => void>();
 
-  constructor(module: CoreModule, build: WasmBuild, operators: Operators) {
+  constructor(module: CoreModule, build: WasmBuild, operators: Operators, startMs: number) {
     this.module = module;
     this.build = build;
     this.operators = operators;
+    this.startMs = startMs;
     this.#listen();
   }
 
   /** Gives the memory of an instance that nothing lives in back to the system: WebAssembly's memory never shrinks. */
   recycle(): void {
     const reset = this.module.__wbg_reset_state;
-    if (this.failure || this.users > 0 || this.#waiting.size > 0 || !reset) return;
+    if (this.failure || this.usesGpu || this.users > 0 || this.#waiting.size > 0 || !reset) return;
     try {
       reset();
       this.#listen();
@@ -170,11 +175,12 @@ function probe(instruction: readonly number[]): Uint8Array<ArrayBuffer> {
 async function start(operators: Operators, wasmUrl?: string | URL): Promise<Core> {
   const build = pickBuild(operators);
   const file = files[build];
+  const began = performance.now();
   try {
     const module = (await glue[build]()) as CoreModule;
     const location = wasmLocation(file, wasmUrl);
     await (location === undefined ? module.default() : module.default({ module_or_path: await location }));
-    return new Core(module, build, operators);
+    return new Core(module, build, operators, performance.now() - began);
   } catch (error) {
     if (error instanceof ModeletError) throw error;
     const where = wasmUrl === undefined ? file : String(inFolder(wasmUrl, file));
@@ -216,5 +222,5 @@ async function restart(dead: Core): Promise<Core> {
   } catch {
     throw dead.failure;
   }
-  return new Core(dead.module, dead.build, dead.operators);
+  return new Core(dead.module, dead.build, dead.operators, dead.startMs);
 }

@@ -5,6 +5,7 @@ import type { CoreBytes, CoreSession, Device, Optimization } from "./core.js";
 import { ModeletError, messageOf } from "./errors.js";
 import { type ExternalFile, openExternal } from "./external.js";
 import { type Core, loadCore } from "./loader.js";
+import { hasWebGPU } from "./platform.js";
 import type { LoadOptions } from "./session.js";
 import { type ByteStream, checkStart, type ModelSource, openSource } from "./source.js";
 
@@ -163,6 +164,7 @@ class ModelInCore {
   async compile(sourceName: string | undefined, options: OpenOptions): Promise<CoreSession> {
     const { device, optimization, limits, signal, onProgress } = options;
     const name = options.name ?? sourceName;
+    this.core.usesGpu ||= device !== "cpu" && hasWebGPU();
     const session = await this.core.call((module) =>
       module.CoreSession.load(
         this.bytes,

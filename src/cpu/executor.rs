@@ -45,6 +45,10 @@ pub struct CpuStep {
     pub label: String,
     /// The operator, for errors.
     pub operator: String,
+    /// The node's position in its graph, for profiles.
+    pub node: usize,
+    /// Bytes read at plan time in place of inputs (packed weights), for profiles.
+    pub prepared_bytes: u64,
     kernel: ComputeKernel,
     inputs: Vec<Option<Operand>>,
     outputs: Vec<Option<Operand>>,
@@ -84,6 +88,8 @@ impl CpuStep {
         Ok(CpuStep {
             label,
             operator,
+            node: 0,
+            prepared_bytes: 0,
             kernel,
             inputs,
             outputs,
@@ -104,6 +110,12 @@ impl CpuStep {
             Place::Slot(_) => 0,
         });
         ends.max().unwrap_or(0)
+    }
+
+    /// Bytes that the kernel reads and writes, each operand once.
+    pub fn bytes(&self) -> u64 {
+        let operands = self.inputs.iter().chain(&self.outputs).flatten();
+        operands.map(|operand| operand.len as u64).sum::<u64>() + self.prepared_bytes
     }
 
     /// The operands the step reads, writes, and its scratch memory, for display.

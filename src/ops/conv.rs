@@ -362,6 +362,10 @@ impl Operator for Conv {
     fn is_heavy(&self) -> bool {
         true
     }
+
+    fn operations(&self, inputs: &[Vec<usize>], outputs: u64) -> u64 {
+        2 * outputs * inputs[1].iter().skip(1).product::<usize>() as u64
+    }
 }
 
 #[cfg(test)]

@@ -462,6 +462,10 @@ impl Operator for ConvTranspose {
     fn is_heavy(&self) -> bool {
         true
     }
+
+    fn operations(&self, inputs: &[Vec<usize>], _: u64) -> u64 {
+        2 * (inputs[0].iter().product::<usize>() * inputs[1].iter().skip(1).product::<usize>()) as u64
+    }
 }
 
 #[cfg(test)]

@@ -408,6 +408,11 @@ impl Operator for Gemm {
     fn is_heavy(&self) -> bool {
         true
     }
+
+    fn operations(&self, inputs: &[Vec<usize>], outputs: u64) -> u64 {
+        let depth = inputs[0].get(usize::from(!self.trans_a));
+        2 * outputs * depth.map_or(1, |&depth| depth as u64)
+    }
 }
 
 #[cfg(test)]

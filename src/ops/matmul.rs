@@ -248,6 +248,14 @@ impl Operator for MatMul {
     fn is_heavy(&self) -> bool {
         true
     }
+
+    fn operations(&self, inputs: &[Vec<usize>], outputs: u64) -> u64 {
+        let depth = match self.a_order {
+            Order::Transposed => inputs[0].iter().rev().nth(1),
+            _ => inputs[0].last(),
+        };
+        2 * outputs * depth.map_or(1, |&depth| depth as u64)
+    }
 }
 
 #[cfg(test)]

@@ -1,10 +1,7 @@
 //! Puts a segment together: orders its nodes so that the CPU and the GPU alternate as rarely as they can, inserts the
 //! crossings, and gives every value memory.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
     NodePlacement, Placement, PlanState, Planner, Segment, SegmentOutput, SlotSource, Step, TailStep, Target,
@@ -25,7 +22,7 @@ use crate::{
     },
     graph::{NodeId, ValueId},
     ops::{CpuLowering, TensorDesc},
-    tensor::{DType, Tensor, element_count, sorted_positions},
+    tensor::{DType, Tensor, element_count, map::HashMap, sorted_positions},
 };
 
 /// Builds the segment of the selected nodes.
@@ -597,14 +594,23 @@ impl<'a> Builder<'a> {
                             .map(|id| id.map(&operand).transpose())
                             .collect::<Result<Vec<_>>>()
                     };
-                    steps.push(Step::Cpu(CpuStep::new(
+                    let all = &graph.nodes[node.index()].inputs;
+                    let prepared = kernel
+                        .prepared_inputs
+                        .iter()
+                        .filter_map(|&index| all.get(index).copied()?);
+                    let prepared = prepared.filter_map(|id| self.state.facts[id.index()].constant.as_ref());
+                    let prepared_bytes = prepared.map(|tensor| tensor.bytes().len() as u64).sum();
+                    let mut step = CpuStep::new(
                         graph.node_label(node),
                         graph.nodes[node.index()].operator.to_string(),
                         kernel,
                         resolve(&inputs)?,
                         resolve(&outputs)?,
                         scratch[position],
-                    )?));
+                    )?;
+                    (step.node, step.prepared_bytes) = (node.index(), prepared_bytes);
+                    steps.push(Step::Cpu(step));
                 }
                 Draft::Upload(id) => steps.push(Step::Upload {
                     from: operand(id)?,
@@ -635,7 +641,7 @@ impl<'a> Builder<'a> {
     fn lay_out_arena(&self) -> (HashMap<ValueId, Operand>, usize, Vec<usize>) {
         // What lies within another value lives as long as that does.
         let mut lives: HashMap<ValueId, (usize, usize)> = HashMap::new();
-        for (&id, value) in &self.host {
+        for (&id, value) in self.host.iter() {
             let whole = self.parts.resolve(id).whole;
             let life = lives.entry(whole).or_insert((value.first, value.last));
             *life = (life.0.min(value.first), life.1.max(value.last));

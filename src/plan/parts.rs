@@ -2,7 +2,7 @@
 //! concatenation along the outermost dimension are made in their places in the output, and the parts of such a split are
 //! places in the input.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::BTreeSet;
 
 use super::{
     memory::ALIGNMENT,
@@ -12,6 +12,7 @@ use crate::{
     cpu::kernel::Layout,
     error::Result,
     graph::{Graph, NodeId, ValueId},
+    tensor::map::{HashMap, HashSet},
 };
 
 /// A value's place in another.
@@ -37,7 +38,7 @@ pub(super) struct Values<'a> {
 /// Values that lie within others, and the nodes that have nothing to do then.
 #[derive(Default)]
 pub(super) struct Parts {
-    pub part: BTreeMap<ValueId, Part>,
+    pub part: HashMap<ValueId, Part>,
     pub idle: HashSet<NodeId>,
 }
 
@@ -78,12 +79,12 @@ impl Parts {
                     let fits = places.len() == node.outputs.len() && places.iter().all(free);
                     whole.filter(|_| fits).map(|whole| {
                         let part = |(id, offset)| (id, Part { whole, offset });
-                        places.into_iter().map(part).collect()
+                        places.into_iter().map(part).collect::<Vec<_>>()
                     })
                 }
             };
             if let Some(found) = found {
-                parts.part.extend::<Vec<_>>(found);
+                parts.part.extend(found);
                 parts.idle.insert(entry.node);
             }
         }

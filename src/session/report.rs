@@ -38,10 +38,14 @@ pub struct Timings {
     pub optimize_ms: f64,
     /// Opening the device.
     pub device_ms: f64,
-    /// Planning programs, packing of weights included.
+    /// Planning programs, without the packing of weights.
     pub plan_ms: f64,
+    /// Bringing weights into the forms that kernels read.
+    pub prepack_ms: f64,
     /// Compiling pipelines and uploading constants.
     pub compile_ms: f64,
+    /// The first run, planning and everything else that it waited for included; 0 before it.
+    pub first_run_ms: f64,
 }
 
 /// Memory that a session holds, in bytes.
@@ -76,8 +80,10 @@ pub(super) fn make(runtime: &Runtime, runner: &Runner, timings: &Timings) -> Rep
         dispatches: gpu_steps.map(|step| step.kernel.dispatches.len()).sum(),
         nodes,
         timings: Timings {
-            plan_ms: runtime.plan_ms.get(),
+            plan_ms: runtime.plan_ms.get() - runtime.planner.prepared.millis(),
+            prepack_ms: runtime.planner.prepared.millis(),
             compile_ms: runtime.compile_ms.get(),
+            first_run_ms: runtime.first_run_ms.get().unwrap_or(0.0),
             ..*timings
         },
         memory: Memory {

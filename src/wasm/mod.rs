@@ -5,7 +5,6 @@ mod convert;
 
 use std::{
     cell::RefCell,
-    collections::HashMap,
     future::Future,
     rc::Rc,
     task::{Context, Poll, Waker},
@@ -22,7 +21,7 @@ use crate::{
     optimize::Level,
     plan::Placement,
     session::Report,
-    tensor::Bytes,
+    tensor::{Bytes, Value, map::HashMap},
 };
 use convert::{error_to_js, info_to_js, tensor_from_js, value_from_js, value_to_js};
 
@@ -184,20 +183,13 @@ impl CoreSession {
 
     /// Runs the model on a list of values, whose form stands in `convert.rs`, and resolves with the outputs in the same.
     pub fn run(&self, feeds: &Array, fetches: Option<Array>) -> Result<JsValue, JsValue> {
-        let feeds = feeds
-            .iter()
-            .map(|feed| value_from_js(&feed))
-            .collect::<Result<Vec<_>, Error>>();
+        let feeds = read_feeds(feeds);
         let fetches: Option<Vec<String>> =
             fetches.map(|names| names.iter().filter_map(|name| name.as_string()).collect());
         let holder = Rc::clone(&self.session);
         start_now(async move {
             let feeds = feeds.map_err(|error| error_to_js(&error))?;
-            let taken = holder.borrow_mut().take();
-            let Some(mut session) = taken else {
-                let message = "the session is busy with another run, or a run of it never ended";
-                return Err(error_to_js(&Error::new(ErrorCode::InvalidArgument, message)));
-            };
+            let mut session = take(&holder)?;
             let result = session.run_fetching(feeds, fetches.as_deref()).await;
             *holder.borrow_mut() = Some(session);
             let outputs = result.map_err(|error| error_to_js(&error))?;
@@ -206,6 +198,22 @@ impl CoreSession {
                 .collect::<Result<Array, Error>>()
                 .map_err(|error| error_to_js(&error))?
                 .into())
+        })
+    }
+
+    /// Runs the model once and then `runs` times with every step timed, and resolves with
+    /// `{ runs, runMs, nodes: [row], kernels: [row] }`.
+    pub fn profile(&self, feeds: &Array, runs: u32) -> js_sys::Promise {
+        let feeds = read_feeds(feeds);
+        let holder = Rc::clone(&self.session);
+        start(async move {
+            let feeds = feeds.map_err(|error| error_to_js(&error))?;
+            let mut session = take(&holder)?;
+            let result = session.profile(feeds, runs as usize).await;
+            *holder.borrow_mut() = Some(session);
+            result
+                .map(|profile| convert::profile_to_js(&profile))
+                .map_err(|error| error_to_js(&error))
         })
     }
 
@@ -253,6 +261,18 @@ impl CoreSession {
             ))),
         }
     }
+}
+
+fn read_feeds(feeds: &Array) -> Result<Vec<(String, Value)>, Error> {
+    feeds.iter().map(|feed| value_from_js(&feed)).collect()
+}
+
+/// The session, while nothing else runs it.
+fn take(holder: &RefCell<Option<Session>>) -> Result<Session, JsValue> {
+    holder.borrow_mut().take().ok_or_else(|| {
+        let message = "the session is busy with another run, or a run of it never ended";
+        error_to_js(&Error::new(ErrorCode::InvalidArgument, message))
+    })
 }
 
 async fn load_session(
@@ -412,7 +432,9 @@ struct TimingsJs {
     optimize_ms: f64,
     device_ms: f64,
     plan_ms: f64,
+    prepack_ms: f64,
     compile_ms: f64,
+    first_run_ms: f64,
 }
 
 #[derive(Serialize)]
@@ -457,7 +479,9 @@ impl From<Report> for ReportJs {
                 optimize_ms: report.timings.optimize_ms,
                 device_ms: report.timings.device_ms,
                 plan_ms: report.timings.plan_ms,
+                prepack_ms: report.timings.prepack_ms,
                 compile_ms: report.timings.compile_ms,
+                first_run_ms: report.timings.first_run_ms,
             },
             memory: MemoryJs {
                 weights_bytes: report.memory.weights_bytes,
