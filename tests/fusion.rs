@@ -614,3 +614,21 @@ fn weights_that_are_no_numbers_are_zeros_where_the_model_says_so() {
     }
     assert!(results[1][..ROW as usize].iter().all(|&value| value == 0.0));
 }
+
+#[test]
+fn attention_on_the_transposed_result_of_another() {
+    let mut b = GraphBuilder::new(17);
+    let sizes = [Dim::symbol("batch"), Dim::from(4), Dim::from(4)];
+    let x = b.input("x", DType::F32, sizes.to_vec());
+    let perm = [("perm", Attribute::Ints(vec![0, 2, 1]))];
+    let mut y = x;
+    for _ in 0..3 {
+        let keys = b.node_with("Transpose", &[y], &perm);
+        let scores = b.node("MatMul", &[y, keys]);
+        let weights = b.node_with("Softmax", &[scores], &[("axis", Attribute::Int(-1))]);
+        let mixed = b.node("MatMul", &[weights, y]);
+        y = b.node_with("Transpose", &[mixed], &perm);
+    }
+    let graph = b.output("y", y).finish().unwrap();
+    assert_eq!(names(&graph, &[1, 2]), ["FusedAttention"; 3]);
+}

@@ -31,6 +31,8 @@ pub(super) fn run(graph: &mut Graph, captures: &[ValueFacts]) -> Result<bool> {
         if let Some(found) = search.attention(graph, NodeId(index as u32))? {
             for id in found.absorbed {
                 absorbed[id.index()] = true;
+                // Nothing looks through it to a value that is no longer made.
+                graph.nodes[id.index()].inputs.clear();
             }
             graph.nodes[index] = found.node;
         }
