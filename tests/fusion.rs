@@ -632,3 +632,96 @@ fn attention_on_the_transposed_result_of_another() {
     let graph = b.output("y", y).finish().unwrap();
     assert_eq!(names(&graph, &[1, 2]), ["FusedAttention"; 3]);
 }
+
+#[test]
+fn rotary_embeddings_in_every_form_are_one_rearrangement() {
+    #[derive(Clone, Copy, PartialEq, Debug)]
+    enum Form {
+        Halves,
+        HalvesBySplit,
+        Neighbours,
+    }
+    for (form, partial) in [
+        (Form::Halves, false),
+        (Form::HalvesBySplit, false),
+        (Form::Neighbours, false),
+        (Form::Neighbours, true),
+        (Form::Halves, true),
+    ] {
+        let mut b = GraphBuilder::new(13);
+        let width = if partial { 12 } else { 8 };
+        let x = b.input(
+            "x",
+            DType::F32,
+            vec![
+                Dim::symbol("batch"),
+                Dim::from(3),
+                Dim::symbol("length"),
+                Dim::from(width),
+            ],
+        );
+        let slice = |b: &mut GraphBuilder, x: ValueId, start: i64, end: i64, step: i64| {
+            let [start, end, axis, step] = [start, end, 3, step].map(|value| b.constant("bound", ints(&[value])));
+            b.node("Slice", &[x, start, end, axis, step])
+        };
+        let end = i64::MAX;
+        let turned = if partial { slice(&mut b, x, 0, 8, 1) } else { x };
+        let concat =
+            |b: &mut GraphBuilder, parts: &[ValueId]| b.node_with("Concat", parts, &[("axis", Attribute::Int(-1))]);
+        let rotated = match form {
+            Form::Halves => {
+                let (low, high) = (slice(&mut b, turned, 0, 4, 1), slice(&mut b, turned, 4, end, 1));
+                let high = b.node("Neg", &[high]);
+                concat(&mut b, &[high, low])
+            }
+            Form::HalvesBySplit => {
+                let split = modelet::graph::OperatorId::new("", "Split", 13);
+                let parts = b.node_of(split, &[Some(turned)], &[("axis", Attribute::Int(-1))], 2);
+                let high = b.node("Neg", &[parts[1]]);
+                concat(&mut b, &[high, parts[0]])
+            }
+            Form::Neighbours => {
+                let (even, odd) = (slice(&mut b, turned, 0, end, 2), slice(&mut b, turned, 1, end, 2));
+                let odd = b.node("Neg", &[odd]);
+                let axes = b.constant("axes", ints(&[-1]));
+                let (odd, even) = (b.node("Unsqueeze", &[odd, axes]), b.node("Unsqueeze", &[even, axes]));
+                let pairs = concat(&mut b, &[odd, even]);
+                // As exporters flatten: to the leading sizes, and whatever is left.
+                let sizes = b.node("Shape", &[pairs]);
+                let (zero, three, rest) = (
+                    b.constant("zero", ints(&[0])),
+                    b.constant("three", ints(&[3])),
+                    b.constant("rest", ints(&[-1])),
+                );
+                let sizes = b.node("Slice", &[sizes, zero, three]);
+                let shape = b.node_with("Concat", &[sizes, rest], &[("axis", Attribute::Int(0))]);
+                b.node("Reshape", &[pairs, shape])
+            }
+        };
+        let [cosine, sine] =
+            ["cos", "sin"].map(|name| b.input(name, DType::F32, vec![Dim::symbol("length"), Dim::from(8)]));
+        let (a, c) = (b.node("Mul", &[turned, cosine]), b.node("Mul", &[rotated, sine]));
+        let mut y = b.node("Add", &[a, c]);
+        if partial {
+            let rest = slice(&mut b, x, 8, end, 1);
+            y = concat(&mut b, &[y, rest]);
+        }
+        let graph = b.output("y", y).finish().unwrap();
+        let expected: &[&str] = if partial {
+            &["Slice", "Lanes", "Pointwise", "Slice", "Concat"]
+        } else {
+            &["Lanes", "Pointwise"]
+        };
+        let mut names = names(&graph, &[1, 3]);
+        let mut expected = expected.to_vec();
+        names.sort();
+        expected.sort();
+        assert_eq!(names, expected, "{form:?}, partial: {partial}");
+    }
+    // Pieces of two tensors.
+    let mut b = GraphBuilder::new(13);
+    let [x, z] = ["x", "z"].map(|name| b.input(name, DType::F32, vec![Dim::symbol("batch"), Dim::from(4)]));
+    let y = b.node("Neg", &[x]);
+    let y = b.node_with("Concat", &[y, z], &[("axis", Attribute::Int(-1))]);
+    assert_eq!(names(&b.output("y", y).finish().unwrap(), &[2]), ["Neg", "Concat"]);
+}

@@ -23,6 +23,7 @@ mod gather;
 mod gemm;
 pub mod infer;
 mod join;
+mod lanes;
 mod layout;
 mod lower;
 mod matmul;

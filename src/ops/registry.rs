@@ -2,8 +2,8 @@
 
 use super::{
     Operator, arity::ARITIES, attention, binary, cast, channel_norm, control, conv, conv_transpose, dropout, fill,
-    gather, gemm, join, layout, matmul, normalization, pad, pointwise, pool, quantize, recurrent, reduce, resize,
-    scatter, search, select, shape, slice, softmax, transpose, unary,
+    gather, gemm, join, lanes, layout, matmul, normalization, pad, pointwise, pool, quantize, recurrent, reduce,
+    resize, scatter, search, select, shape, slice, softmax, transpose, unary,
 };
 use crate::{
     error::{Error, ErrorCode, Result},
@@ -89,6 +89,7 @@ static OPERATORS: &[Entry] = &[
     internal("FusedMatMul", matmul::MatMul::fused),
     onnx("Gemm", gemm::Gemm::make),
     internal("FusedAttention", attention::make),
+    internal("Lanes", lanes::make),
     // Convolution.
     onnx("Conv", conv::Conv::make),
     onnx("ConvTranspose", conv_transpose::ConvTranspose::make),

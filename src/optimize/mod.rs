@@ -11,6 +11,7 @@ mod epilogue;
 mod expand;
 mod fold;
 mod identity;
+mod lanes;
 mod norm;
 mod pad;
 mod parts;
@@ -144,6 +145,10 @@ const FUSION: &[Pass] = &[
 
 /// Fusions that the CPU alone has kernels for; they follow those above.
 const CPU_FUSION: &[Pass] = &[
+    Pass {
+        name: "lanes",
+        run: lanes::run,
+    },
     Pass {
         name: "attention",
         run: attention::run,

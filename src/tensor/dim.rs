@@ -290,17 +290,16 @@ impl Dim {
         if self == divisor && divisor.known() != Some(0) {
             return Some(Dim::from(1));
         }
-        let divisor = divisor.terms();
-        let [by] = divisor.as_slice() else { return None };
+        let terms = divisor.terms();
+        let [by] = terms.as_slice() else {
+            // A sum divides what is a multiple of it by one term, which the sums' first terms tell.
+            let mut first = self.terms().into_iter().next()?;
+            first.divide(terms.first()?)?;
+            let quotient = Dim::from_terms([first])?;
+            return (quotient.clone() * divisor.clone() == *self).then_some(quotient);
+        };
         let quotients = self.terms().into_iter().map(|mut term| {
-            if term.coefficient.checked_rem(by.coefficient)? != 0 {
-                return None;
-            }
-            term.coefficient = term.coefficient.checked_div(by.coefficient)?;
-            for factor in &by.factors {
-                let position = term.factors.iter().position(|own| own == factor)?;
-                term.factors.remove(position);
-            }
+            term.divide(by)?;
             Some(term)
         });
         Dim::from_terms(quotients.collect::<Option<Vec<_>>>()?)
@@ -309,6 +308,21 @@ impl Dim {
     /// A dimension that overflowed: unknown, and equal only to the same overflow.
     fn overflow(a: &Dim, operator: &str, b: &Dim) -> Dim {
         Dim::symbol(format!("?overflow({a} {operator} {b})")).opaque()
+    }
+}
+
+impl Term {
+    /// Divides by another term, if it does so without a rest.
+    fn divide(&mut self, by: &Term) -> Option<()> {
+        if self.coefficient.checked_rem(by.coefficient)? != 0 {
+            return None;
+        }
+        self.coefficient = self.coefficient.checked_div(by.coefficient)?;
+        for factor in &by.factors {
+            let position = self.factors.iter().position(|own| own == factor)?;
+            self.factors.remove(position);
+        }
+        Some(())
     }
 }
 
@@ -453,7 +467,11 @@ mod tests {
         assert_eq!(a.maximum(&(a.clone() + n(1))), a.clone() + n(1));
         assert_eq!(a.maximum(&b), b.maximum(&a));
         assert_eq!((a.clone() * n(2) + n(4)).floor_div(&n(2)), a.clone() + n(2));
-        assert_eq!((a.clone() * b.clone() * n(6)).modulo(&(a * n(3))), n(0));
+        assert_eq!((a.clone() * b.clone() * n(6)).modulo(&(a.clone() * n(3))), n(0));
+        let sum = a.clone() * b.clone() + a.clone() * n(3);
+        assert_eq!((sum.clone() * n(8)).floor_div(&(sum.clone() * n(2))), n(4));
+        assert_eq!((sum.clone() * b.clone()).floor_div(&sum), b);
+        assert_eq!((sum.clone() + n(1)).floor_div(&sum).known(), None);
     }
 
     #[test]
