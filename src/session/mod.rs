@@ -109,14 +109,15 @@ impl Session {
         let weights = imported.values.iter().filter_map(|value| value.constant.as_ref());
         let weights = weights.map(|tensor| tensor.bytes().len() as u64).sum();
         let meter = Meter::new(options.limits, options.clock, weights)?;
+        let opening = (options.clock)();
         let runtime = Runtime::new(options.device, options.clock, meter).await?;
         let opened = (options.clock)();
         let kernels = if runtime.uses_gpu() { Kernels::Gpu } else { Kernels::Cpu };
         let variants = Variants::new(&imported, options.optimization, kernels, options.program_cache)?;
         let timings = Timings {
             parse_ms,
-            optimize_ms: (options.clock)() - opened,
-            device_ms: opened - started,
+            optimize_ms: opening - started + (options.clock)() - opened,
+            device_ms: opened - opening,
             ..Timings::default()
         };
         Ok(Session {
