@@ -499,15 +499,24 @@ fn pads_become_those_of_the_window_behind_them() {
     for opset in [10, 13] {
         assert_eq!(padded(opset, &spatial, 0.0, "Conv", &[]), ["Conv"]);
         let own = ("pads", Attribute::Ints(vec![1, 0, 0, 2]));
-        assert_eq!(padded(opset, &spatial, 0.0, "Conv", &[own.clone()]), ["Conv"]);
+        assert_eq!(
+            padded(opset, &spatial, 0.0, "Conv", std::slice::from_ref(&own)),
+            ["Conv"]
+        );
         let valid = ("auto_pad", Attribute::String(b"VALID".to_vec()));
         assert_eq!(padded(opset, &spatial, 0.0, "Conv", &[valid]), ["Conv"]);
         assert_eq!(
-            padded(opset, &spatial, 0.0, "AveragePool", &[window.clone()]),
+            padded(opset, &spatial, 0.0, "AveragePool", std::slice::from_ref(&window)),
             ["AveragePool"]
         );
         assert_eq!(
-            padded(opset, &spatial, f32::NEG_INFINITY, "MaxPool", &[window.clone()]),
+            padded(
+                opset,
+                &spatial,
+                f32::NEG_INFINITY,
+                "MaxPool",
+                std::slice::from_ref(&window)
+            ),
             ["MaxPool"]
         );
         // Another value, other axes, sizes that follow from the padded input, zeros that would not count.
@@ -516,13 +525,22 @@ fn pads_become_those_of_the_window_behind_them() {
         assert_eq!(padded(opset, &spatial, 0.0, "Conv", &[same])[0], "Pad");
         assert_eq!(padded(opset, &[1, 0, 0, 0, 0, 0, 0, 0], 0.0, "Conv", &[])[0], "Pad");
         assert_eq!(padded(opset, &[0, 0, -1, 0, 0, 0, 0, 0], 0.0, "Conv", &[])[0], "Pad");
-        assert_eq!(padded(opset, &spatial, 0.0, "MaxPool", &[window.clone()])[0], "Pad");
+        assert_eq!(
+            padded(opset, &spatial, 0.0, "MaxPool", std::slice::from_ref(&window))[0],
+            "Pad"
+        );
         assert_eq!(
             padded(opset, &spatial, 0.0, "AveragePool", &[window.clone(), own])[0],
             "Pad"
         );
         assert_eq!(
-            padded(opset, &[0, 0, 3, 0, 0, 0, 0, 0], 0.0, "AveragePool", &[window.clone()])[0],
+            padded(
+                opset,
+                &[0, 0, 3, 0, 0, 0, 0, 0],
+                0.0,
+                "AveragePool",
+                std::slice::from_ref(&window)
+            )[0],
             "Pad"
         );
     }

@@ -41,8 +41,23 @@ export interface NodeReport {
   fused?: string[];
 }
 
-/** A build of the core: the instructions it uses, and whether it has the operators that few models need. */
-export type WasmBuild = `${"simd128" | "relaxed-simd"}${"" | ", all operators"}`;
+/** A build of the core: the instructions it uses, whether it has the operators that few models need, and threads. */
+export type WasmBuild = `${"simd128" | "relaxed-simd"}${"" | ", all operators"}${"" | ", threads"}`;
+
+/** Why a session runs on one thread. */
+export type ThreadsReason =
+  /** The caller asked for one thread. */
+  | "asked-for"
+  /** Nothing was asked for, and half of the logical cores is one. */
+  | "few-cores"
+  /** The page is not cross-origin isolated: it was served without the headers COOP and COEP. */
+  | "not-isolated"
+  /** The engine has no shared memory, or none could be had. */
+  | "no-shared-memory"
+  /** The engine cannot start workers here. */
+  | "no-workers"
+  /** A worker could not be started, or the build with threads could not be loaded; `warnings` says more. */
+  | "failed";
 
 /** Milliseconds that each stage took so far. */
 export interface Timings {
@@ -72,6 +87,8 @@ export interface Report {
   adapter?: string;
   /** Which build of the core runs. */
   wasm: WasmBuild;
+  /** On how many threads the CPU's kernels run, and if on one, why. */
+  threads: { count: number; reason?: ThreadsReason };
   nodes: NodeReport[];
   /** How many fused groups the optimiser made. */
   fusedGroups: number;
@@ -144,6 +161,7 @@ export interface CoreOptions {
   device: Device;
   optimization?: Optimization;
   limits?: Limits;
+  threads?: number;
   name?: string;
 }
 
@@ -175,7 +193,8 @@ export interface CoreSession {
   /** The outputs at once when nothing has to be waited for, as on the CPU. */
   run(feeds: CoreValue[], fetches?: string[]): CoreValue[] | Promise<CoreValue[]>;
   profile(feeds: CoreValue[], runs: number): Promise<Profile>;
-  report(): Report;
+  /** The build is named by the loader, which knows why there are so many threads. */
+  report(): Omit<Report, "threads" | "wasm"> & { threads: number };
   inspect(stage: InspectStage, json: boolean): string;
   free(): void;
 }
@@ -186,6 +205,12 @@ export interface CoreModule {
   default(options?: { module_or_path: unknown }): Promise<unknown>;
   /** Replaces the instance by a fresh one, after a trap. */
   __wbg_reset_state?(): void;
+  /** What the threads of the instance share (builds with threads only). */
+  wasmParts?(): { module: WebAssembly.Module; memory: WebAssembly.Memory };
+  /** Makes the pool, before workers come (builds with threads only). */
+  openThreads?(maySleep: boolean): void;
+  /** Says that all workers were terminated (builds with threads only). */
+  forgetThreads?(): void;
   /** Calls `handler` with the message of a Rust panic, just before the instance aborts. */
   setPanicHandler?(handler: (message: string) => void): void;
   readonly ModelBytes: new (expectedLength: number) => CoreBytes;

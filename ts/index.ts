@@ -10,6 +10,7 @@ export type {
   Profile,
   ProfileRow,
   Report,
+  ThreadsReason,
   Timings,
   ValueInfo,
   WasmBuild,

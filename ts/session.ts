@@ -17,8 +17,8 @@ import type {
 } from "./core.js";
 import { ModeletError } from "./errors.js";
 import { checkExternalData, type ExternalSource } from "./external.js";
-import { type Core, loadCore } from "./loader.js";
-import { checkAborted, openModel } from "./model.js";
+import { anyCore, type Core } from "./loader.js";
+import { checkAborted, type OpenModel, openModel } from "./model.js";
 import { isNode, provideWebGPU } from "./platform.js";
 import { type ModelSource, viewBytes } from "./source.js";
 import type { Tensor } from "./tensor.js";
@@ -67,6 +67,11 @@ export interface LoadOptions {
   readonly onProgress?: (progress: Progress) => void;
   /** Ends loading with an `aborted` error. */
   readonly signal?: AbortSignal;
+  /**
+   * How many threads the CPU's kernels run on, from 1 to 64; half the logical cores, at most 8, when left out. Where
+   * threads cannot be had it is one, and {@link Session.report} says why. Sessions share the threads.
+   */
+  readonly threads?: number;
   /** The folder that holds modelet's `.wasm` files, when it is not the package's own `wasm/`. Counts once per page. */
   readonly wasmUrl?: string | URL;
   /** What to call the model in messages and reports. */
@@ -88,13 +93,16 @@ const stages: readonly InspectStage[] = ["graph", "optimized", "program"];
 /** A model that is ready to run. */
 export class Session {
   readonly #core: Core;
+  readonly #open: OpenModel;
   #session: CoreSession | undefined;
   #last: Promise<unknown> = Promise.resolve();
   readonly #inputs: readonly ValueInfo[];
   readonly #types: ReadonlyMap<string, string>;
   readonly #outputs: readonly ValueInfo[];
 
-  private constructor(core: Core, session: CoreSession) {
+  private constructor(open: OpenModel) {
+    const { core, session } = open;
+    this.#open = open;
     this.#core = core;
     this.#session = session;
     this.#inputs = core.callSync(() => session.inputs());
@@ -118,8 +126,7 @@ export class Session {
     checkExternalData(options.externalData);
     checkAborted(signal);
     if (device !== "cpu") await prepareWebGPU(device);
-    const { core, session } = await openModel(source, { ...options, device, optimization });
-    return new Session(core, session);
+    return new Session(await openModel(source, { ...options, device, optimization }));
   }
 
   /** The inputs that {@link run} takes. A symbolic dimension is its name. */
@@ -186,7 +193,14 @@ export class Session {
   report(): Report {
     const session = this.#live();
     const report = this.#core.callSync(() => session.report());
-    return { ...report, timings: { ...report.timings, wasmMs: this.#core.startMs } };
+    const { threads, warnings } = this.#open;
+    return {
+      ...report,
+      wasm: this.#core.build,
+      threads: { count: report.threads, ...(threads.reason && { reason: threads.reason }) },
+      timings: { ...report.timings, wasmMs: this.#core.startMs },
+      warnings: [...warnings, ...report.warnings],
+    };
   }
 
   /** The model at a stage of compilation, as text or JSON. The program is that of the last run's shapes. */
@@ -249,14 +263,14 @@ export async function readValue(
 async function readStored(what: string, bytes: ArrayBuffer | ArrayBufferView, type: string): Promise<CoreValue> {
   const view = viewBytes(bytes);
   if (!view) throw new ModeletError("invalid-argument", `${what} takes an ArrayBuffer or Uint8Array`);
-  const core = await loadCore();
+  const core = await anyCore();
   return core.callSync((module) => module.readValue(view, type));
 }
 
 /** Writes a tensor as ONNX test data (`TensorProto`). */
 export async function writeTensor(tensor: Tensor, name = ""): Promise<Uint8Array> {
   if (!isTensor(tensor)) throw new ModeletError("invalid-argument", "writeTensor takes a Tensor");
-  const core = await loadCore();
+  const core = await anyCore();
   return core.callSync((module) => module.writeTensor(toCoreTensor(name, tensor)));
 }
 

@@ -6,6 +6,7 @@ use super::{
     gemm::{GemmShape, Lhs, MatrixRef, Rhs, gemm, gemm_scratch_len},
     simd::copy_short,
     softmax::{exp_and_sum, largest},
+    threads::{Disjoint, PerThread, Threads},
 };
 
 /// Scores of one block, as long as there are not too few rows: they stay in L2 beside keys and values.
@@ -185,8 +186,12 @@ impl DotAttention {
         self.heads.len() * self.queries.div_ceil(self.rows())
     }
 
-    /// How much scratch memory [`DotAttention::run`] needs, in f32.
-    pub fn scratch_len(&self) -> usize {
+    /// How much scratch memory [`DotAttention::run`] needs on so many threads, in f32.
+    pub fn scratch_len(&self, threads: usize) -> usize {
+        threads * self.block_scratch_len()
+    }
+
+    fn block_scratch_len(&self) -> usize {
         let rows = self.rows();
         let product = |k: usize, n: usize| gemm_scratch_len(GemmShape { m: rows, k, n }, false, false);
         let products = product(self.head_size, self.keys).max(product(self.keys, self.value_size));
@@ -204,17 +209,36 @@ impl DotAttention {
     ///
     /// # Panics
     /// When a slice is too short for the planned shapes.
-    pub fn run(&self, operands: Operands<'_>, out: &mut [f32], scratch: &mut [f32], epilogue: &Epilogue<'_>) {
-        for block in 0..self.blocks() {
-            self.run_block(block, operands, out, scratch, epilogue);
+    pub fn run(
+        &self,
+        operands: Operands<'_>,
+        out: &mut [f32],
+        scratch: &mut [f32],
+        epilogue: &Epilogue<'_>,
+        threads: &Threads,
+    ) {
+        assert!(out.len() >= self.output.iter().product(), "the output is too short");
+        let products = self.rows() * self.keys * (self.head_size + self.value_size);
+        let split = threads.split(self.blocks(), products / 8 + self.rows() * self.keys);
+        if split.parts == 0 {
+            return;
         }
+        let out = Disjoint::new(out);
+        let scratch = PerThread::new(scratch, self.block_scratch_len());
+        threads.run(split.parts, &|part| {
+            // SAFETY: each thread has a piece of its own.
+            let scratch = unsafe { scratch.of(part) };
+            for block in split.range(part.index) {
+                self.run_block(block, operands, &out, scratch, epilogue);
+            }
+        });
     }
 
     fn run_block(
         &self,
         block: usize,
         operands: Operands<'_>,
-        out: &mut [f32],
+        out: &Disjoint<'_, f32>,
         scratch: &mut [f32],
         epilogue: &Epilogue<'_>,
     ) {
@@ -239,7 +263,7 @@ impl DotAttention {
         let lhs = Lhs::Matrix(matrix(from(operands.q, q + first * self.q.row), self.q));
         let rhs = Rhs::Matrix(matrix(from(operands.k, k), self.k));
         let steps = epilogue.from_row(head * self.queries + first, keys);
-        gemm(shape, lhs, rhs, scores, scratch, &steps);
+        gemm(shape, lhs, rhs, scores, scratch, &steps, &Threads::SINGLE);
         let shape = GemmShape {
             m: rows,
             k: keys,
@@ -256,18 +280,23 @@ impl DotAttention {
         }
         let lhs = Lhs::Matrix(MatrixRef::row_major(scores, keys));
         let rhs = Rhs::Matrix(matrix(from(operands.v, v), self.v));
-        gemm(shape, lhs, rhs, results, scratch, &Epilogue::none());
+        gemm(shape, lhs, rhs, results, scratch, &Epilogue::none(), &Threads::SINGLE);
         if keys == 0 {
             factors.fill(1.0);
         }
         for (row, (result, factor)) in results.chunks_exact_mut(value_size).zip(factors).enumerate() {
             result.iter_mut().for_each(|value| *value *= *factor);
             let start = place + (first + row) * self.out.row;
-            if self.out.column == 1 {
-                copy_short(result, &mut out[start..start + value_size]);
-            } else {
-                let places = out[start..].iter_mut().step_by(self.out.column);
-                places.zip(result).for_each(|(to, from)| *to = *from);
+            // SAFETY: `run` checked that `out` holds all of the output, and no other block has this row.
+            unsafe {
+                if self.out.column == 1 {
+                    copy_short(result, out.slice(start..start + value_size));
+                } else {
+                    let first = out.as_mut_ptr().add(start);
+                    for (column, value) in result.iter().enumerate() {
+                        *first.add(column * self.out.column) = *value;
+                    }
+                }
             }
         }
     }
@@ -351,7 +380,7 @@ mod tests {
             let out_order = permuted(&mut rng, &[1; 4]).1;
             let plan = DotAttention::new(views[0], views[1], views[2], &out_order, OnNan::Keep).unwrap();
             let mut out = vec![f32::NAN; plan.output().iter().product()];
-            let mut scratch = vec![f32::NAN; plan.scratch_len()];
+            let mut scratch = vec![f32::NAN; plan.scratch_len(3)];
             let scale = 0.5;
             let epilogue = Epilogue {
                 alpha: scale,
@@ -363,7 +392,7 @@ mod tests {
                 k: &data[1],
                 v: &data[2],
             };
-            plan.run(operands, &mut out, &mut scratch, &epilogue);
+            plan.run(operands, &mut out, &mut scratch, &epilogue, &Threads::eager(3));
             let mut expected = vec![0.0; out.len()];
             let seen_out = [batch, heads, queries, value_size];
             for index in 0..out.len() {
@@ -417,9 +446,9 @@ mod tests {
         let plan = DotAttention::new(a, b, c, &[0, 1], OnNan::Keep).unwrap();
         assert!(plan.blocks() > 1);
         let mut out = vec![f32::NAN; queries * 4];
-        let mut scratch = vec![f32::NAN; plan.scratch_len()];
+        let mut scratch = vec![f32::NAN; plan.scratch_len(3)];
         let operands = Operands { q: &q, k: &k, v: &v };
-        plan.run(operands, &mut out, &mut scratch, &Epilogue::none());
+        plan.run(operands, &mut out, &mut scratch, &Epilogue::none(), &Threads::eager(3));
         let mut expected = Vec::new();
         for query in 0..queries {
             let weights: Vec<f64> = (0..keys)
@@ -454,7 +483,7 @@ mod tests {
             repeats: 1,
         };
         let plan = DotAttention::new(view(&[2, 1]), view(&[1, 3]), view(&[3, 1]), &[0, 1], OnNan::Keep).unwrap();
-        let (mut out, mut scratch) = ([0.0; 2], vec![0.0; plan.scratch_len()]);
+        let (mut out, mut scratch) = ([0.0; 2], vec![0.0; plan.scratch_len(1)]);
         let epilogue = Epilogue {
             program: Some(&Mask),
             ..Epilogue::none()
@@ -464,13 +493,13 @@ mod tests {
             k: &[1.0, 2.0, 3.0],
             v: &[1.0, 2.0, 6.0],
         };
-        plan.run(operands, &mut out, &mut scratch, &epilogue);
+        plan.run(operands, &mut out, &mut scratch, &epilogue, &Threads::SINGLE);
         assert!((out[0] - 3.0).abs() < 1e-6 && out[1].is_nan(), "{out:?}");
         let plan = DotAttention {
             on_nan: OnNan::Zero,
             ..plan
         };
-        plan.run(operands, &mut out, &mut scratch, &epilogue);
+        plan.run(operands, &mut out, &mut scratch, &epilogue, &Threads::SINGLE);
         assert!((out[0] - 3.0).abs() < 1e-6 && out[1] == 0.0, "{out:?}");
     }
 }

@@ -1,7 +1,10 @@
 //! Runs CPU steps: kernels bound to places in an arena and in slots. All memory of a step is planned beforehand and
 //! checked for overlap when the step is made, so that a run only resolves offsets to pointers.
 
-use super::kernel::{ComputeKernel, CpuKernel, InputBytes, KernelInputs, KernelIo, KernelOutputs, OutputBytes};
+use super::{
+    kernel::{ComputeKernel, CpuKernel, InputBytes, KernelInputs, KernelIo, KernelOutputs, OutputBytes},
+    threads::Threads,
+};
 use crate::{
     error::{Error, ErrorCode, Result},
     tensor::{AlignedBytes, DType, Tensor, element_count},
@@ -61,6 +64,8 @@ pub struct Frame<'a> {
     pub arena: &'a mut AlignedBytes,
     /// Memory of values that come from outside or go there.
     pub slots: &'a mut [Slot],
+    /// The threads that kernels may use.
+    pub threads: &'a Threads,
 }
 
 impl CpuStep {
@@ -164,6 +169,7 @@ impl CpuStep {
             inputs: KernelInputs(inputs),
             outputs: KernelOutputs(outputs),
             scratch,
+            threads: frame.threads,
         };
         (self.kernel.run)(&mut io).map_err(place_error)
     }
@@ -292,6 +298,7 @@ pub fn run_alone(
         inputs,
         outputs: wanted,
         scratch: scratch.as_mut(),
+        threads: &Threads::SINGLE,
     })?;
     let tensors = buffers
         .into_iter()
@@ -348,6 +355,7 @@ mod tests {
         step.run(&mut Frame {
             arena: &mut arena,
             slots: &mut slots,
+            threads: &Threads::SINGLE,
         })
         .unwrap();
         assert_eq!(bytemuck::cast_slice::<u8, f32>(&arena.as_ref()[16..]), &[3.0, -6.0]);
@@ -364,6 +372,7 @@ mod tests {
             .run(&mut Frame {
                 arena: &mut arena,
                 slots: &mut slots,
+                threads: &Threads::SINGLE,
             })
             .unwrap_err();
         assert_eq!(error.place().node.as_deref(), Some("n"));

@@ -152,7 +152,7 @@ impl Operator for FusedAttention {
         };
         let epilogue = CpuEpilogue::new(ctx, &rows, own)?;
         let epilogue_len = epilogue.scratch_len().next_multiple_of(4);
-        let scratch_bytes = (epilogue_len + plan.scratch_len()) * 4;
+        let scratch_bytes = (epilogue_len + plan.scratch_len(ctx.threads)) * 4;
         Ok(CpuKernel::compute_with_scratch(
             "attention_f32",
             scratch_bytes,
@@ -165,7 +165,7 @@ impl Operator for FusedAttention {
                 let out = io.outputs.take::<f32>(0)?;
                 let (own, scratch) = scratch_as_f32(io.scratch).split_at_mut(epilogue_len);
                 epilogue.with(&io.inputs, OwnValues::default(), own, |epilogue| {
-                    plan.run(operands, out, scratch, epilogue);
+                    plan.run(operands, out, scratch, epilogue, io.threads);
                 })
             },
         ))

@@ -409,6 +409,8 @@ pub struct CpuLowering<'a> {
     pub outputs_known: bool,
     /// Constants in kernels' own layouts.
     pub prepared: &'a Prepared,
+    /// On how many threads the kernel will run at most: scratch memory is one piece for each.
+    pub threads: usize,
 }
 
 /// A node with concrete inputs and outputs, for which a GPU kernel is made.

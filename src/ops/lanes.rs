@@ -51,11 +51,14 @@ impl Operator for Lanes {
             if lanes.is_empty() {
                 return Ok(());
             }
-            for (row, out) in input.chunks_exact(from).zip(out.chunks_exact_mut(lanes.len())) {
-                for (to, &(lane, sign)) in out.iter_mut().zip(&lanes) {
-                    *to = row[lane] * sign;
+            io.threads.rows_mut(out, lanes.len(), lanes.len(), |first, out| {
+                let rows = input[first * from..].chunks_exact(from);
+                for (row, out) in rows.zip(out.chunks_exact_mut(lanes.len())) {
+                    for (to, &(lane, sign)) in out.iter_mut().zip(&lanes) {
+                        *to = row[lane] * sign;
+                    }
                 }
-            }
+            });
             Ok(())
         }))
     }

@@ -216,6 +216,7 @@ impl Recurrent {
                 inputs,
                 outputs,
                 scratch,
+                ..
             } = io;
             let floats = |wanted: bool, index: usize| -> Result<Option<&[f32]>> {
                 if wanted { inputs.get(index).map(Some) } else { Ok(None) }

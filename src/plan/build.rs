@@ -472,6 +472,7 @@ impl<'a> Builder<'a> {
             outputs: &outputs,
             outputs_known,
             prepared: &self.planner.prepared,
+            threads: 1,
         };
         match operator.cpu(&lowering).map_err(at_node)? {
             CpuKernel::Dynamic(kernel) => Ok(TailStep::Dynamic {

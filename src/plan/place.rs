@@ -227,6 +227,7 @@ impl<'a> Described<'a> {
             outputs: &self.outputs,
             outputs_known: true,
             prepared: &planner.prepared,
+            threads: planner.threads,
         };
         self.state.bound.operators[self.id.index()]
             .cpu(&lowering)

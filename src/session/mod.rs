@@ -18,6 +18,7 @@ pub use report::{Memory, Report, Timings};
 use std::ops::Index;
 
 use crate::{
+    cpu::threads::Threads,
     error::{Error, ErrorCode, Result},
     graph::Graph,
     optimize::{Kernels, Level},
@@ -51,6 +52,8 @@ pub struct SessionOptions {
     pub program_cache: usize,
     /// What the model may use.
     pub limits: Limits,
+    /// The threads that CPU kernels share; sessions may share a pool.
+    pub threads: Threads,
     /// Milliseconds since some fixed moment, for the report's timings.
     pub clock: fn() -> f64,
 }
@@ -62,6 +65,7 @@ impl Default for SessionOptions {
             optimization: Level::All,
             program_cache: 8,
             limits: Limits::default(),
+            threads: Threads::default(),
             clock: runtime::default_clock,
         }
     }
@@ -110,7 +114,7 @@ impl Session {
         let weights = weights.map(|tensor| tensor.bytes().len() as u64).sum();
         let meter = Meter::new(options.limits, options.clock, weights)?;
         let opening = (options.clock)();
-        let runtime = Runtime::new(options.device, options.clock, meter).await?;
+        let runtime = Runtime::new(options.device, options.clock, options.threads.clone(), meter).await?;
         let opened = (options.clock)();
         let kernels = if runtime.uses_gpu() { Kernels::Gpu } else { Kernels::Cpu };
         let variants = Variants::new(&imported, options.optimization, kernels, options.program_cache)?;

@@ -15,6 +15,8 @@ pub struct Report {
     pub device: &'static str,
     /// The GPU adapter, when the GPU is used.
     pub adapter: Option<String>,
+    /// On how many threads CPU kernels run.
+    pub threads: usize,
     /// Every node of the last run's program.
     pub nodes: Vec<NodePlacement>,
     /// How many nodes do the work of several of the model's.
@@ -76,6 +78,7 @@ pub(super) fn make(runtime: &Runtime, runner: &Runner, timings: &Timings) -> Rep
     Report {
         device: if runtime.uses_gpu() { "webgpu" } else { "cpu" },
         adapter: runtime.adapter(),
+        threads: runtime.threads.count().min(runtime.threads.present()),
         fused_groups: nodes.iter().filter(|node| !node.fused.is_empty()).count(),
         dispatches: gpu_steps.map(|step| step.kernel.dispatches.len()).sum(),
         nodes,

@@ -223,6 +223,7 @@ impl Link {
         let mut frame = Frame {
             arena: &mut arena,
             slots: &mut slots,
+            threads: &runtime.threads,
         };
         let result = self.run_steps(runtime, &mut frame, recorded.as_mut()).await;
         *self.recorded.borrow_mut() = recorded;

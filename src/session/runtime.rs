@@ -19,6 +19,7 @@ use crate::gpu::{
     kernel::AdapterKind,
 };
 use crate::{
+    cpu::threads::Threads,
     error::{Error, Result},
     gpu::program::GpuProgram,
     ops::Prepared,
@@ -28,6 +29,8 @@ use crate::{
 
 pub(super) struct Runtime {
     pub planner: Planner,
+    /// The threads that CPU kernels use.
+    pub threads: Threads,
     pub arena: RefCell<AlignedBytes>,
     pub clock: fn() -> f64,
     /// What the current run uses.
@@ -58,12 +61,14 @@ pub(super) struct Recorded {
 }
 
 impl Runtime {
-    pub async fn new(device: Device, clock: fn() -> f64, meter: Meter) -> Result<Runtime> {
+    pub async fn new(device: Device, clock: fn() -> f64, threads: Threads, meter: Meter) -> Result<Runtime> {
         let mut runtime = Runtime {
             planner: Planner {
                 target: Target::Cpu,
                 prepared: Prepared::timed(clock),
+                threads: threads.count(),
             },
+            threads,
             arena: RefCell::default(),
             clock,
             meter,

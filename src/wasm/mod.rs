@@ -2,6 +2,8 @@
 //! JavaScript; what could be tested natively stands elsewhere.
 
 mod convert;
+#[cfg(modelet_threads)]
+mod threads;
 
 use std::{
     cell::RefCell,
@@ -15,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use wasm_bindgen::prelude::*;
 
 use crate::{
-    Device, Error, ErrorCode, Limits, Model, Session, SessionOptions,
+    Device, Error, ErrorCode, Limits, Model, Session, SessionOptions, Threads,
     graph::ValueType,
     import::onnx::{FileRanges, Segments, external_ranges, read_value, write_tensor},
     optimize::Level,
@@ -142,6 +144,7 @@ struct Options {
     device: Option<String>,
     optimization: Option<String>,
     limits: LimitsJs,
+    threads: Option<u32>,
 }
 
 #[derive(Deserialize, Default)]
@@ -310,6 +313,7 @@ async fn load_session(
         device,
         optimization,
         limits: parsed.limits.into(),
+        threads: threads(parsed.threads),
         clock: performance_now,
         ..SessionOptions::default()
     };
@@ -324,6 +328,18 @@ async fn load_session(
         inputs,
         outputs,
     })
+}
+
+/// The threads that a session asks for.
+#[cfg(modelet_threads)]
+fn threads(count: Option<u32>) -> Threads {
+    threads::pool(count.unwrap_or(1) as usize)
+}
+
+/// The threads that a session asks for, where there are none.
+#[cfg(not(modelet_threads))]
+fn threads(_: Option<u32>) -> Threads {
+    Threads::SINGLE
 }
 
 /// A promise of what a future gives. The future is polled once right here, and handed to the event loop only if it has
@@ -379,12 +395,13 @@ pub fn set_panic_handler(handler: Function) {
     PANIC_HANDLER.with(|slot| *slot.borrow_mut() = Some(handler));
     std::panic::set_hook(Box::new(|info| {
         let message = info.to_string();
-        PANIC_HANDLER.with(|slot| {
-            if let Ok(slot) = slot.try_borrow()
-                && let Some(handler) = &*slot
-            {
+        PANIC_HANDLER.with(|slot| match slot.try_borrow().as_deref() {
+            Ok(Some(handler)) => {
                 let _ = handler.call1(&JsValue::NULL, &message.into());
             }
+            #[cfg(modelet_threads)]
+            Ok(None) => threads::note_panic(message),
+            _ => {}
         });
     }));
 }
@@ -404,6 +421,7 @@ struct ReportJs {
     #[serde(skip_serializing_if = "Option::is_none")]
     adapter: Option<String>,
     wasm: &'static str,
+    threads: usize,
     nodes: Vec<NodeJs>,
     fused_groups: usize,
     dispatches: usize,
@@ -471,6 +489,7 @@ impl From<Report> for ReportJs {
                 (false, true) => "simd128, all operators",
                 (false, false) => "simd128",
             },
+            threads: report.threads,
             nodes: nodes.collect(),
             fused_groups: report.fused_groups,
             dispatches: report.dispatches,

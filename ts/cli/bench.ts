@@ -32,7 +32,7 @@ With --vs a ratio follows, of the other engine to modelet: above 1, modelet is f
 With --profile every step is timed by itself: a table of kernels and one of nodes, the slowest first.`,
   options: {
     device: { value: "DEVICE", help: "cpu, webgpu or auto (default: cpu)" },
-    threads: { value: "N", help: "threads for engines that have them; modelet uses one (default: 1)" },
+    threads: { value: "N", help: "threads of every engine (default: 1)" },
     browser: { help: "measure inside headless Chromium" },
     runs: { value: "N", help: "timed runs after the first (default: 10)" },
     "max-seconds": { value: "S", help: "begin no further run of a model after this time (default: 120)" },
@@ -178,7 +178,6 @@ function makePlan(options: Options): BenchPlan {
     ort = options.on("browser") ? `/ort/${file}` : pathToFileURL(join(folder, "ort.node.min.mjs")).href;
   }
   const threads = options.integer("threads", 1, 1);
-  if (threads > 1) note(`modelet runs on one thread; --threads ${threads} counts for the other engine only`);
   const [runs, seconds] = [options.integer("runs", 10, 1), options.number("max-seconds", 120)];
   return { engines, device, threads, runs, seconds, ...(ort !== undefined && { ort }) };
 }

@@ -108,10 +108,11 @@ function round(ms: number): number {
 }
 
 async function loadModelet(plan: BenchPlan, model: Uint8Array, feeds: Values): Promise<Loaded> {
-  const session = await Session.load(model, { device: plan.device });
+  const session = await Session.load(model, { device: plan.device, threads: plan.threads });
+  const { device, threads } = session.report();
   return {
-    device: session.report().device,
-    threads: 1,
+    device,
+    threads: threads.count,
     run: () => session.run(feeds),
     release: () => session.release(),
   };

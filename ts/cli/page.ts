@@ -20,7 +20,7 @@ let answers = 0;
 const api = {
   async open(
     url: string,
-    options: { device: Device; optimization?: Optimization },
+    options: { device: Device; optimization?: Optimization; threads?: number },
   ): Promise<{ inputs: readonly ValueInfo[]; outputs: readonly ValueInfo[] }> {
     session = await Session.load(url, options);
     return { inputs: session.inputs, outputs: session.outputs };

@@ -11,6 +11,7 @@ import { note, UsageError } from "./terminal.js";
 export interface OpenOptions {
   readonly device: Device;
   readonly optimization?: Optimization;
+  readonly threads?: number;
 }
 
 /** A loaded model. */
