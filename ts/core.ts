@@ -50,6 +50,8 @@ export type ThreadsReason =
   | "asked-for"
   /** Nothing was asked for, and half of the logical cores is one. */
   | "few-cores"
+  /** This package was made without the builds that have threads. */
+  | "not-built"
   /** The page is not cross-origin isolated: it was served without the headers COOP and COEP. */
   | "not-isolated"
   /** The engine has no shared memory, or none could be had. */

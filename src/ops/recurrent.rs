@@ -211,12 +211,12 @@ impl Recurrent {
             RnnKind::Gru(_) => "gru_f32",
             RnnKind::Rnn => "rnn_f32",
         };
-        let mut kernel = CpuKernel::compute_with_scratch(name, plan.scratch_len() * 4, move |io| {
+        let mut kernel = CpuKernel::compute_with_scratch(name, plan.scratch_len(ctx.threads) * 4, move |io| {
             let KernelIo {
                 inputs,
                 outputs,
                 scratch,
-                ..
+                threads,
             } = io;
             let floats = |wanted: bool, index: usize| -> Result<Option<&[f32]>> {
                 if wanted { inputs.get(index).map(Some) } else { Ok(None) }
@@ -236,6 +236,7 @@ impl Recurrent {
                 initial_h: floats(has[2], INITIAL_H)?,
                 initial_c: floats(has[3], INITIAL_C)?,
                 peepholes: floats(has[4], P)?,
+                threads,
             };
             let mut wanted = |index: usize| -> Result<Option<&mut [f32]>> {
                 if outputs.has(index) {
