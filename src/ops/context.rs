@@ -10,7 +10,7 @@ use crate::{
     error::{Error, ErrorCode, Result},
     gpu::kernel::GpuCaps,
     graph::{Epilogue, Node, ValueType},
-    tensor::{BytesIdentity, DType, Dim, Tensor, map::HashMap},
+    tensor::{Bool8, BytesIdentity, DType, Dim, Tensor, map::HashMap},
 };
 
 /// Integer tensors up to this many elements are tracked by value during inference.
@@ -58,6 +58,29 @@ impl ValueFacts {
                 container: Some(ty.clone()),
                 ..ValueFacts::default()
             },
+        }
+    }
+
+    /// The tensor that a value surely is: it is constant, or all its elements are known.
+    pub fn known_tensor(&self) -> Option<Tensor> {
+        if let Some(constant) = &self.constant {
+            return Some(constant.clone());
+        }
+        let shape = self.concrete_shape()?;
+        let elements: Vec<i64> = self.elements.as_ref()?.iter().map(Dim::known).collect::<Option<_>>()?;
+        match self.dtype? {
+            DType::I64 => Tensor::new(&shape, elements).ok(),
+            DType::I32 => Tensor::new(
+                &shape,
+                elements
+                    .iter()
+                    .map(|&v| i32::try_from(v))
+                    .collect::<Result<_, _>>()
+                    .ok()?,
+            )
+            .ok(),
+            DType::Bool => Tensor::new(&shape, elements.iter().map(|&v| Bool8::from(v != 0)).collect()).ok(),
+            _ => None,
         }
     }
 

@@ -5,6 +5,7 @@
 #![cfg_attr(not(feature = "all-operators"), allow(dead_code))]
 
 mod arity;
+mod attention;
 mod binary;
 mod cast;
 mod channel_norm;
@@ -22,6 +23,7 @@ mod gather;
 mod gemm;
 pub mod infer;
 mod join;
+mod lanes;
 mod layout;
 mod lower;
 mod matmul;
@@ -53,6 +55,7 @@ mod unary;
 mod widen;
 mod window;
 
+pub use attention::{PERMUTATIONS, REPEATS};
 pub use context::{CpuLowering, GpuLowering, InferContext, Prepared, TensorDesc, ValueFacts};
 
 /// Whether this build has the operators that few models need.

@@ -1,9 +1,9 @@
 //! The one table of operators.
 
 use super::{
-    Operator, arity::ARITIES, binary, cast, channel_norm, control, conv, conv_transpose, dropout, fill, gather, gemm,
-    join, layout, matmul, normalization, pad, pointwise, pool, quantize, recurrent, reduce, resize, scatter, search,
-    select, shape, slice, softmax, transpose, unary,
+    Operator, arity::ARITIES, attention, binary, cast, channel_norm, control, conv, conv_transpose, dropout, fill,
+    gather, gemm, join, lanes, layout, matmul, normalization, pad, pointwise, pool, quantize, recurrent, reduce,
+    resize, scatter, search, select, shape, slice, softmax, transpose, unary,
 };
 use crate::{
     error::{Error, ErrorCode, Result},
@@ -88,6 +88,8 @@ static OPERATORS: &[Entry] = &[
     onnx("MatMul", matmul::MatMul::plain),
     internal("FusedMatMul", matmul::MatMul::fused),
     onnx("Gemm", gemm::Gemm::make),
+    internal("FusedAttention", attention::make),
+    internal("Lanes", lanes::make),
     // Convolution.
     onnx("Conv", conv::Conv::make),
     onnx("ConvTranspose", conv_transpose::ConvTranspose::make),

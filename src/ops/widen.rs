@@ -9,7 +9,7 @@ use crate::{
     cpu::{
         elementwise::Wide,
         executor::run_alone,
-        kernel::{ComputeKernel, CpuKernel, InputBytes, KernelInputs, KernelIo, KernelOutputs, OutputBytes},
+        kernel::{ComputeKernel, CpuKernel, InputBytes, KernelInputs, KernelIo, KernelOutputs, Layout, OutputBytes},
     },
     error::{Error, Result},
     tensor::{AlignedBytes, DType, Tensor},
@@ -187,12 +187,14 @@ fn around_compute(ctx: &CpuLowering<'_>, kernel: ComputeKernel) -> Result<CpuKer
         name,
         scratch_bytes,
         prepared_inputs,
+        layout: _,
         run,
     } = kernel;
     Ok(CpuKernel::Compute(ComputeKernel {
         name,
         scratch_bytes: own_scratch + scratch_bytes,
         prepared_inputs,
+        layout: Layout::Own,
         run: Box::new(move |io| {
             let (mut memory, scratch) = io.scratch.split_at_mut(own_scratch);
             let mut take = |copy: &Copy| {

@@ -2,6 +2,7 @@
 //! turns a valid graph into a valid graph that computes the same.
 
 mod affine;
+mod attention;
 mod branches;
 mod captures;
 mod common;
@@ -10,12 +11,16 @@ mod epilogue;
 mod expand;
 mod fold;
 mod identity;
+mod lanes;
+mod norm;
+mod pad;
 mod parts;
+mod pattern;
 mod pointwise;
 mod reshape;
 mod rewrite;
-
 mod transpose;
+mod views;
 
 use crate::{
     error::{Error, Result},
@@ -97,6 +102,14 @@ const BASIC: &[Pass] = &[
 /// Runs until nothing changes, the basic passes in between.
 const ALGEBRA: &[Pass] = &[
     Pass {
+        name: "norm",
+        run: norm::run,
+    },
+    Pass {
+        name: "pad",
+        run: pad::run,
+    },
+    Pass {
         name: "transpose",
         run: transpose::run,
     },
@@ -113,8 +126,32 @@ const FUSION: &[Pass] = &[
         run: pointwise::run,
     },
     Pass {
+        name: "views",
+        run: views::run,
+    },
+    Pass {
+        name: "pointwise",
+        run: pointwise::run,
+    },
+    Pass {
         name: "epilogue",
         run: epilogue::run,
+    },
+    Pass {
+        name: "dead",
+        run: dead::run,
+    },
+];
+
+/// Fusions that the CPU alone has kernels for; they follow those above.
+const CPU_FUSION: &[Pass] = &[
+    Pass {
+        name: "lanes",
+        run: lanes::run,
+    },
+    Pass {
+        name: "attention",
+        run: attention::run,
     },
     Pass {
         name: "dead",
@@ -125,14 +162,30 @@ const FUSION: &[Pass] = &[
 /// Passes feed each other; this many rounds have always been enough, and end what would not end by itself.
 const MAX_ROUNDS: usize = 12;
 
+/// Which kernels a graph is rewritten for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kernels {
+    /// Those of the CPU.
+    #[default]
+    Cpu,
+    /// Those of the GPU, with the CPU for what it has none for.
+    Gpu,
+}
+
+/// Rewrites a graph and its subgraphs for the CPU.
+pub fn optimize(graph: Graph, level: Level) -> Result<Graph> {
+    optimize_for(graph, level, Kernels::Cpu)
+}
+
 /// Rewrites a graph and its subgraphs.
-pub fn optimize(mut graph: Graph, level: Level) -> Result<Graph> {
+pub fn optimize_for(mut graph: Graph, level: Level, kernels: Kernels) -> Result<Graph> {
     parts::run(&mut graph)?;
-    optimize_with(&mut graph, level, &[])?;
+    optimize_with(&mut graph, (level, kernels), &[])?;
     Ok(graph)
 }
 
-fn optimize_with(graph: &mut Graph, level: Level, captures: &[ValueFacts]) -> Result<()> {
+fn optimize_with(graph: &mut Graph, settings: (Level, Kernels), captures: &[ValueFacts]) -> Result<()> {
+    let (level, kernels) = settings;
     graph.verify()?;
     if level == Level::None {
         return Ok(());
@@ -147,16 +200,19 @@ fn optimize_with(graph: &mut Graph, level: Level, captures: &[ValueFacts]) -> Re
             run_until_stable(BASIC, graph, captures)?;
         }
     }
-    optimize_subgraphs(graph, level, captures)?;
+    optimize_subgraphs(graph, settings, captures)?;
     if level == Level::All {
         run_all(FUSION, graph, captures)?;
+        if kernels == Kernels::Cpu {
+            run_all(CPU_FUSION, graph, captures)?;
+        }
     }
     let facts = Analysis::of(graph, captures)?.facts;
     annotate(graph, &facts);
     Ok(())
 }
 
-fn optimize_subgraphs(graph: &mut Graph, level: Level, captures: &[ValueFacts]) -> Result<()> {
+fn optimize_subgraphs(graph: &mut Graph, settings: (Level, Kernels), captures: &[ValueFacts]) -> Result<()> {
     if graph
         .nodes
         .iter()
@@ -170,7 +226,7 @@ fn optimize_subgraphs(graph: &mut Graph, level: Level, captures: &[ValueFacts]) 
         for subgraph in node.attributes.subgraphs_mut() {
             declare_inputs(&mut subgraph.graph, operator.control(), &given);
             let known: Vec<ValueFacts> = subgraph.captures.iter().map(|id| facts[id.index()].clone()).collect();
-            optimize_with(&mut subgraph.graph, level, &known)?;
+            optimize_with(&mut subgraph.graph, settings, &known)?;
             // What the passes inside made superfluous is no longer taken from outside.
             captures::drop_unused(subgraph);
         }

@@ -8,7 +8,7 @@ use crate::{
     error::Result,
     graph::Graph,
     ops::infer::BoundGraph,
-    optimize::{Level, optimize},
+    optimize::{Kernels, Level, optimize_for},
 };
 
 /// More variants than this are not kept beside the main one.
@@ -26,19 +26,21 @@ pub(super) struct VariantKey {
 pub(super) struct Variants {
     runners: Vec<(VariantKey, Rc<Runner>)>,
     last: Rc<Runner>,
+    kernels: Kernels,
 }
 
 impl Variants {
     /// Makes the main variant.
-    pub fn new(imported: &Graph, level: Level, program_cache: usize) -> Result<Variants> {
+    pub fn new(imported: &Graph, level: Level, kernels: Kernels, program_cache: usize) -> Result<Variants> {
         let key = VariantKey {
             defaults_are_fed: false,
             outputs: (0..imported.outputs.len()).collect(),
         };
-        let runner = Rc::new(make(imported, &key, level, program_cache)?);
+        let runner = Rc::new(make(imported, &key, (level, kernels), program_cache)?);
         Ok(Variants {
             runners: vec![(key, Rc::clone(&runner))],
             last: runner,
+            kernels,
         })
     }
 
@@ -51,6 +53,7 @@ impl Variants {
         Variants {
             runners: Vec::new(),
             last: Rc::new(Runner::new(Rc::new(bound), 1)),
+            kernels: Kernels::Cpu,
         }
     }
 
@@ -64,7 +67,7 @@ impl Variants {
         let runner = match found {
             Some(runner) => runner,
             None => {
-                let runner = Rc::new(make(imported, &key, level, program_cache)?);
+                let runner = Rc::new(make(imported, &key, (level, self.kernels), program_cache)?);
                 if self.runners.len() > MAX_VARIANTS {
                     self.runners.remove(1);
                 }
@@ -87,12 +90,12 @@ impl Variants {
     }
 }
 
-fn make(imported: &Graph, key: &VariantKey, level: Level, program_cache: usize) -> Result<Runner> {
+fn make(imported: &Graph, key: &VariantKey, settings: (Level, Kernels), program_cache: usize) -> Result<Runner> {
     let mut graph = imported.clone();
     graph.outputs = key.outputs.iter().map(|&position| imported.outputs[position]).collect();
     if !key.defaults_are_fed {
         graph.inputs.retain(|&id| imported.value(id).constant.is_none());
     }
-    let bound = BoundGraph::new(optimize(graph, level)?)?;
+    let bound = BoundGraph::new(optimize_for(graph, settings.0, settings.1)?)?;
     Ok(Runner::new(Rc::new(bound), program_cache))
 }
