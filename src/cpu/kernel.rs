@@ -226,3 +226,9 @@ pub fn scratch_as_f32(scratch: &mut [u8]) -> &mut [f32] {
     let len = scratch.len() / 4 * 4;
     bytemuck::try_cast_slice_mut(&mut scratch[..len]).unwrap_or_default()
 }
+
+/// The scratch bytes as `i32`s.
+pub fn scratch_as_i32(scratch: &mut [u8]) -> &mut [i32] {
+    let len = scratch.len() / 4 * 4;
+    bytemuck::try_cast_slice_mut(&mut scratch[..len]).unwrap_or_default()
+}

@@ -22,6 +22,7 @@ mod fill;
 mod gather;
 mod gemm;
 pub mod infer;
+mod integer;
 mod join;
 mod lanes;
 mod layout;

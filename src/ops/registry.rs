@@ -2,7 +2,7 @@
 
 use super::{
     Operator, arity::ARITIES, attention, binary, cast, channel_norm, control, conv, conv_transpose, dropout, fill,
-    gather, gemm, join, lanes, layout, matmul, normalization, pad, pointwise, pool, quantize, recurrent, reduce,
+    gather, gemm, integer, join, lanes, layout, matmul, normalization, pad, pointwise, pool, quantize, recurrent, reduce,
     resize, scatter, search, select, shape, slice, softmax, transpose, unary,
 };
 use crate::{
@@ -216,7 +216,10 @@ static OPERATORS: &[Entry] = &[
     onnx("QuantizeLinear", quantize::make_linear),
     onnx("DequantizeLinear", quantize::make_linear),
     onnx("DynamicQuantizeLinear", quantize::make_dynamic),
-    onnx("MatMulInteger", quantize::make_matmul_integer),
+    onnx("ConvInteger", integer::make),
+    onnx("MatMulInteger", integer::make),
+    internal("IntegerConv", integer::make),
+    internal("IntegerMatMul", integer::make),
     // Made from attributes and sizes.
     onnx("Constant", fill::make_constant),
     onnx("ConstantOfShape", fill::make_constant_of_shape),

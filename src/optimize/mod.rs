@@ -7,10 +7,12 @@ mod branches;
 mod captures;
 mod common;
 mod dead;
+mod dequantized;
 mod epilogue;
 mod expand;
 mod fold;
 mod identity;
+mod integer;
 mod lanes;
 mod norm;
 mod pad;
@@ -65,6 +67,12 @@ struct Pass {
 const EXPANSION: &[Pass] = &[Pass {
     name: "expand",
     run: expand::run,
+}];
+
+/// Runs once, before constants are folded.
+const QUANTIZED: &[Pass] = &[Pass {
+    name: "dequantized",
+    run: dequantized::run,
 }];
 
 /// Runs until nothing changes.
@@ -122,6 +130,10 @@ const ALGEBRA: &[Pass] = &[
 /// Runs once at the end: fused nodes are opaque to the passes above.
 const FUSION: &[Pass] = &[
     Pass {
+        name: "integer scale",
+        run: integer::scale,
+    },
+    Pass {
         name: "pointwise",
         run: pointwise::run,
     },
@@ -136,6 +148,10 @@ const FUSION: &[Pass] = &[
     Pass {
         name: "epilogue",
         run: epilogue::run,
+    },
+    Pass {
+        name: "integer quantize",
+        run: integer::quantize,
     },
     Pass {
         name: "dead",
@@ -191,6 +207,10 @@ fn optimize_with(graph: &mut Graph, settings: (Level, Kernels), captures: &[Valu
         return Ok(());
     }
     run_until_stable(EXPANSION, graph, captures)?;
+    if level == Level::All {
+        // Before weights are dequantised for good.
+        run_all(QUANTIZED, graph, captures)?;
+    }
     run_until_stable(BASIC, graph, captures)?;
     if level == Level::All {
         for _ in 0..MAX_ROUNDS {
