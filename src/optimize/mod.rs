@@ -14,8 +14,8 @@ mod parts;
 mod pointwise;
 mod reshape;
 mod rewrite;
-
 mod transpose;
+mod widen;
 
 use crate::{
     error::{Error, Result},
@@ -30,7 +30,8 @@ use rewrite::Analysis;
 pub enum Level {
     /// The graph as imported.
     None,
-    /// Passes that keep every node's own kernel: folding of constants and shapes, dead and common code, identities.
+    /// Passes that keep every node's own kernel: folding of constants and shapes, dead and common code, identities. What is
+    /// half precision is computed in f32.
     Basic,
     /// Everything, fusions included.
     #[default]
@@ -94,6 +95,12 @@ const BASIC: &[Pass] = &[
     },
 ];
 
+/// Runs once, when constants are folded and branches chosen.
+const PRECISION: &[Pass] = &[Pass {
+    name: "widen",
+    run: widen::run,
+}];
+
 /// Runs until nothing changes, the basic passes in between.
 const ALGEBRA: &[Pass] = &[
     Pass {
@@ -103,6 +110,18 @@ const ALGEBRA: &[Pass] = &[
     Pass {
         name: "affine",
         run: affine::run,
+    },
+];
+
+/// Runs last.
+const STORAGE: &[Pass] = &[
+    Pass {
+        name: "store weights",
+        run: widen::store_weights,
+    },
+    Pass {
+        name: "dead",
+        run: dead::run,
     },
 ];
 
@@ -139,6 +158,9 @@ fn optimize_with(graph: &mut Graph, level: Level, captures: &[ValueFacts]) -> Re
     }
     run_until_stable(EXPANSION, graph, captures)?;
     run_until_stable(BASIC, graph, captures)?;
+    if run_all(PRECISION, graph, captures)? {
+        run_until_stable(BASIC, graph, captures)?;
+    }
     if level == Level::All {
         for _ in 0..MAX_ROUNDS {
             if !run_all(ALGEBRA, graph, captures)? {
@@ -151,6 +173,7 @@ fn optimize_with(graph: &mut Graph, level: Level, captures: &[ValueFacts]) -> Re
     if level == Level::All {
         run_all(FUSION, graph, captures)?;
     }
+    run_all(STORAGE, graph, captures)?;
     let facts = Analysis::of(graph, captures)?.facts;
     annotate(graph, &facts);
     Ok(())
