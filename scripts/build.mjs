@@ -1,10 +1,12 @@
-// Builds what is published, into pkg/: four builds of the core as WebAssembly, the TypeScript API as an ES module and as
+// Builds what is published, into pkg/: eight builds of the core as WebAssembly, the TypeScript API as an ES module and as
 // a global for script tags, the command line, type declarations, and the package's manifest.
 //
-//   node scripts/build.mjs [--only wasm|ts] [--variants simd,relaxed,full_simd,full_relaxed]
+//   node scripts/build.mjs [--only wasm|ts] [--variants simd,relaxed,full_simd,relaxed_threads,…]
 //
 // A part whose inputs did not change is left as it is. `--variants` makes some builds of the core only: Node.js 20 needs
-// `simd`, Chromium and later versions of Node.js `relaxed`, and models with rare operators the `full_` build of the same.
+// `simd`, Chromium and later versions of Node.js `relaxed`, models with rare operators the `full_` build of the same, and
+// sessions on several threads the `_threads` build of any. Finished builds are kept in the cache by what they were made
+// of, so that another clone finds them.
 
 import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
@@ -12,14 +14,15 @@ import * as fs from "node:fs";
 import { join } from "node:path";
 import { gzipSync } from "node:zlib";
 import { command } from "./lib/steps.mjs";
-import { root, variants, wasmEnv, wasmTargetDir } from "./lib/toolchain.mjs";
+import { hasThreads, root, toolchain, variants, wasmEnv, wasmTargetDir } from "./lib/toolchain.mjs";
 
 const pkg = join(root, "pkg");
 const stamps = join(root, ".cache/build");
 const option = (name) => (process.argv.includes(name) ? process.argv[process.argv.indexOf(name) + 1] : undefined);
 const only = option("--only");
 const wanted = option("--variants")?.split(",");
-const chosen = variants.filter(({ file }) => !wanted || wanted.includes(file.replace("modelet_", "")));
+const possible = variants.filter(({ threads }) => !threads || hasThreads());
+const chosen = possible.filter(({ file }) => !wanted || wanted.includes(file.replace("modelet_", "")));
 
 const kilobytes = (bytes) => `${(bytes / 1000).toFixed(0)} kB`;
 
@@ -69,61 +72,122 @@ const optFeatures = [
   "sign-ext",
 ];
 
-/** Compiles one build of the core, and returns the compiled module's path. */
-async function compile({ name, file, cargoFeatures, extraFeatures }) {
-  const env = wasmEnv();
+// The threads of a page share one memory, which it makes; wasm-bindgen needs the rest to give each a stack and variables
+// of its own.
+const threadArgs = [
+  ...["--shared-memory", "--import-memory", "--max-memory=4294967296"],
+  ...["__wasm_init_tls", "__tls_size", "__tls_align", "__tls_base"].map((name) => `--export=${name}`),
+].map((arg) => `-Clink-arg=${arg}`);
+
+const bindgenArgs = [
+  ...["--target", "web", "--no-typescript", "--experimental-reset-state-function"],
+  "--remove-producers-section",
+];
+
+// The glue keeps to itself what the workers need.
+const shareParts = "\nexport function wasmParts() { return { module: wasmModule, memory: wasm.memory }; }\n";
+
+/** How one build of the core is made, and a key over all that it is made of. */
+function recipe({ file, threads, cargoFeatures, extraFeatures, optFeatures: own }) {
+  const env = wasmEnv([], { threads });
   const rustc = spawnSync("rustc", ["-vV"], { env, encoding: "utf8" }).stdout;
+  const bindgen = spawnSync("wasm-bindgen", ["--version"], { env, encoding: "utf8" }).stdout;
+  const binaryen = JSON.parse(fs.readFileSync(join(root, "node_modules/binaryen/package.json"), "utf8")).version;
   const sources = ["src", "shaders"].map((folder) => join(root, folder)).filter((folder) => fs.existsSync(folder));
   const inputs = [...sources.flatMap(filesUnder), ...["Cargo.toml", "Cargo.lock"].map((entry) => join(root, entry))];
   // Dependencies are compiled once for all builds: only the core itself is told of the extra features.
   // Most of the code runs once per model, and inlining it everywhere is a tenth of the download; what a kernel needs
   // inlined says so itself.
-  const extra = ["-Cllvm-args=-inline-threshold=30", ...extraFeatures.map((feature) => `-Ctarget-feature=+${feature}`)];
+  const inlining = ["-inline-threshold=30", "-inlinehint-threshold=45"].map((flag) => `-Cllvm-args=${flag}`);
+  const extra = [
+    ...inlining,
+    ...extraFeatures.map((feature) => `-Ctarget-feature=+${feature}`),
+    ...(threads ? threadArgs : []),
+  ];
+  // Functions in the order of their names stand next to their like, and the same generic code for other types is what
+  // gzip finds again: a fortieth of the download. The names themselves go.
+  const optArgs = ["-O3", "--reorder-functions-by-name", "--strip-debug"];
+  optArgs.push(...[...optFeatures, ...own].map((feature) => `--enable-${feature}`));
+  const made = [env.CARGO_ENCODED_RUSTFLAGS, cargoFeatures, extra, optArgs, bindgenArgs, shareParts];
+  const key = fingerprint(inputs, file, made, rustc, bindgen, binaryen);
+  return { env, cargoFeatures, extra, optArgs, key };
+}
+
+/** The files that one build of the core consists of. */
+const outputsOf = ({ file }) => [`${file}_bg.wasm`, `${file}.js`];
+
+/** Compiles one build of the core, and returns the compiled module's path. */
+async function compile({ name, file, threads }, { env, cargoFeatures, extra }) {
   const compiled = join(stamps, `${file}.wasm`);
   await part(`wasm ${name}, cargo`, async () => {
-    const key = fingerprint(inputs, env.CARGO_ENCODED_RUSTFLAGS, cargoFeatures, extra, rustc);
-    const ran = await unlessDone(`${file}-cargo`, key, [compiled], async () => {
-      const lib = ["--release", "--lib", "--target", "wasm32-unknown-unknown", "--crate-type", "cdylib"];
-      const features = ["--no-default-features", "--features", cargoFeatures.join(",")];
-      await command("cargo", ["rustc", "--quiet", ...lib, ...features, "--", ...extra], { env });
-      fs.mkdirSync(stamps, { recursive: true });
-      fs.copyFileSync(join(wasmTargetDir(), "wasm32-unknown-unknown/release/modelet.wasm"), compiled);
-    });
-    return ran ? "" : "unchanged";
+    const lib = ["--release", "--lib", "--target", "wasm32-unknown-unknown", "--crate-type", "cdylib"];
+    const features = ["--no-default-features", "--features", cargoFeatures.join(",")];
+    // Of the unstable feature `atomics` the compiler warns for each crate.
+    await command("cargo", ["rustc", "--quiet", ...lib, ...features, "--", ...extra], { env, quiet: threads });
+    fs.mkdirSync(stamps, { recursive: true });
+    fs.copyFileSync(join(wasmTargetDir(threads), "wasm32-unknown-unknown/release/modelet.wasm"), compiled);
   });
   return compiled;
 }
 
 /** Writes a compiled module's JavaScript glue, and optimises it. */
-async function finish({ name, file, optFeatures: own }, compiled) {
-  const env = wasmEnv();
-  const optArgs = ["-O3", ...[...optFeatures, ...own].map((feature) => `--enable-${feature}`)];
-  const bindgenArgs = [
-    ...["--target", "web", "--no-typescript", "--experimental-reset-state-function"],
-    ...["--remove-name-section", "--remove-producers-section"],
-  ];
-  const version = JSON.parse(fs.readFileSync(join(root, "node_modules/binaryen/package.json"), "utf8")).version;
-  const output = join(pkg, "wasm", `${file}_bg.wasm`);
-  const glue = join(pkg, "wasm", `${file}.js`);
+async function finish(variant, { env, optArgs, key }, compiled) {
+  const { name, file, threads } = variant;
   await part(`wasm ${name}, wasm-bindgen and wasm-opt`, async () => {
-    const key = fingerprint([compiled], optArgs, bindgenArgs, env.PATH, version);
-    const ran = await unlessDone(file, key, [output, glue], async () => {
-      const work = join(stamps, `${file}-work`);
-      fs.rmSync(work, { recursive: true, force: true });
-      fs.mkdirSync(work, { recursive: true });
-      await command("wasm-bindgen", [...bindgenArgs, "--out-dir", work, "--out-name", file, compiled], { env });
-      const optimised = join(work, "optimised.wasm");
-      const wasmOpt = join(root, "node_modules/binaryen/bin/wasm-opt");
-      await command(process.execPath, [wasmOpt, ...optArgs, join(work, `${file}_bg.wasm`), "-o", optimised]);
-      fs.mkdirSync(join(pkg, "wasm"), { recursive: true });
-      fs.copyFileSync(optimised, output);
-      fs.copyFileSync(join(work, `${file}.js`), glue);
-      fs.rmSync(work, { recursive: true });
-    });
-    const bytes = fs.readFileSync(output);
-    const size = `${kilobytes(bytes.length)}, ${kilobytes(gzipSync(bytes, { level: 9 }).length)} gzipped`;
-    return ran ? size : `unchanged, ${size}`;
+    const work = join(stamps, `${file}-work`);
+    fs.rmSync(work, { recursive: true, force: true });
+    fs.mkdirSync(work, { recursive: true });
+    await command("wasm-bindgen", [...bindgenArgs, "--out-dir", work, "--out-name", file, compiled], { env });
+    const plain = join(work, `${file}_bg.wasm`);
+    const wasmOpt = join(root, "node_modules/binaryen/bin/wasm-opt");
+    await command(process.execPath, [wasmOpt, ...optArgs, plain, "-o", `${plain}.optimised`]);
+    fs.renameSync(`${plain}.optimised`, plain);
+    if (threads) fs.appendFileSync(join(work, `${file}.js`), shareParts);
+    keep(variant, work, key);
+    fs.rmSync(work, { recursive: true });
+    return sizeOf(variant);
   });
+}
+
+function sizeOf({ file }) {
+  const bytes = fs.readFileSync(join(pkg, "wasm", `${file}_bg.wasm`));
+  return `${kilobytes(bytes.length)}, ${kilobytes(gzipSync(bytes, { level: 9 }).length)} gzipped`;
+}
+
+/** Where finished builds are kept by their keys, and how many. */
+const kept = join(toolchain().MODELET_CACHE, "wasm");
+const mostKept = 40;
+
+/** Puts a finished build into the package and into the cache. */
+function keep(variant, from, key) {
+  const folder = join(kept, key);
+  const half = `${folder}.${process.pid}`;
+  for (const target of [join(pkg, "wasm"), half]) {
+    fs.mkdirSync(target, { recursive: true });
+    for (const output of outputsOf(variant)) fs.copyFileSync(join(from, output), join(target, output));
+  }
+  fs.writeFileSync(join(stamps, variant.file), key);
+  fs.rmSync(folder, { recursive: true, force: true });
+  fs.renameSync(half, folder);
+  const age = (name) => fs.statSync(join(kept, name)).mtimeMs;
+  const old = fs.readdirSync(kept).sort((a, b) => age(b) - age(a));
+  for (const name of old.slice(mostKept)) fs.rmSync(join(kept, name), { recursive: true, force: true });
+}
+
+/** Takes a finished build from the package or from the cache; says where from, or nothing when it has to be made. */
+function restore(variant, key) {
+  const there = (folder) => outputsOf(variant).every((output) => fs.existsSync(join(folder, output)));
+  const stamp = join(stamps, variant.file);
+  if (there(join(pkg, "wasm")) && fs.existsSync(stamp) && fs.readFileSync(stamp, "utf8") === key) return "unchanged";
+  const folder = join(kept, key);
+  if (!there(folder)) return undefined;
+  const now = new Date();
+  fs.utimesSync(folder, now, now);
+  fs.mkdirSync(join(pkg, "wasm"), { recursive: true });
+  for (const output of outputsOf(variant)) fs.copyFileSync(join(folder, output), join(pkg, "wasm", output));
+  fs.mkdirSync(stamps, { recursive: true });
+  fs.writeFileSync(stamp, key);
+  return "from the cache";
 }
 
 /** Bundles the TypeScript sources: the ES module, the global build for script tags, and the command line. */
@@ -160,6 +224,14 @@ async function bundles() {
     banner: {
       js: 'var modeletScriptUrl=typeof document==="object"&&document.currentScript?document.currentScript.src:self.location.href;',
     },
+  });
+  // A thread's script: no import and no export, so that it is a module and a classic script alike.
+  await build({
+    ...shared,
+    entryPoints: [entry("worker.ts")],
+    outfile: join(pkg, "worker.js"),
+    format: "iife",
+    minify: true,
   });
   // What `--browser` runs inside a page.
   await build({
@@ -202,13 +274,20 @@ function manifest() {
     exports: {
       ".": { types: "./types/index.d.ts", default: "./index.js" },
       "./global": "./modelet.global.js",
+      "./worker.js": "./worker.js",
       "./wasm/*": "./wasm/*",
       "./package.json": "./package.json",
     },
     unpkg: "./modelet.global.js",
     jsdelivr: "./modelet.global.js",
-    peerDependencies: { "onnxruntime-web": "^1.30.0", "playwright-core": "^1.50.0", webgpu: ">=0.3.0" },
+    peerDependencies: {
+      "@litertjs/core": "^2.5.3",
+      "onnxruntime-web": "^1.30.0",
+      "playwright-core": "^1.50.0",
+      webgpu: ">=0.3.0",
+    },
     peerDependenciesMeta: {
+      "@litertjs/core": { optional: true },
       "onnxruntime-web": { optional: true },
       "playwright-core": { optional: true },
       webgpu: { optional: true },
@@ -221,8 +300,8 @@ async function typescript() {
   const settings = ["tsconfig.json", "tsconfig.build.json", "package-lock.json", "scripts/build.mjs"].map((file) =>
     join(root, file),
   );
-  const outputs = ["index.js", "modelet.global.js", "cli.js", "cli-page.js", "types/index.d.ts"].map((file) =>
-    join(pkg, file),
+  const outputs = ["index.js", "modelet.global.js", "worker.js", "cli.js", "cli-page.js", "types/index.d.ts"].map(
+    (file) => join(pkg, file),
   );
   await part("TypeScript", async () => {
     const ran = await unlessDone("typescript", fingerprint([...sources, ...settings]), outputs, async () => {
@@ -256,9 +335,9 @@ if (spawnSync("cargo", ["--version"], { env: wasmEnv() }).status !== 0) {
   console.error("build: cargo is missing. Run: bash scripts/setup.sh build");
   process.exit(1);
 }
-if (chosen.length !== (wanted?.length ?? variants.length)) {
+if (chosen.length !== (wanted?.length ?? possible.length)) {
   console.error(
-    `build: --variants takes some of ${variants.map(({ file }) => file.replace("modelet_", "")).join(",")}`,
+    `build: --variants takes some of ${possible.map(({ file }) => file.replace("modelet_", "")).join(",")}`,
   );
   process.exit(2);
 }
@@ -268,8 +347,13 @@ try {
   const finishing = [];
   if (only !== "ts") {
     for (const variant of chosen) {
-      const compiled = await compile(variant);
-      const done = finish(variant, compiled);
+      const how = recipe(variant);
+      const found = restore(variant, how.key);
+      if (found) {
+        await part(`wasm ${variant.name}`, () => `${found}, ${sizeOf(variant)}`);
+        continue;
+      }
+      const done = finish(variant, how, await compile(variant, how));
       done.catch(() => {});
       finishing.push(done);
     }

@@ -92,10 +92,32 @@ has_wasm_std() { command -v "$1" >/dev/null && ls "$("$1" --print target-libdir 
 wasm_bin=""    # a folder put before PATH for wasm builds only
 wasm_linker="" # the linker of that folder's compiler
 
+# Builds the standard library for wasm32 from its sources and copies it to a folder:
+#   build_std CARGO RUSTC LINKER FOLDER AS_ROOT CRATES RUSTFLAG...
+build_std() {
+  local with_cargo=$1 with_rustc=$2 linker=$3 folder=$4 root=$5 crates=$6 crate
+  shift 6
+  crate=$(mktemp -d)
+  mkdir "$crate/src"
+  : >"$crate/src/lib.rs"
+  printf '[package]\nname = "empty"\nversion = "0.0.0"\nedition = "2021"\n' >"$crate/Cargo.toml"
+  (
+    cd "$crate"
+    export RUSTC=$with_rustc RUSTFLAGS="-Cembed-bitcode=yes $*" RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR="$crate/target"
+    [ -z "$linker" ] || export CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER="$linker"
+    quietly "building std for wasm32 $* with $("$with_rustc" --version | cut -d' ' -f1,2)" \
+      "$with_cargo" build --release --target wasm32-unknown-unknown "-Zbuild-std=$crates"
+  ) || return 1
+  rm "$crate"/target/wasm32-unknown-unknown/release/deps/libempty-*.rlib
+  $root mkdir -p "$folder"
+  $root cp "$crate"/target/wasm32-unknown-unknown/release/deps/*.rlib "$folder/"
+  rm -rf "$crate"
+}
+
 # The distribution's compiler can target wasm32 but has no std for it: build it once, and put it where an installed
 # target would lie.
 debian_wasm_std() {
-  local lld crate libdir
+  local lld libdir
   lld=$(ls /usr/bin/wasm-ld-* 2>/dev/null | sort -V | tail -n1 || true)
   if ! [ -x /usr/bin/rustc ] || ! [ -x /usr/bin/cargo ] || [ -z "$lld" ] || ! [ -d /usr/lib/rustlib/src/rust/library ] && ! has_wasm_std /usr/bin/rustc; then
     [ -n "$as_root" ] || return 1
@@ -106,21 +128,8 @@ debian_wasm_std() {
     apt_install rust-web-clippy || say "no clippy for the distribution's compiler: the wasm target is not linted"
   fi
   if ! has_wasm_std /usr/bin/rustc; then
-    crate=$(mktemp -d)
-    mkdir "$crate/src"
-    : >"$crate/src/lib.rs"
-    printf '[package]\nname = "empty"\nversion = "0.0.0"\nedition = "2021"\n' >"$crate/Cargo.toml"
-    (
-      cd "$crate"
-      export RUSTC=/usr/bin/rustc RUSTFLAGS=-Cembed-bitcode=yes RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR="$crate/target"
-      export CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER="$lld"
-      quietly "building std for wasm32 with $(/usr/bin/rustc --version | cut -d' ' -f1,2)" \
-        /usr/bin/cargo build --release --target wasm32-unknown-unknown -Zbuild-std=std,panic_abort,test
-    ) || return 1
     libdir=$(/usr/bin/rustc --print target-libdir --target wasm32-unknown-unknown)
-    $as_root mkdir -p "$libdir"
-    $as_root cp "$crate"/target/wasm32-unknown-unknown/release/deps/*.rlib "$libdir/"
-    rm -rf "$crate"
+    build_std /usr/bin/cargo /usr/bin/rustc "$lld" "$libdir" "$as_root" std,panic_abort,test || return 1
   fi
   wasm_bin=$tools/debian-rust/bin
   wasm_linker=$lld
@@ -141,6 +150,43 @@ else
   stop "The wasm32 target is missing. Run: rustup target add wasm32-unknown-unknown" \
     "(or, on Debian as root: apt-get install rustc-web cargo-web rust-web-src lld-22, then run this again)."
 fi
+
+# ---- std with atomics, for the builds with threads ------------------------------------------------------------------
+
+# Installed targets come without atomics, so their std is built once into a folder that the compiler takes as its
+# sysroot. The sources are a component of rustup's toolchains and a package of Debian.
+threads_bin="" threads_linker="" threads_sysroot=""
+
+# threads_std RUSTC CARGO LINKER: sets threads_sysroot to the std of that compiler, building it when it is not there.
+threads_std() {
+  local sysroot
+  sysroot=$tools/wasm-threads-$("$1" -vV | cksum | cut -d' ' -f1)
+  if ! ls "$sysroot"/lib/rustlib/wasm32-unknown-unknown/lib/libstd-*.rlib >/dev/null 2>&1; then
+    rm -rf "$sysroot" "$sysroot.part"
+    build_std "$2" "$1" "$3" "$sysroot.part/lib/rustlib/wasm32-unknown-unknown/lib" "" std,panic_abort \
+      -Ctarget-feature=+atomics,+bulk-memory,+mutable-globals,+simd128 || return 1
+    mv "$sysroot.part" "$sysroot"
+  fi
+  threads_sysroot=$sysroot
+}
+has_rust_src() { [ -d "$("$1" --print sysroot)/lib/rustlib/src/rust/library/std" ]; }
+
+rustup_threads_std() {
+  [ -z "$wasm_bin" ] || return 1
+  has_rust_src rustc || { have rustup && quietly "rustup component add rust-src" rustup component add rust-src && has_rust_src rustc; } || return 1
+  threads_std rustc cargo ""
+}
+debian_threads_std() {
+  local plain=("$wasm_bin" "$wasm_linker")
+  debian_wasm_std && { has_rust_src /usr/bin/rustc || apt_install rust-web-src; } || return 1
+  threads_bin=$wasm_bin threads_linker=$wasm_linker
+  wasm_bin=${plain[0]} wasm_linker=${plain[1]}
+  threads_std /usr/bin/rustc /usr/bin/cargo "$threads_linker"
+}
+if ! rustup_threads_std && ! debian_threads_std; then
+  say "no std with atomics: the builds with threads are left out (rustup component add rust-src would do)"
+fi
+[ -z "$threads_sysroot" ] || say "std with atomics: there"
 
 # ---- wasm-bindgen ---------------------------------------------------------------------------------------------------
 
@@ -255,6 +301,9 @@ MODELET_BINDGEN_BIN='$bindgen_bin'
 MODELET_WASM_PACK_BIN='$wasm_pack_bin'
 MODELET_WASM_RUST_BIN='$wasm_bin'
 MODELET_WASM_LINKER='$wasm_linker'
+MODELET_THREADS_RUST_BIN='$threads_bin'
+MODELET_THREADS_LINKER='$threads_linker'
+MODELET_THREADS_SYSROOT='$threads_sysroot'
 MODELET_PYTHON='$python'
 CHROMIUM='$chromium'
 CHROMEDRIVER='$chromedriver'

@@ -22,6 +22,7 @@ pub mod tensor;
 #[cfg(target_arch = "wasm32")]
 pub mod wasm;
 
+pub use cpu::threads::Threads;
 pub use error::{Error, ErrorCode, Result};
 pub use session::{Device, Limits, Model, Outputs, Report, Session, SessionOptions, ValueInfo};
 pub use tensor::{DType, Tensor, Value};

@@ -224,3 +224,32 @@ fn memory_is_refused_before_it_is_taken() {
     assert_eq!(run([1 << 19, 1 << 19]).unwrap_err().code(), ErrorCode::LimitExceeded);
     assert_eq!(run([3, 4]).unwrap(), 0.0);
 }
+
+#[test]
+fn a_profile_has_a_row_for_each_node_and_one_for_each_kernel() {
+    let mut b = GraphBuilder::new(17);
+    let x = b.input("x", DType::F32, vec![Dim::symbol("n"), Dim::from(6)]);
+    let weights = b.constant("w", Tensor::new(&[6, 5], vec![0.5f32; 30]).unwrap());
+    let product = b.node("MatMul", &[x, weights]);
+    let soft = b.node_with("Softmax", &[product], &[("axis", Attribute::Int(1))]);
+    let graph = b.output("y", soft).finish().unwrap();
+    let mut session = session(graph);
+    let feed = Tensor::new(&[4, 6], vec![1.0f32; 24]).unwrap();
+    let profile = pollster::block_on(session.profile(vec![("x".to_string(), feed.into())], 3)).unwrap();
+    assert_eq!(profile.runs, 3);
+    let mut rows = profile.nodes.clone();
+    rows.sort_by(|a, b| a.operator.cmp(&b.operator));
+    let work: Vec<_> = rows
+        .iter()
+        .map(|row| (&*row.operator, row.calls, row.operations))
+        .collect();
+    assert_eq!(work, [("MatMul", 1, 2 * 4 * 6 * 5), ("Softmax", 1, 0)]);
+    // X, the weights and Y of the product; the input and the output of the other.
+    assert_eq!([rows[0].bytes, rows[1].bytes], [4 * (24 + 30 + 20), 4 * (20 + 20)]);
+    assert!(
+        rows.iter().all(|row| row.ms >= 0.0 && row.mean_ms >= row.ms),
+        "{rows:?}"
+    );
+    assert_eq!(profile.kernels().len(), 2);
+    assert!(profile.run_ms >= rows.iter().map(|row| row.ms).sum::<f64>());
+}

@@ -41,8 +41,43 @@ export interface NodeReport {
   fused?: string[];
 }
 
-/** A build of the core: the instructions it uses, and whether it has the operators that few models need. */
-export type WasmBuild = `${"simd128" | "relaxed-simd"}${"" | ", all operators"}`;
+/** A build of the core: the instructions it uses, whether it has the operators that few models need, and threads. */
+export type WasmBuild = `${"simd128" | "relaxed-simd"}${"" | ", all operators"}${"" | ", threads"}`;
+
+/** Why a session runs on one thread. */
+export type ThreadsReason =
+  /** The caller asked for one thread. */
+  | "asked-for"
+  /** Nothing was asked for, and half of the logical cores is one. */
+  | "few-cores"
+  /** The page is not cross-origin isolated: it was served without the headers COOP and COEP. */
+  | "not-isolated"
+  /** The engine has no shared memory, or none could be had. */
+  | "no-shared-memory"
+  /** The engine cannot start workers here. */
+  | "no-workers"
+  /** A worker could not be started, or the build with threads could not be loaded; `warnings` says more. */
+  | "failed";
+
+/** Milliseconds that each stage took so far. */
+export interface Timings {
+  /** Fetching, compiling and starting the core's WebAssembly; once for all sessions. */
+  wasmMs: number;
+  /** Reading the model file. */
+  parseMs: number;
+  /** Rewriting the graph. */
+  optimizeMs: number;
+  /** Opening the GPU. */
+  deviceMs: number;
+  /** Planning programs, which happens at the first run of each set of input shapes. */
+  planMs: number;
+  /** Bringing weights into the forms that kernels read, once, while planning. */
+  prepackMs: number;
+  /** Compiling GPU pipelines and uploading constants. */
+  compileMs: number;
+  /** The first run with everything it waited for; 0 before it. */
+  firstRunMs: number;
+}
 
 /** What a session did with its model. */
 export interface Report {
@@ -52,15 +87,49 @@ export interface Report {
   adapter?: string;
   /** Which build of the core runs. */
   wasm: WasmBuild;
+  /** On how many threads the CPU's kernels run, and if on one, why. */
+  threads: { count: number; reason?: ThreadsReason };
   nodes: NodeReport[];
   /** How many fused groups the optimiser made. */
   fusedGroups: number;
   /** How many dispatches a run makes on the GPU. */
   dispatches: number;
   /** Milliseconds spent in each stage of compilation. */
-  timings: { parseMs: number; optimizeMs: number; deviceMs: number; planMs: number; compileMs: number };
+  timings: Timings;
   memory: { weightsBytes: number; cpuArenaBytes: number; gpuBytes: number; wasmBytes: number };
   warnings: string[];
+}
+
+/** What a node, or all nodes with the same kernel, took in one run. */
+export interface ProfileRow {
+  /** The node's name, and its operator; empty for a kernel. */
+  node: string;
+  operator: string;
+  /** Steps of the GPU are waited for one by one while profiling, and the wait counts. */
+  device: "cpu" | "gpu";
+  kernel: string;
+  /** How often it ran in one run. */
+  calls: number;
+  /** Milliseconds in the run in which they were fewest. */
+  ms: number;
+  /** Milliseconds on the average of all runs. */
+  meanMs: number;
+  /** Multiplications and additions; 0 where memory counts rather than those. */
+  operations: number;
+  /** Bytes read and written, each operand once. */
+  bytes: number;
+}
+
+/** Where the time of a run goes. */
+export interface Profile {
+  /** How many runs were timed. */
+  runs: number;
+  /** Milliseconds of the fastest run as a whole. */
+  runMs: number;
+  /** One row for each node that ran, the slowest first. */
+  nodes: ProfileRow[];
+  /** The same, summed over the nodes with the same kernel. */
+  kernels: ProfileRow[];
 }
 
 /** A tensor as it crosses into and out of the core. */
@@ -92,6 +161,7 @@ export interface CoreOptions {
   device: Device;
   optimization?: Optimization;
   limits?: Limits;
+  threads?: number;
   name?: string;
 }
 
@@ -121,7 +191,9 @@ export interface CoreSession {
   inputs(): ValueInfo[];
   outputs(): ValueInfo[];
   run(feeds: CoreValue[], fetches?: string[]): Promise<CoreValue[]>;
-  report(): Report;
+  profile(feeds: CoreValue[], runs: number): Promise<Profile>;
+  /** The build is named by the loader, which knows why there are so many threads. */
+  report(): Omit<Report, "threads" | "wasm"> & { threads: number };
   inspect(stage: InspectStage, json: boolean): string;
   free(): void;
 }
@@ -132,6 +204,12 @@ export interface CoreModule {
   default(options?: { module_or_path: unknown }): Promise<unknown>;
   /** Replaces the instance by a fresh one, after a trap. */
   __wbg_reset_state?(): void;
+  /** What the threads of the instance share (builds with threads only). */
+  wasmParts?(): { module: WebAssembly.Module; memory: WebAssembly.Memory };
+  /** Makes the pool, before workers come (builds with threads only). */
+  openThreads?(maySleep: boolean): void;
+  /** Says that all workers were terminated (builds with threads only). */
+  forgetThreads?(): void;
   /** Calls `handler` with the message of a Rust panic, just before the instance aborts. */
   setPanicHandler?(handler: (message: string) => void): void;
   readonly ModelBytes: new (expectedLength: number) => CoreBytes;

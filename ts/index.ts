@@ -7,7 +7,11 @@ export type {
   Limits,
   NodeReport,
   Optimization,
+  Profile,
+  ProfileRow,
   Report,
+  ThreadsReason,
+  Timings,
   ValueInfo,
   WasmBuild,
 } from "./core.js";

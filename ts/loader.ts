@@ -1,17 +1,22 @@
 // Loads the WebAssembly core: picks the build this engine runs best, downloads that one file, and keeps one instance
-// for all sessions. A second build, with the operators that few models need, is loaded when one needs it. When an
-// instance dies (a Rust panic, memory running out inside it), every call under way ends in an error and the next load
-// gets a fresh instance.
+// for all sessions. Further builds, with the operators that few models need or with threads, are loaded when a session
+// needs one. When an instance dies (a Rust panic, memory running out inside it), every call under way ends in an error
+// and the next load gets a fresh instance.
 
 import type { CoreModule, WasmBuild } from "./core.js";
 import { fromCore, isCoreFailure, ModeletError, messageOf } from "./errors.js";
 import { isNode, readFile } from "./platform.js";
+import { maySleep, Workers } from "./threads.js";
 
 const files: Record<WasmBuild, string> = {
   simd128: "modelet_simd_bg.wasm",
   "relaxed-simd": "modelet_relaxed_bg.wasm",
   "simd128, all operators": "modelet_full_simd_bg.wasm",
   "relaxed-simd, all operators": "modelet_full_relaxed_bg.wasm",
+  "simd128, threads": "modelet_simd_threads_bg.wasm",
+  "relaxed-simd, threads": "modelet_relaxed_threads_bg.wasm",
+  "simd128, all operators, threads": "modelet_full_simd_threads_bg.wasm",
+  "relaxed-simd, all operators, threads": "modelet_full_relaxed_threads_bg.wasm",
 };
 
 /** How the generated modules are imported; literal names, so that bundlers find them. */
@@ -24,6 +29,14 @@ const glue: Record<WasmBuild, () => Promise<unknown>> = {
   "simd128, all operators": () => import("./wasm/modelet_full_simd.js"),
   // @ts-expect-error made by the build, next to the bundle
   "relaxed-simd, all operators": () => import("./wasm/modelet_full_relaxed.js"),
+  // @ts-expect-error made by the build, next to the bundle
+  "simd128, threads": () => import("./wasm/modelet_simd_threads.js"),
+  // @ts-expect-error made by the build, next to the bundle
+  "relaxed-simd, threads": () => import("./wasm/modelet_relaxed_threads.js"),
+  // @ts-expect-error made by the build, next to the bundle
+  "simd128, all operators, threads": () => import("./wasm/modelet_full_simd_threads.js"),
+  // @ts-expect-error made by the build, next to the bundle
+  "relaxed-simd, all operators, threads": () => import("./wasm/modelet_full_relaxed_threads.js"),
 };
 
 /** Which operators an instance has: those that most models are made of, or all. */
@@ -34,23 +47,35 @@ export class Core {
   readonly module: CoreModule;
   readonly build: WasmBuild;
   readonly operators: Operators;
+  /** Milliseconds from the request for the file to the live instance. */
+  readonly startMs: number;
   /** Why the instance can no longer be used. */
   failure: ModeletError | undefined;
   /** How many models and sessions live in the instance. */
   users = 0;
+  /** Whether the GPU may have been opened: its callbacks then hold on to the instance. */
+  usesGpu = false;
+  /** The threads, in a build that has them. */
+  readonly workers: Workers | undefined;
   readonly #waiting = new Set<(error: ModeletError) => void>();
 
-  constructor(module: CoreModule, build: WasmBuild, operators: Operators) {
+  constructor(module: CoreModule, build: WasmBuild, operators: Operators, startMs: number, workers?: Workers) {
     this.module = module;
     this.build = build;
     this.operators = operators;
+    this.startMs = startMs;
+    this.workers = workers;
+    workers?.onLost((error) => this.#die(messageOf(error), error));
     this.#listen();
   }
 
   /** Gives the memory of an instance that nothing lives in back to the system: WebAssembly's memory never shrinks. */
   recycle(): void {
     const reset = this.module.__wbg_reset_state;
-    if (this.failure || this.users > 0 || this.#waiting.size > 0 || !reset) return;
+    if (this.failure || this.users > 0 || this.#waiting.size > 0) return;
+    this.workers?.terminate();
+    this.module.forgetThreads?.();
+    if (this.usesGpu || !reset) return;
     try {
       reset();
       this.#listen();
@@ -91,6 +116,10 @@ export class Core {
 
   #listen(): void {
     this.module.setPanicHandler?.((message) => this.#die(message));
+    const parts = this.module.wasmParts?.();
+    if (!parts) return;
+    this.module.openThreads?.(maySleep());
+    this.workers?.attach(parts.module, parts.memory);
   }
 
   #translate(thrown: unknown): ModeletError {
@@ -106,47 +135,80 @@ export class Core {
       {},
       { cause },
     );
+    this.workers?.terminate();
     for (const abandon of this.#waiting) abandon(this.failure);
     this.#waiting.clear();
     return this.failure;
   }
 }
 
-const current: Partial<Record<Operators, Promise<Core>>> = {};
-let allAreThere = false;
+type Kind = `${Operators}${"" | ", threads"}`;
+const current: Partial<Record<Kind, Promise<Core>>> = {};
+/** The kinds that are there, those with all operators first: they serve every model. */
+const there: Kind[] = [];
 let folder: string | URL | undefined;
 
-/**
- * A live instance, loading it on the first call. Calls share one instance and one download.
- * @param operators which instance; when left out, the one with all operators where it is there already
- * @param wasmUrl the folder that holds the `.wasm` files, when it is not the one next to this module; counts until the
- *   first instance is there
- */
-export async function loadCore(operators?: Operators, wasmUrl?: string | URL): Promise<Core> {
-  const kind = operators ?? (allAreThere ? "all" : "common");
-  current[kind] ??= start(kind, folder ?? wasmUrl);
+/** What an instance is wanted for. */
+export interface CoreRequest {
+  /** When left out, an instance with all operators where there is one already. */
+  readonly operators?: Operators;
+  /** With more than one, the instance has threads, and so many of them are started. */
+  readonly threads?: number;
+  /**
+   * The folder that holds the `.wasm` files, when it is not the one next to this module; counts until the first instance
+   * is there.
+   */
+  readonly wasmUrl?: string | URL | undefined;
+}
+
+/** A live instance, loading it on the first call. Calls share one instance and one download. */
+export async function loadCore(request: CoreRequest = {}): Promise<Core> {
+  const { threads = 1, wasmUrl } = request;
+  const kindOf = (operators: Operators): Kind => `${operators}${threads > 1 ? ", threads" : ""}`;
+  const kind = kindOf(request.operators ?? (there.includes(kindOf("all")) ? "all" : "common"));
+  current[kind] ??= start(kind, threads, folder ?? wasmUrl);
   const loading = current[kind];
   try {
     const core = await loading;
     folder ??= wasmUrl;
-    allAreThere ||= kind === "all";
-    if (!core.failure) return core;
+    if (!there.includes(kind)) there.push(kind);
+    if (!core.failure) {
+      await core.workers?.start(threads);
+      return core;
+    }
     if (current[kind] === loading) current[kind] = restart(core);
   } catch (error) {
     // A failed download may succeed the next time.
-    if (current[kind] === loading) delete current[kind];
+    if (current[kind] === loading && !(await isAlive(loading))) delete current[kind];
     throw error;
   }
-  return loadCore(operators, wasmUrl);
+  return loadCore(request);
+}
+
+async function isAlive(loading: Promise<Core>): Promise<boolean> {
+  return loading.then(
+    () => true,
+    () => false,
+  );
+}
+
+/** An instance for what any has: the first that is there, or the smallest. */
+export async function anyCore(): Promise<Core> {
+  for (const kind of there) {
+    const core = await current[kind]?.catch(() => undefined);
+    if (core && !core.failure) return core;
+  }
+  return loadCore();
 }
 
 /** The build that this engine runs best. */
-export function pickBuild(operators: Operators): WasmBuild {
+export function pickBuild(operators: Operators, threads: boolean): WasmBuild {
   if (typeof WebAssembly !== "object" || !WebAssembly.validate(probe([0xfd, 0xe4, 0x01]))) {
     throw new ModeletError("unsupported-environment", "modelet needs WebAssembly with SIMD, which this engine lacks");
   }
   const set = WebAssembly.validate(probe([0xfd, 0x85, 0x02])) ? "relaxed-simd" : "simd128";
-  return operators === "all" ? `${set}, all operators` : set;
+  const build = operators === "all" ? (`${set}, all operators` as const) : set;
+  return threads ? `${build}, threads` : build;
 }
 
 /** A module whose one function applies an instruction to three vectors of zeros and returns a vector. */
@@ -159,15 +221,23 @@ function probe(instruction: readonly number[]): Uint8Array<ArrayBuffer> {
   return new Uint8Array([0, 0x61, 0x73, 0x6d, 1, 0, 0, 0, 1, 5, 1, 0x60, 0, 1, 0x7b, 3, 2, 1, 0, ...code]);
 }
 
-async function start(operators: Operators, wasmUrl?: string | URL): Promise<Core> {
-  const build = pickBuild(operators);
+async function start(kind: Kind, threads: number, wasmUrl?: string | URL): Promise<Core> {
+  const operators = kind.startsWith("all") ? "all" : "common";
+  const build = pickBuild(operators, kind.endsWith("threads"));
   const file = files[build];
+  const workers = threads > 1 ? new Workers() : undefined;
+  // The workers' script is on its way together with the core.
+  const started = workers?.start(threads);
+  started?.catch(() => {});
+  const began = performance.now();
   try {
     const module = (await glue[build]()) as CoreModule;
     const location = wasmLocation(file, wasmUrl);
     await (location === undefined ? module.default() : module.default({ module_or_path: await location }));
-    return new Core(module, build, operators);
+    await started;
+    return new Core(module, build, operators, performance.now() - began, workers);
   } catch (error) {
+    workers?.terminate();
     if (error instanceof ModeletError) throw error;
     const where = wasmUrl === undefined ? file : String(inFolder(wasmUrl, file));
     throw new ModeletError(
@@ -208,5 +278,5 @@ async function restart(dead: Core): Promise<Core> {
   } catch {
     throw dead.failure;
   }
-  return new Core(dead.module, dead.build, dead.operators);
+  return new Core(dead.module, dead.build, dead.operators, dead.startMs, dead.workers && new Workers());
 }

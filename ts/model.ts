@@ -4,14 +4,20 @@
 import type { CoreBytes, CoreSession, Device, Optimization } from "./core.js";
 import { ModeletError, messageOf } from "./errors.js";
 import { type ExternalFile, openExternal } from "./external.js";
-import { type Core, loadCore } from "./loader.js";
+import { type Core, type CoreRequest, loadCore } from "./loader.js";
+import { hasWebGPU } from "./platform.js";
 import type { LoadOptions } from "./session.js";
 import { type ByteStream, checkStart, type ModelSource, openSource } from "./source.js";
+import { chooseThreads, type ThreadsChoice } from "./threads.js";
 
 /** A compiled model, and the instance of the core that it lives in. */
 export interface OpenModel {
   readonly core: Core;
   readonly session: CoreSession;
+  /** Why it has no more than one thread, when it has not. */
+  readonly threads: ThreadsChoice;
+  /** What the caller should know. */
+  readonly warnings: readonly string[];
 }
 
 interface OpenOptions extends LoadOptions {
@@ -21,27 +27,61 @@ interface OpenOptions extends LoadOptions {
 
 /** Loads and compiles a model. */
 export async function openModel(source: ModelSource, options: OpenOptions): Promise<OpenModel> {
+  const choice = await chooseThreads(options.threads);
   // The model's request goes out while the core is still loading.
-  const [stream, first] = await Promise.all([
+  const [stream, home] = await Promise.all([
     openSource(source, options.signal),
-    loadCore(options.operators === "all" ? "all" : undefined, options.wasmUrl),
+    coreWithThreads({ ...(options.operators === "all" && { operators: "all" }), wasmUrl: options.wasmUrl }, choice),
   ]);
-  const model = new ModelInCore(first, stream.total);
+  const model = new ModelInCore(home.core, stream.total);
+  const compile = async (model: ModelInCore, { core, threads, warnings }: Home): Promise<OpenModel> => {
+    const session = await model.compile(stream.name, { ...options, threads: threads.count });
+    try {
+      // They may have ended with another session while this one was on its way.
+      await core.workers?.start(threads.count);
+      await core.workers?.working();
+      return { core, session, threads, warnings };
+    } catch (error) {
+      return { core, session, threads: { count: 1, reason: "failed" }, warnings: [...warnings, noThreads(error)] };
+    }
+  };
   try {
     await model.fill(stream, options);
     await model.fillExternal(source, options);
-    return { core: first, session: await model.compile(stream.name, options) };
+    return await compile(model, home);
   } catch (error) {
-    if (first.operators === "all" || !lacksOperators(error)) throw error;
-    const moved = await move(model, error, options);
+    if (home.core.operators === "all" || !lacksOperators(error)) throw error;
+    const [moved, newHome] = await move(model, error, home.threads, options);
     try {
-      return { core: moved.core, session: await moved.compile(stream.name, options) };
+      return await compile(moved, newHome);
     } finally {
       moved.free();
     }
   } finally {
     model.free();
   }
+}
+
+/** An instance of the core for a session, and how many threads the session gets there. */
+interface Home {
+  readonly core: Core;
+  readonly threads: ThreadsChoice;
+  readonly warnings: readonly string[];
+}
+
+/** An instance with threads; where they cannot be started, one without. */
+async function coreWithThreads(request: CoreRequest, threads: ThreadsChoice): Promise<Home> {
+  if (threads.count === 1) return { core: await loadCore(request), threads, warnings: [] };
+  try {
+    return { core: await loadCore({ ...request, threads: threads.count }), threads, warnings: [] };
+  } catch (error) {
+    const core = await loadCore(request);
+    return { core, threads: { count: 1, reason: "failed" }, warnings: [noThreads(error)] };
+  }
+}
+
+function noThreads(error: unknown): string {
+  return `running on one thread: ${messageOf(error)}`;
 }
 
 /** Fails with an `aborted` error when the signal fired. */
@@ -161,12 +201,13 @@ class ModelInCore {
 
   /** Makes a session, which counts as a user of the instance. */
   async compile(sourceName: string | undefined, options: OpenOptions): Promise<CoreSession> {
-    const { device, optimization, limits, signal, onProgress } = options;
+    const { device, optimization, limits, threads = 1, signal, onProgress } = options;
     const name = options.name ?? sourceName;
+    this.core.usesGpu ||= device !== "cpu" && hasWebGPU();
     const session = await this.core.call((module) =>
       module.CoreSession.load(
         this.bytes,
-        { device, optimization, ...(limits && { limits }), ...(name !== undefined && { name }) },
+        { device, optimization, threads, ...(limits && { limits }), ...(name !== undefined && { name }) },
         (stage, done, total) => onProgress?.({ stage, loaded: done, total }),
       ),
     );
@@ -210,17 +251,22 @@ function lacksOperators(error: unknown): error is ModeletError {
 }
 
 /** Moves a model to the build that has all operators. */
-async function move(model: ModelInCore, lack: ModeletError, { signal, onProgress }: LoadOptions): Promise<ModelInCore> {
+async function move(
+  model: ModelInCore,
+  lack: ModeletError,
+  threads: ThreadsChoice,
+  { signal, onProgress }: LoadOptions,
+): Promise<[ModelInCore, Home]> {
   const tell = (loaded: number) => onProgress?.({ stage: "operators", loaded, total: 1 });
   tell(0);
-  const core = await loadCore("all").catch((reason) => {
+  const home = await coreWithThreads({ operators: "all" }, threads).catch((reason) => {
     const message = `${lack.message}; the build with all operators could not be loaded: ${messageOf(reason)}`;
     throw new ModeletError(lack.code, message, lack, { cause: reason });
   });
   checkAborted(signal);
-  const moved = model.moveTo(core);
+  const moved = model.moveTo(home.core);
   model.free();
   model.core.recycle();
   tell(1);
-  return moved;
+  return [moved, home];
 }

@@ -7,6 +7,11 @@ import { ModeletError, messageOf } from "./errors.js";
 export const isNode: boolean =
   typeof process === "object" && typeof process.versions?.node === "string" && !("type" in process);
 
+/** Whether there is WebGPU, be it without an adapter. */
+export function hasWebGPU(): boolean {
+  return Boolean((globalThis.navigator as { gpu?: unknown } | undefined)?.gpu);
+}
+
 /** Imports a module that exists only at run time. */
 export function importAtRunTime<M>(name: string): Promise<M> {
   return import(/* webpackIgnore: true */ /* @vite-ignore */ name);

@@ -11,13 +11,14 @@ import type {
   InspectStage,
   Limits,
   Optimization,
+  Profile,
   Report,
   ValueInfo,
 } from "./core.js";
 import { ModeletError } from "./errors.js";
 import { checkExternalData, type ExternalSource } from "./external.js";
-import { type Core, loadCore } from "./loader.js";
-import { checkAborted, openModel } from "./model.js";
+import { anyCore, type Core } from "./loader.js";
+import { checkAborted, type OpenModel, openModel } from "./model.js";
 import { isNode, provideWebGPU } from "./platform.js";
 import { type ModelSource, viewBytes } from "./source.js";
 import type { Tensor } from "./tensor.js";
@@ -66,6 +67,11 @@ export interface LoadOptions {
   readonly onProgress?: (progress: Progress) => void;
   /** Ends loading with an `aborted` error. */
   readonly signal?: AbortSignal;
+  /**
+   * How many threads the CPU's kernels run on, from 1 to 64; half the logical cores, at most 8, when left out. Where
+   * threads cannot be had it is one, and {@link Session.report} says why. Sessions share the threads.
+   */
+  readonly threads?: number;
   /** The folder that holds modelet's `.wasm` files, when it is not the package's own `wasm/`. Counts once per page. */
   readonly wasmUrl?: string | URL;
   /** What to call the model in messages and reports. */
@@ -87,13 +93,16 @@ const stages: readonly InspectStage[] = ["graph", "optimized", "program"];
 /** A model that is ready to run. */
 export class Session {
   readonly #core: Core;
+  readonly #open: OpenModel;
   #session: CoreSession | undefined;
   #last: Promise<unknown> = Promise.resolve();
   readonly #inputs: readonly ValueInfo[];
   readonly #types: ReadonlyMap<string, string>;
   readonly #outputs: readonly ValueInfo[];
 
-  private constructor(core: Core, session: CoreSession) {
+  private constructor(open: OpenModel) {
+    const { core, session } = open;
+    this.#open = open;
     this.#core = core;
     this.#session = session;
     this.#inputs = core.callSync(() => session.inputs());
@@ -117,8 +126,7 @@ export class Session {
     checkExternalData(options.externalData);
     checkAborted(signal);
     if (device !== "cpu") await prepareWebGPU(device);
-    const { core, session } = await openModel(source, { ...options, device, optimization });
-    return new Session(core, session);
+    return new Session(await openModel(source, { ...options, device, optimization }));
   }
 
   /** The inputs that {@link run} takes. A symbolic dimension is its name. */
@@ -160,10 +168,39 @@ export class Session {
     return turn;
   }
 
+  /**
+   * Runs the model once and then `runs` times with every step timed by itself, and tells where the time goes. Other runs
+   * are not measured and cost nothing more. Outside cross-origin isolated pages, browsers round times to 0.1 ms: small
+   * nodes then need many runs.
+   */
+  async profile(feeds: Feeds, options: { readonly runs?: number } = {}): Promise<Profile> {
+    const { runs = 10 } = options;
+    if (!Number.isInteger(runs) || runs < 1 || runs > 1e6) {
+      throw new ModeletError("invalid-argument", `runs is a whole number from 1, not ${runs}`, {
+        actual: String(runs),
+      });
+    }
+    const turn = this.#last.then(async () => {
+      const session = this.#live();
+      const values = this.#toCore(feeds);
+      return this.#core.call(() => session.profile(values, runs));
+    });
+    this.#last = turn.catch(() => {});
+    return turn;
+  }
+
   /** Where each node runs and why, what was fused, how long compilation took, and how much memory is in use. */
   report(): Report {
     const session = this.#live();
-    return this.#core.callSync(() => session.report());
+    const report = this.#core.callSync(() => session.report());
+    const { threads, warnings } = this.#open;
+    return {
+      ...report,
+      wasm: this.#core.build,
+      threads: { count: report.threads, ...(threads.reason && { reason: threads.reason }) },
+      timings: { ...report.timings, wasmMs: this.#core.startMs },
+      warnings: [...warnings, ...report.warnings],
+    };
   }
 
   /** The model at a stage of compilation, as text or JSON. The program is that of the last run's shapes. */
@@ -173,7 +210,7 @@ export class Session {
     return this.#core.callSync(() => session.inspect(stage, options.json ?? false));
   }
 
-  /** Gives the model's memory back once the current run has ended; queued runs fail. Releasing twice is harmless. */
+  /** Gives the model's memory back, to the system when it was the last session, once the current run has ended; queued runs fail. Releasing twice is harmless. */
   release(): void {
     const session = this.#session;
     this.#session = undefined;
@@ -181,6 +218,7 @@ export class Session {
       this.#last = this.#last.then(() => {
         if (!this.#core.failure) session.free();
         this.#core.users--;
+        this.#core.recycle();
       });
     }
   }
@@ -225,14 +263,14 @@ export async function readValue(
 async function readStored(what: string, bytes: ArrayBuffer | ArrayBufferView, type: string): Promise<CoreValue> {
   const view = viewBytes(bytes);
   if (!view) throw new ModeletError("invalid-argument", `${what} takes an ArrayBuffer or Uint8Array`);
-  const core = await loadCore();
+  const core = await anyCore();
   return core.callSync((module) => module.readValue(view, type));
 }
 
 /** Writes a tensor as ONNX test data (`TensorProto`). */
 export async function writeTensor(tensor: Tensor, name = ""): Promise<Uint8Array> {
   if (!isTensor(tensor)) throw new ModeletError("invalid-argument", "writeTensor takes a Tensor");
-  const core = await loadCore();
+  const core = await anyCore();
   return core.callSync((module) => module.writeTensor(toCoreTensor(name, tensor)));
 }
 

@@ -8,25 +8,27 @@ import { fileURLToPath } from "node:url";
 export const root = dirname(dirname(dirname(fileURLToPath(import.meta.url))));
 
 /**
- * The builds of the core: for each instruction set one with the operators that most models are made of, and one with all.
- * Their names, their files, the crate's features, what the compiler is told beyond SIMD, and what wasm-opt is told.
+ * The builds of the core: for each instruction set one with the operators that most models are made of, and one with all,
+ * each without and with threads. Their names, their files, the crate's features, what the compiler is told beyond SIMD,
+ * and what wasm-opt is told.
  */
-export const variants = ["core", "full"].flatMap((operators) => {
-  const full = operators === "full";
-  const name = (set) => (full ? `${set}, all operators` : set);
-  const file = (set) => (full ? `modelet_full_${set}` : `modelet_${set}`);
-  const shared = { operators, cargoFeatures: full ? ["gpu", "all-operators"] : ["gpu"] };
-  return [
-    { ...shared, name: name("simd128"), file: file("simd"), extraFeatures: [], optFeatures: ["simd"] },
-    {
-      ...shared,
-      name: name("relaxed-simd"),
-      file: file("relaxed"),
-      extraFeatures: ["relaxed-simd"],
-      optFeatures: ["simd", "relaxed-simd"],
-    },
-  ];
-});
+export const variants = [false, true].flatMap((threads) =>
+  ["core", "full"].flatMap((operators) =>
+    ["simd", "relaxed"].map((set) => {
+      const full = operators === "full";
+      const name = [`${set === "simd" ? "simd128" : "relaxed-simd"}`, full && "all operators", threads && "threads"];
+      return {
+        name: name.filter(Boolean).join(", "),
+        file: ["modelet", full && "full", set, threads && "threads"].filter(Boolean).join("_"),
+        operators,
+        threads,
+        cargoFeatures: full ? ["gpu", "all-operators"] : ["gpu"],
+        extraFeatures: set === "relaxed" ? ["relaxed-simd"] : [],
+        optFeatures: ["simd", ...(set === "relaxed" ? ["relaxed-simd"] : []), ...(threads ? ["threads"] : [])],
+      };
+    }),
+  ),
+);
 
 /** The settings in .cache/toolchain.env; ends the process with a hint when setup has not run. */
 export function toolchain() {
@@ -50,27 +52,38 @@ export function nativeEnv() {
   return { ...process.env, PATH: [process.env.PATH, cargoBin].join(delimiter) };
 }
 
+/** What the compiler is told for builds with threads, dependencies included, and where it finds a std made alike. */
+const atomics = ["atomics", "bulk-memory", "mutable-globals"];
+
+/** Whether builds with threads can be made here. */
+export function hasThreads() {
+  return Boolean(toolchain().MODELET_THREADS_SYSROOT);
+}
+
 /** The environment for cargo commands that compile to wasm32, dependencies included, with SIMD and extra features. */
-export function wasmEnv(extraFeatures = []) {
+export function wasmEnv(extraFeatures = [], { threads = false } = {}) {
   const settings = toolchain();
+  const rustBin = threads ? settings.MODELET_THREADS_RUST_BIN : settings.MODELET_WASM_RUST_BIN;
+  const linker = threads ? settings.MODELET_THREADS_LINKER : settings.MODELET_WASM_LINKER;
   const env = nativeEnv();
   const cargoHome = process.env.CARGO_HOME ?? join(homedir(), ".cargo");
-  env.PATH = [settings.MODELET_WASM_RUST_BIN, settings.MODELET_BINDGEN_BIN, settings.MODELET_WASM_PACK_BIN, env.PATH]
+  env.PATH = [rustBin, settings.MODELET_BINDGEN_BIN, settings.MODELET_WASM_PACK_BIN, env.PATH]
     .filter(Boolean)
     .join(delimiter);
   // Panic messages carry source paths: those of the builder's home are no one's business.
-  const features = ["simd128", ...extraFeatures].map((feature) => `+${feature}`).join(",");
+  const features = ["simd128", ...(threads ? atomics : []), ...extraFeatures].map((feature) => `+${feature}`).join(",");
   const flags = [`-Ctarget-feature=${features}`, `--remap-path-prefix=${cargoHome}=cargo`];
+  if (threads) flags.push("--cfg=modelet_threads", `--sysroot=${settings.MODELET_THREADS_SYSROOT}`);
   env.CARGO_ENCODED_RUSTFLAGS = flags.join("\x1f");
   delete env.RUSTFLAGS;
-  env.CARGO_TARGET_DIR = wasmTargetDir();
+  env.CARGO_TARGET_DIR = wasmTargetDir(threads);
   env.CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER = "wasm-bindgen-test-runner";
-  if (settings.MODELET_WASM_LINKER) env.CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER = settings.MODELET_WASM_LINKER;
+  if (linker) env.CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER = linker;
   if (settings.CHROMEDRIVER) env.CHROMEDRIVER = settings.CHROMEDRIVER;
   return env;
 }
 
 /** Where wasm builds go: apart from native ones, because the compiler and its flags may differ. */
-export function wasmTargetDir() {
-  return join(process.env.CARGO_TARGET_DIR ?? join(root, "target"), "wasm");
+export function wasmTargetDir(threads = false) {
+  return join(process.env.CARGO_TARGET_DIR ?? join(root, "target"), threads ? "wasm-threads" : "wasm");
 }

@@ -8,6 +8,7 @@ use super::{
     gemm::{GemmShape, Lhs, MatrixRef, Rhs, gemm, gemm_scratch_len},
     simd::copy_short,
     softmax::{exp_and_sum, largest},
+    threads::Threads,
 };
 
 /// The sizes of an attention.
@@ -271,7 +272,15 @@ impl Attention<'_> {
             alpha: self.scale,
             ..Epilogue::none()
         };
-        gemm(shape, Lhs::Matrix(q), Rhs::Matrix(k), scores, scratch, &scaled);
+        gemm(
+            shape,
+            Lhs::Matrix(q),
+            Rhs::Matrix(k),
+            scores,
+            scratch,
+            &scaled,
+            &Threads::SINGLE,
+        );
         for (row, scores) in scores.chunks_exact_mut(columns.max(1)).enumerate() {
             let seen = seen(row);
             let (head, query) = block.row(row);
@@ -305,7 +314,15 @@ impl Attention<'_> {
             n: value_size,
         };
         let weights = Lhs::Matrix(MatrixRef::row_major(scores, columns));
-        gemm(shape, weights, Rhs::Matrix(v), results, scratch, &Epilogue::none());
+        gemm(
+            shape,
+            weights,
+            Rhs::Matrix(v),
+            results,
+            scratch,
+            &Epilogue::none(),
+            &Threads::SINGLE,
+        );
         for (row, result) in results.chunks_exact(value_size).enumerate() {
             let (head, query) = block.row(row);
             let start = block.batch * place.batch + head * place.head + query * place.row;

@@ -11,6 +11,7 @@ use std::ops::Range;
 
 use crate::cpu::epilogue::{Bias, Epilogue};
 use crate::cpu::gemm::{GemmShape, Lhs, MatrixRef, PackedA, Rhs, gemm, gemm_scratch_len};
+use crate::cpu::threads::Threads;
 use depthwise::Depthwise;
 use im2col::Im2colPlan;
 
@@ -219,12 +220,13 @@ impl ConvPlan {
         }
     }
 
-    /// How much scratch memory [`ConvPlan::run`] needs, in f32, with packed or raw weights.
-    pub fn scratch_len(&self) -> usize {
+    /// How much scratch memory [`ConvPlan::run`] needs on so many threads, in f32, with packed or raw weights.
+    pub fn scratch_len(&self, threads: usize) -> usize {
+        let product = threads * gemm_scratch_len(self.shape(), false, false);
         match &self.method {
             Method::Depthwise(depthwise) => depthwise.scratch_len(),
-            Method::Pointwise => gemm_scratch_len(self.shape(), false, false),
-            Method::Im2col(plan) => plan.image_len() + gemm_scratch_len(self.shape(), false, false),
+            Method::Pointwise => product,
+            Method::Im2col(plan) => plan.image_len() + product,
         }
     }
 
@@ -234,7 +236,15 @@ impl ConvPlan {
     ///
     /// # Panics
     /// When a slice is too short or `filter` was packed for another kind of plan.
-    pub fn run(&self, input: &[f32], filter: Filter, output: &mut [f32], scratch: &mut [f32], epilogue: &Epilogue) {
+    pub fn run(
+        &self,
+        input: &[f32],
+        filter: Filter,
+        output: &mut [f32],
+        scratch: &mut [f32],
+        epilogue: &Epilogue,
+        threads: &Threads,
+    ) {
         let params = &self.params;
         let (positions, volume_in) = (volume(self.output), volume(params.input));
         let shape = self.shape();
@@ -270,11 +280,11 @@ impl ConvPlan {
                     Method::Im2col(plan) => {
                         let (image, rest) = scratch.split_at_mut(plan.image_len());
                         let matrix = plan.matrix(input, image);
-                        gemm(shape, lhs, Rhs::Virtual(&matrix), output, rest, &epilogue);
+                        gemm(shape, lhs, Rhs::Virtual(&matrix), output, rest, &epilogue, threads);
                     }
                     _ => {
                         let rhs = Rhs::Matrix(MatrixRef::row_major(input, positions));
-                        gemm(shape, lhs, rhs, output, scratch, &epilogue);
+                        gemm(shape, lhs, rhs, output, scratch, &epilogue, threads);
                     }
                 }
             }
@@ -298,7 +308,7 @@ fn positioned<'a>(epilogue: &Epilogue<'a>, first_row: usize, channel: usize, row
 mod tests {
     use super::*;
     use crate::cpu::epilogue::{Clamp, RowProgram};
-    use crate::cpu::testing::{Rng, assert_close};
+    use crate::cpu::testing::{Rng, assert_close, assert_same_bits};
 
     struct AddPosition;
     impl RowProgram for AddPosition {
@@ -373,10 +383,15 @@ mod tests {
         let packed = plan.pack(&weights);
         assert!(plan.accepts(&packed));
         for filter in [Filter::Packed(&packed), Filter::Raw(&weights)] {
-            let mut scratch = vec![f32::NAN; plan.scratch_len()];
-            let mut output = vec![f32::NAN; params.output_len()];
-            plan.run(&input, filter, &mut output, &mut scratch, &epilogue);
+            let run = |threads: &Threads| {
+                let mut scratch = vec![f32::NAN; plan.scratch_len(threads.count())];
+                let mut output = vec![f32::NAN; params.output_len()];
+                plan.run(&input, filter, &mut output, &mut scratch, &epilogue, threads);
+                output
+            };
+            let output = run(&Threads::SINGLE);
             assert_close(&output, &expected, 1e-4, &format!("{params:?} by {:?}", plan.method));
+            assert_same_bits(&run(&Threads::eager(3)), &output, &format!("{params:?}"));
         }
     }
 

@@ -1,7 +1,10 @@
 //! Runs CPU steps: kernels bound to places in an arena and in slots. All memory of a step is planned beforehand and
 //! checked for overlap when the step is made, so that a run only resolves offsets to pointers.
 
-use super::kernel::{ComputeKernel, CpuKernel, InputBytes, KernelInputs, KernelIo, KernelOutputs, OutputBytes};
+use super::{
+    kernel::{ComputeKernel, CpuKernel, InputBytes, KernelInputs, KernelIo, KernelOutputs, OutputBytes},
+    threads::Threads,
+};
 use crate::{
     error::{Error, ErrorCode, Result},
     tensor::{AlignedBytes, DType, Tensor, element_count},
@@ -45,6 +48,10 @@ pub struct CpuStep {
     pub label: String,
     /// The operator, for errors.
     pub operator: String,
+    /// The node's position in its graph, for profiles.
+    pub node: usize,
+    /// Bytes read at plan time in place of inputs (packed weights), for profiles.
+    pub prepared_bytes: u64,
     kernel: ComputeKernel,
     inputs: Vec<Option<Operand>>,
     outputs: Vec<Option<Operand>>,
@@ -57,6 +64,8 @@ pub struct Frame<'a> {
     pub arena: &'a mut AlignedBytes,
     /// Memory of values that come from outside or go there.
     pub slots: &'a mut [Slot],
+    /// The threads that kernels may use.
+    pub threads: &'a Threads,
 }
 
 impl CpuStep {
@@ -84,6 +93,8 @@ impl CpuStep {
         Ok(CpuStep {
             label,
             operator,
+            node: 0,
+            prepared_bytes: 0,
             kernel,
             inputs,
             outputs,
@@ -104,6 +115,12 @@ impl CpuStep {
             Place::Slot(_) => 0,
         });
         ends.max().unwrap_or(0)
+    }
+
+    /// Bytes that the kernel reads and writes, each operand once.
+    pub fn bytes(&self) -> u64 {
+        let operands = self.inputs.iter().chain(&self.outputs).flatten();
+        operands.map(|operand| operand.len as u64).sum::<u64>() + self.prepared_bytes
     }
 
     /// The operands the step reads, writes, and its scratch memory, for display.
@@ -152,6 +169,7 @@ impl CpuStep {
             inputs: KernelInputs(inputs),
             outputs: KernelOutputs(outputs),
             scratch,
+            threads: frame.threads,
         };
         (self.kernel.run)(&mut io).map_err(place_error)
     }
@@ -280,6 +298,7 @@ pub fn run_alone(
         inputs,
         outputs: wanted,
         scratch: scratch.as_mut(),
+        threads: &Threads::SINGLE,
     })?;
     let tensors = buffers
         .into_iter()
@@ -336,6 +355,7 @@ mod tests {
         step.run(&mut Frame {
             arena: &mut arena,
             slots: &mut slots,
+            threads: &Threads::SINGLE,
         })
         .unwrap();
         assert_eq!(bytemuck::cast_slice::<u8, f32>(&arena.as_ref()[16..]), &[3.0, -6.0]);
@@ -352,6 +372,7 @@ mod tests {
             .run(&mut Frame {
                 arena: &mut arena,
                 slots: &mut slots,
+                threads: &Threads::SINGLE,
             })
             .unwrap_err();
         assert_eq!(error.place().node.as_deref(), Some("n"));

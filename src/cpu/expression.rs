@@ -60,7 +60,7 @@ fn run(plan: &PointwisePlan, inputs: &[Operand], outputs: &[Operand], io: &mut K
         })
     };
     let mut outputs = outputs.iter().map(slice).collect::<Result<Vec<_>>>()?;
-    plan.run(&inputs, &mut outputs, scratch_as_f32(io.scratch));
+    plan.run(&inputs, &mut outputs, scratch_as_f32(io.scratch), io.threads);
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 //! packed at plan time, and thin products (a few rows) that stream B without packing it. Convolution and recurrent
 //! layers run on the same driver; other element types are in [`generic`].
 
+mod cut;
 pub mod generic;
 mod pack;
 mod thin;
@@ -12,6 +13,8 @@ pub use pack::{PackColumns, PackedA, PackedB};
 use std::ops::Range;
 
 use crate::cpu::epilogue::Epilogue;
+use crate::cpu::threads::{Disjoint, PerThread, Threads};
+use cut::Grid;
 use pack::{k_block_len, k_blocks, pack_rows_block};
 use tile::Output;
 
@@ -92,7 +95,7 @@ pub enum Rhs<'a> {
     Virtual(&'a dyn PackColumns),
 }
 
-/// How much scratch memory [`gemm`] needs, in f32.
+/// How much scratch memory [`gemm`] needs, in f32, for each thread that is to work.
 ///
 /// `lhs_packed`, `rhs_packed`: whether the operands are packed already. Asking with `false` is always enough.
 pub fn gemm_scratch_len(shape: GemmShape, lhs_packed: bool, rhs_packed: bool) -> usize {
@@ -110,12 +113,21 @@ fn lhs_block_len(shape: GemmShape) -> usize {
     k_block_len(shape.k) * MC.min(shape.m.next_multiple_of(MR))
 }
 
-/// `out[m, n] = epilogue(lhs[m, k] · rhs[k, n])`, row-major, rows `n` apart.
+/// `out[m, n] = epilogue(lhs[m, k] · rhs[k, n])`, row-major, rows `n` apart. Large products are shared among as many
+/// threads as `scratch` holds a piece ([`gemm_scratch_len`]) for.
 ///
 /// # Panics
-/// When an operand, `out` or `scratch` ([`gemm_scratch_len`]) is too small, or a packed operand was packed for other
-/// sizes: mistakes of the caller that plan-time shape checks exclude.
-pub fn gemm(shape: GemmShape, lhs: Lhs, rhs: Rhs, out: &mut [f32], scratch: &mut [f32], epilogue: &Epilogue) {
+/// When an operand, `out` or `scratch` is too small, or a packed operand was packed for other sizes: mistakes of the
+/// caller that plan-time shape checks exclude.
+pub fn gemm(
+    shape: GemmShape,
+    lhs: Lhs,
+    rhs: Rhs,
+    out: &mut [f32],
+    scratch: &mut [f32],
+    epilogue: &Epilogue,
+    threads: &Threads,
+) {
     let GemmShape { m, k, n } = shape;
     assert!(out.len() >= m * n, "out holds {} values, {m}x{n} asked", out.len());
     epilogue.check(m, n);
@@ -148,6 +160,22 @@ pub fn gemm(shape: GemmShape, lhs: Lhs, rhs: Rhs, out: &mut [f32], scratch: &mut
         rhs,
         epilogue,
     };
+    if threads.count() > 1 {
+        let each = gemm_scratch_len(shape, matches!(lhs, Lhs::Packed(_)), matches!(rhs, Rhs::Packed(_)));
+        let threads = &match scratch.len().checked_div(each) {
+            Some(pieces) => threads.at_most(pieces),
+            None => threads.clone(),
+        };
+        if let Some(grid) = Grid::new(shape, &lhs, &rhs, threads) {
+            let out = Disjoint::new(out);
+            let scratch = PerThread::new(scratch, each);
+            return threads.run(grid.parts(), &|part| {
+                let (rows, columns) = grid.part(part.index);
+                // SAFETY: sizes were checked above, and the parts of the grid are disjoint.
+                unsafe { driver.run(rows, columns, out.as_mut_ptr(), scratch.of(part)) };
+            });
+        }
+    }
     // SAFETY: sizes were checked above; `out` is borrowed mutably and holds every row and column asked for.
     unsafe { driver.run(0..m, 0..n, out.as_mut_ptr(), scratch) }
 }
@@ -235,7 +263,7 @@ impl Driver<'_> {
 mod tests {
     use super::*;
     use crate::cpu::epilogue::{Bias, Clamp, RowProgram};
-    use crate::cpu::testing::{Rng, assert_close};
+    use crate::cpu::testing::{Rng, assert_close, assert_same_bits};
 
     struct AddPosition;
     impl RowProgram for AddPosition {
@@ -262,7 +290,7 @@ mod tests {
         out
     }
 
-    fn check(rng: &mut Rng, shape: GemmShape) {
+    fn check(rng: &mut Rng, shape: GemmShape, threads: &Threads) {
         let GemmShape { m, k, n } = shape;
         let (a, b) = (rng.vec(m * k), rng.vec(k * n));
         let a = if rng.bool() {
@@ -298,29 +326,33 @@ mod tests {
             ] {
                 let mut scratch = vec![f32::NAN; gemm_scratch_len(shape, lhs_packed, rhs_packed)];
                 let mut out = vec![f32::NAN; m * n];
-                gemm(shape, lhs, rhs, &mut out, &mut scratch, &epilogue);
+                gemm(shape, lhs, rhs, &mut out, &mut scratch, &epilogue, &Threads::SINGLE);
                 let what = format!("{shape:?} lhs packed {lhs_packed} rhs packed {rhs_packed}");
                 assert_close(&out, &expected, 2e-6 * (k as f32).sqrt().max(4.0), &what);
+                let mut scratch = vec![f32::NAN; 3 * scratch.len()];
+                let mut cut = vec![f32::NAN; m * n];
+                gemm(shape, lhs, rhs, &mut cut, &mut scratch, &epilogue, threads);
+                assert_same_bits(&cut, &out, &what);
             }
         }
     }
 
     #[test]
     fn small_and_odd_sizes_match_the_reference() {
-        let mut rng = Rng::new(1);
+        let (mut rng, threads) = (Rng::new(1), Threads::eager(3));
         for _ in 0..300 {
             let shape = GemmShape {
                 m: rng.size(0, 13),
                 k: rng.size(0, 20),
                 n: rng.size(0, 70),
             };
-            check(&mut rng, shape);
+            check(&mut rng, shape, &threads);
         }
     }
 
     #[test]
     fn sizes_across_block_borders_match_the_reference() {
-        let mut rng = Rng::new(2);
+        let (mut rng, threads) = (Rng::new(2), Threads::eager(3));
         for shape in [
             (1, 700, 1100),
             (5, 257, 300),
@@ -336,6 +368,7 @@ mod tests {
                     k: shape.1,
                     n: shape.2,
                 },
+                &threads,
             );
         }
     }
@@ -357,6 +390,7 @@ mod tests {
             &mut out,
             &mut [],
             &epilogue,
+            &Threads::SINGLE,
         );
         assert_eq!(out, [1.0, 1.0, 1.0, 2.0, 2.0, 2.0]);
     }

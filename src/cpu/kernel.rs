@@ -1,6 +1,7 @@
 //! What a CPU kernel is to the planner and the executor: a closure over plan-time data that reads input slices and
 //! writes output slices in memory that somebody else planned.
 
+use super::threads::Threads;
 use crate::{
     error::{Error, ErrorCode, Result},
     tensor::{DType, Element, Tensor},
@@ -88,7 +89,7 @@ impl CpuKernel {
     }
 }
 
-/// The memory of one call of a kernel. The three fields are apart so that they can be borrowed at the same time.
+/// The memory and the threads of one call of a kernel. The fields are apart so that they can be borrowed at the same time.
 pub struct KernelIo<'a> {
     /// The node's inputs, its epilogue's included.
     pub inputs: KernelInputs<'a>,
@@ -96,6 +97,8 @@ pub struct KernelIo<'a> {
     pub outputs: KernelOutputs<'a>,
     /// As many bytes as the kernel asked for, aligned to 16, of no defined content.
     pub scratch: &'a mut [u8],
+    /// The threads that may share the work; `cpu/threads.rs` says how.
+    pub threads: &'a Threads,
 }
 
 /// Inputs of one call.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::cpu::epilogue::Epilogue;
 use crate::cpu::gemm::{GemmShape, Lhs, MatrixRef, PackedB, Rhs, gemm, gemm_scratch_len};
+use crate::cpu::threads::{Disjoint, PerThread, Threads};
 
 /// How the last two axes of an operand are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,9 +162,9 @@ impl MatMulPlan {
         ((a.row_stride, a.col_stride), (b.row_stride, b.col_stride))
     }
 
-    /// How much scratch memory [`MatMulPlan::run`] needs, in f32.
-    pub fn scratch_len(&self) -> usize {
-        gemm_scratch_len(self.shape, false, self.packed.is_some())
+    /// How much scratch memory [`MatMulPlan::run`] needs on so many threads, in f32.
+    pub fn scratch_len(&self, threads: usize) -> usize {
+        threads * gemm_scratch_len(self.shape, false, self.packed.is_some())
     }
 
     /// Multiplies. The epilogue's rows are those of all batches, and a per-row bias is indexed by them; a vector on the
@@ -171,17 +172,51 @@ impl MatMulPlan {
     ///
     /// # Panics
     /// When a slice is too short for the planned shapes.
-    pub fn run(&self, a: &[f32], b: &[f32], out: &mut [f32], scratch: &mut [f32], epilogue: &Epilogue) {
-        let GemmShape { m, n, .. } = self.shape;
-        for (index, &(a_start, b_start)) in self.batches.iter().enumerate() {
+    pub fn run(
+        &self,
+        a: &[f32],
+        b: &[f32],
+        out: &mut [f32],
+        scratch: &mut [f32],
+        epilogue: &Epilogue,
+        threads: &Threads,
+    ) {
+        let GemmShape { m, k, n } = self.shape;
+        let product = |index: usize, out: &mut [f32], scratch: &mut [f32], threads: &Threads| {
+            let (a_start, b_start) = self.batches[index];
             let lhs = Lhs::Matrix(self.lhs(a.get(a_start..).unwrap_or(&[])));
             let rhs = match &self.packed {
                 Some(packed) => Rhs::Packed(packed),
                 None => Rhs::Matrix(self.rhs(b.get(b_start..).unwrap_or(&[]))),
             };
-            let out = &mut out[index * m * n..(index + 1) * m * n];
-            gemm(self.shape, lhs, rhs, out, scratch, &epilogue.from_row(index * m, n));
+            gemm(
+                self.shape,
+                lhs,
+                rhs,
+                out,
+                scratch,
+                &epilogue.from_row(index * m, n),
+                threads,
+            );
+        };
+        let out = &mut out[..self.batches.len() * m * n];
+        let split = threads.split(self.batches.len(), m.saturating_mul(n).saturating_mul(k) / 8);
+        if split.parts < threads.count() {
+            // Too few products: each is shared.
+            for (index, out) in out.chunks_exact_mut((m * n).max(1)).enumerate() {
+                product(index, out, scratch, threads);
+            }
+            return;
         }
+        let scratch = PerThread::new(scratch, self.scratch_len(1));
+        let out = Disjoint::new(out);
+        threads.run(split.parts, &|part| {
+            for index in split.range(part.index) {
+                // SAFETY: each product is in one part, and the scratch is this thread's own.
+                let (out, scratch) = unsafe { (out.slice(index * m * n..(index + 1) * m * n), scratch.of(part)) };
+                product(index, out, scratch, &Threads::SINGLE);
+            }
+        });
     }
 }
 
@@ -192,7 +227,7 @@ fn product(sizes: &[usize]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cpu::testing::{Rng, assert_close};
+    use crate::cpu::testing::{Rng, assert_close, assert_same_bits};
 
     /// The product by the definition, with broadcasting done index by index.
     fn reference(a_shape: &[usize], a: &[f32], b_shape: &[usize], b: &[f32]) -> Vec<f32> {
@@ -248,6 +283,7 @@ mod tests {
             (&[2, 6, 0], &[2, 0, 2], &[2, 6, 2]),
             (&[5, 0], &[0, 3], &[5, 3]),
         ];
+        let threads = Threads::eager(3);
         for (a_shape, b_shape, expected_shape) in cases {
             let plan = MatMulPlan::new(a_shape, b_shape).unwrap();
             assert_eq!(plan.output(), expected_shape, "{a_shape:?} x {b_shape:?}");
@@ -257,8 +293,12 @@ mod tests {
             let packed = plan.pack_b(&b).map(|packed| plan.clone().with_packed_b(packed));
             for plan in [Some(plan), packed].into_iter().flatten() {
                 let mut out = vec![f32::NAN; expected.len()];
-                let mut scratch = vec![f32::NAN; plan.scratch_len()];
-                plan.run(&a, &b, &mut out, &mut scratch, &Epilogue::none());
+                let mut scratch = vec![f32::NAN; plan.scratch_len(1)];
+                plan.run(&a, &b, &mut out, &mut scratch, &Epilogue::none(), &Threads::SINGLE);
+                let mut scratch = vec![f32::NAN; plan.scratch_len(3)];
+                let mut cut = vec![f32::NAN; out.len()];
+                plan.run(&a, &b, &mut cut, &mut scratch, &Epilogue::none(), &threads);
+                assert_same_bits(&cut, &out, &format!("{a_shape:?} x {b_shape:?}"));
                 assert_close(&out, &expected, 1e-5, &format!("{a_shape:?} x {b_shape:?}"));
             }
         }
@@ -308,8 +348,16 @@ mod tests {
                     .map(|packed| plan.clone().with_packed_b(packed));
                 for plan in [Some(plan), packed].into_iter().flatten() {
                     let mut out = vec![f32::NAN; expected.len()];
-                    let mut scratch = vec![f32::NAN; plan.scratch_len()];
-                    plan.run(&a_stored.1, &b_stored.1, &mut out, &mut scratch, &Epilogue::none());
+                    let mut scratch = vec![f32::NAN; plan.scratch_len(1)];
+                    let none = Epilogue::none();
+                    plan.run(
+                        &a_stored.1,
+                        &b_stored.1,
+                        &mut out,
+                        &mut scratch,
+                        &none,
+                        &Threads::SINGLE,
+                    );
                     assert_close(&out, &expected, 1e-5, &format!("{a_shape:?} x {b_shape:?} {orders:?}"));
                 }
             }

@@ -29,4 +29,5 @@ pub mod simd;
 pub mod softmax;
 #[cfg(test)]
 pub mod testing;
+pub mod threads;
 pub mod transpose;

@@ -1,7 +1,10 @@
 //! Moving elements without looking at them: strided copies, and kernels that work alike on elements of any size, on
 //! packed 4-bit elements and on strings.
 
-use super::kernel::{CpuKernel, InputBytes, KernelInputs};
+use super::{
+    kernel::{CpuKernel, InputBytes, KernelInputs},
+    threads::Threads,
+};
 use crate::{
     error::{Error, Result},
     tensor::{AlignedBytes, DType, Tensor, element_count, packed},
@@ -62,6 +65,11 @@ impl StridedCopy {
 
     /// Copies elements of `size` bytes. An error when the block is not inside both tensors.
     pub fn run(&self, size: usize, source: &[u8], target: &mut [u8]) -> Result<()> {
+        self.run_on(&Threads::SINGLE, size, source, target)
+    }
+
+    /// As [`StridedCopy::run`], on several threads where much is copied into the whole of a dense target.
+    pub fn run_on(&self, threads: &Threads, size: usize, source: &[u8], target: &mut [u8]) -> Result<()> {
         if self.is_empty {
             return Ok(());
         }
@@ -80,52 +88,65 @@ impl StridedCopy {
             return Err(Error::internal("a copied block leaves its tensor"));
         }
         match size {
-            1 => self.run_sized::<1>(source, target),
-            2 => self.run_sized::<2>(source, target),
-            4 => self.run_sized::<4>(source, target),
-            8 => self.run_sized::<8>(source, target),
+            1 => self.run_sized::<1>(threads, source, target),
+            2 => self.run_sized::<2>(threads, source, target),
+            4 => self.run_sized::<4>(threads, source, target),
+            8 => self.run_sized::<8>(threads, source, target),
             _ => return Err(Error::internal(format!("elements of {size} bytes"))),
         }
         Ok(())
     }
 
-    fn run_sized<const N: usize>(&self, source: &[u8], target: &mut [u8]) {
+    fn run_sized<const N: usize>(&self, threads: &Threads, source: &[u8], target: &mut [u8]) {
         let source: &[[u8; N]] = source.as_chunks().0;
         let target: &mut [[u8; N]] = target.as_chunks_mut().0;
-        self.walk(
-            0,
-            self.source_start as isize,
-            self.target_start as isize,
-            source,
-            target,
-        );
+        let (from, to) = (self.source_start as isize, self.target_start as isize);
+        let Some(&(len, source_step, target_step)) = self.dims.first().filter(|_| threads.count() > 1) else {
+            return walk(&self.dims, from, to, source, target);
+        };
+        let row = target_step.max(0) as usize;
+        if to != 0 || len.checked_mul(row) != Some(target.len()) {
+            return walk(&self.dims, from, to, source, target);
+        }
+        threads.rows_mut(target, row, 3 * row, |first, target| {
+            let from = from + first as isize * source_step;
+            let mut dims = self.dims.clone();
+            dims[0].0 = target.len() / row;
+            walk(&dims, from, 0, source, target);
+        });
     }
+}
 
-    fn walk<const N: usize>(&self, depth: usize, from: isize, to: isize, source: &[[u8; N]], target: &mut [[u8; N]]) {
-        match self.dims[depth..] {
-            [] => target[to as usize] = source[from as usize],
-            [(len, source_step, target_step)] => copy_row(len, (from, source_step), (to, target_step), source, target),
-            // The last two dimensions lie the other way round in the source: square blocks keep both sides in cache.
-            [(rows, 1, row_step), (columns, column_step, 1)] if column_step != 1 => {
-                const BLOCK: usize = 16;
-                for row in (0..rows).step_by(BLOCK) {
-                    for column in (0..columns).step_by(BLOCK) {
-                        for row in row..(row + BLOCK).min(rows) {
-                            let to = to as usize + row * row_step as usize + column;
-                            let from = from + row as isize + column as isize * column_step;
-                            let columns = BLOCK.min(columns - column);
-                            for (number, to) in target[to..to + columns].iter_mut().enumerate() {
-                                *to = source[(from + number as isize * column_step) as usize];
-                            }
+fn walk<const N: usize>(
+    dims: &[(usize, isize, isize)],
+    from: isize,
+    to: isize,
+    source: &[[u8; N]],
+    target: &mut [[u8; N]],
+) {
+    match *dims {
+        [] => target[to as usize] = source[from as usize],
+        [(len, source_step, target_step)] => copy_row(len, (from, source_step), (to, target_step), source, target),
+        // The last two dimensions lie the other way round in the source: square blocks keep both sides in cache.
+        [(rows, 1, row_step), (columns, column_step, 1)] if column_step != 1 => {
+            const BLOCK: usize = 16;
+            for row in (0..rows).step_by(BLOCK) {
+                for column in (0..columns).step_by(BLOCK) {
+                    for row in row..(row + BLOCK).min(rows) {
+                        let to = to as usize + row * row_step as usize + column;
+                        let from = from + row as isize + column as isize * column_step;
+                        let columns = BLOCK.min(columns - column);
+                        for (number, to) in target[to..to + columns].iter_mut().enumerate() {
+                            *to = source[(from + number as isize * column_step) as usize];
                         }
                     }
                 }
             }
-            [(len, source_step, target_step), ..] => {
-                for index in 0..len as isize {
-                    let (from, to) = (from + index * source_step, to + index * target_step);
-                    self.walk(depth + 1, from, to, source, target);
-                }
+        }
+        [(len, source_step, target_step), ref rest @ ..] => {
+            for index in 0..len as isize {
+                let (from, to) = (from + index * source_step, to + index * target_step);
+                walk(rest, from, to, source, target);
             }
         }
     }
@@ -173,6 +194,8 @@ pub struct Moved<'a> {
     pub inputs: &'a KernelInputs<'a>,
     /// The wanted outputs. They hold zeros, or garbage where the kernel writes every element.
     pub outputs: Vec<Option<&'a mut [u8]>>,
+    /// The threads that may share the work.
+    pub threads: &'a Threads,
 }
 
 impl Moved<'_> {
@@ -213,6 +236,7 @@ pub fn kernel(
                 .collect::<Result<_>>()?,
             inputs: &io.inputs,
             outputs,
+            threads: io.threads,
         })
     }))
 }
@@ -245,6 +269,7 @@ fn packed_elements(
             data: unpacked.iter().map(Vec::as_slice).collect(),
             inputs: &io.inputs,
             outputs: results.iter_mut().map(Option::as_deref_mut).collect(),
+            threads: io.threads,
         })?;
         for (index, result) in results.iter().enumerate() {
             let Some(result) = result else { continue };
@@ -326,6 +351,7 @@ pub fn move_positions(
             .iter_mut()
             .map(|bytes| bytes.as_mut().map(AsMut::as_mut))
             .collect(),
+        threads: &Threads::SINGLE,
     })?;
     let positions = memory.iter().map(|bytes| {
         let bytes = bytes.as_ref().map_or(&[][..], AsRef::as_ref);

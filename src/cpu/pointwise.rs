@@ -12,12 +12,14 @@ mod walk;
 
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use compile::{Compiled, Dest, Op, Operand, STACK_SCRATCH};
 use exec::Source;
 use walk::Frame;
 
 use crate::cpu::epilogue::RowProgram;
+use crate::cpu::threads::Threads;
 use crate::pointwise::{Access, Collapsed, Expr, ShapeError, Storage, collapse};
 
 /// An input's elements, dense and in its own shape.
@@ -42,6 +44,8 @@ pub struct OutputSlice<'a> {
 
 // SAFETY: it stands for the mutable slice that it was made from, which is `Send`.
 unsafe impl Send for OutputSlice<'_> {}
+// SAFETY: through a shared reference nothing can be done but `part`, whose callers keep the parts apart.
+unsafe impl Sync for OutputSlice<'_> {}
 
 impl<'a> OutputSlice<'a> {
     /// For an output stored as `Storage::F32`.
@@ -61,6 +65,25 @@ impl<'a> OutputSlice<'a> {
             len: slice.len(),
             storage: Storage::Bool,
             borrow: PhantomData,
+        }
+    }
+}
+
+impl OutputSlice<'_> {
+    /// A range of the elements as an output of its own.
+    ///
+    /// # Safety
+    /// The range lies within the output, and parts that are in use at the same time do not overlap.
+    unsafe fn part(&self, range: Range<usize>) -> Self {
+        let size = match self.storage {
+            Storage::F32 => size_of::<f32>(),
+            Storage::Bool => 1,
+        };
+        OutputSlice {
+            // SAFETY: the caller's.
+            data: unsafe { self.data.add(range.start * size) },
+            len: range.len(),
+            ..*self
         }
     }
 }
@@ -109,16 +132,33 @@ impl PointwisePlan {
         self.compiled.run_scratch
     }
 
-    /// Computes all of the outputs.
+    /// Computes all of the outputs, on several threads when they are large.
     ///
     /// # Panics
     /// As [`PointwisePlan::bind`] and [`Bound::run_range`] do.
-    pub fn run(&self, inputs: &[InputSlice], outputs: &mut [OutputSlice], scratch: &mut [f32]) {
+    pub fn run(&self, inputs: &[InputSlice], outputs: &mut [OutputSlice], scratch: &mut [f32], threads: &Threads) {
         assert!(
             outputs.iter().all(|o| o.len == self.count()),
             "an output is not of the planned size"
         );
-        self.bind(inputs, scratch).run_range(0, outputs);
+        let bound = self.bind(inputs, scratch);
+        // Parts end where tiles do. Each step costs one unit per element, and so does going through memory.
+        let tile = self.compiled.tile.max(1);
+        let cost = tile.saturating_mul(2 + self.compiled.tile_steps.len());
+        let split = threads.split(self.count().div_ceil(tile), cost);
+        let [output] = outputs else {
+            return bound.run_range(0, outputs);
+        };
+        if split.parts <= 1 {
+            return bound.run_range(0, outputs);
+        }
+        let output = &*output;
+        threads.run(split.parts, &|part| {
+            let tiles = split.range(part.index);
+            let range = tiles.start * tile..self.count().min(tiles.end * tile);
+            // SAFETY: the parts are disjoint and within the output.
+            bound.run_range(range.start, &mut [unsafe { output.part(range) }]);
+        });
     }
 
     /// Does what is done once per run, such as the operations on scalars, and keeps the result in `scratch`.

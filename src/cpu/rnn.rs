@@ -11,6 +11,7 @@ use std::ops::Range;
 
 use crate::cpu::epilogue::{Bias, Epilogue};
 use crate::cpu::gemm::{GemmShape, Lhs, MatrixRef, PackedB, Rhs, gemm, gemm_scratch_len};
+use crate::cpu::threads::Threads;
 use cells::{GruStep, LstmStep, finish_gru, gru_gates, lstm, simple};
 
 /// Which layer it is.
@@ -344,7 +345,15 @@ impl RnnPlan {
             ..Epilogue::none()
         };
         let x = Lhs::Matrix(MatrixRef::row_major(inputs.x, params.input));
-        gemm(self.input_shape(), x, rhs, scratch.inputs, scratch.gemm, &epilogue);
+        gemm(
+            self.input_shape(),
+            x,
+            rhs,
+            scratch.inputs,
+            scratch.gemm,
+            &epilogue,
+            &Threads::SINGLE,
+        );
 
         let steps_of = |batch: usize| {
             let len = inputs
@@ -466,7 +475,7 @@ impl RnnPlan {
         let shape = self.recurrent_shape(part);
         if part.len() == rows {
             let lhs = Lhs::Matrix(MatrixRef::row_major(state, hidden));
-            return gemm(shape, lhs, rhs, out, scratch, &Epilogue::none());
+            return gemm(shape, lhs, rhs, out, scratch, &Epilogue::none(), &Threads::SINGLE);
         }
         // Parts of the gates stand side by side in rows that are longer than the product's.
         for batch in 0..self.params.batch {
@@ -475,7 +484,15 @@ impl RnnPlan {
                 hidden,
             ));
             let out = &mut out[batch * rows..(batch + 1) * rows][part.clone()];
-            gemm(GemmShape { m: 1, ..shape }, lhs, rhs, out, scratch, &Epilogue::none());
+            gemm(
+                GemmShape { m: 1, ..shape },
+                lhs,
+                rhs,
+                out,
+                scratch,
+                &Epilogue::none(),
+                &Threads::SINGLE,
+            );
         }
     }
 

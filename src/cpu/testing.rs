@@ -46,3 +46,15 @@ pub fn assert_close(actual: &[f32], expected: &[f32], tolerance: f32, what: &str
         );
     }
 }
+
+/// Fails unless what several threads computed equals what one did, bit by bit.
+#[track_caller]
+pub fn assert_same_bits(parallel: &[f32], alone: &[f32], what: &str) {
+    assert_eq!(parallel.len(), alone.len(), "{what}");
+    for (index, (a, b)) in parallel.iter().zip(alone).enumerate() {
+        assert!(
+            a.to_bits() == b.to_bits(),
+            "{what}: {a} instead of {b} at {index} on several threads"
+        );
+    }
+}

@@ -1,7 +1,7 @@
 //! Records a [`GpuProgram`] once (pipelines, buffers, bind groups, parameters) and replays any part of it: upload,
 //! encode, download. It belongs to its device's thread.
 
-use std::collections::HashMap;
+use crate::tensor::map::HashMap;
 use std::ops::Range;
 use std::rc::Rc;
 

@@ -1,7 +1,7 @@
 //! Compute pipelines, compiled once per device and WGSL text, and the bind group layouts that follow from a dispatch's
 //! bindings.
 
-use std::collections::HashMap;
+use crate::tensor::map::HashMap;
 use std::rc::Rc;
 
 use super::device::{GpuDevice, PendingErrors};

@@ -3,7 +3,7 @@
 //! Shapes are parameters, not text, so one expression over inputs that are broadcast alike is one pipeline whatever
 //! their sizes are. NaN and infinity cannot be written in WGSL and are parameters as well. Names begin with `pw_`.
 
-use std::collections::{HashMap, HashSet};
+use crate::tensor::map::{HashMap, HashSet};
 use std::fmt::Write;
 
 use super::epilogue::Epilogue;

@@ -13,7 +13,7 @@
 //! `$NAME` is replaced by a definition. Names are capital letters, loop variables one small letter, so `$ROWSu` and
 //! `acc$r_$c` read as expected. Whatever is unknown stays in the text, where WGSL refuses it.
 
-use std::collections::{HashMap, HashSet};
+use crate::tensor::map::{HashMap, HashSet};
 use std::fmt::Write;
 use std::sync::Arc;
 

@@ -85,11 +85,19 @@ impl BatchNorm {
                     inputs,
                     outputs,
                     scratch,
+                    threads,
                 } = io;
                 let (factor, shift) = scratch_as_f32(scratch).split_at_mut(channels);
                 let [scale, bias, mean, variance] = [inputs.get(1)?, inputs.get(2)?, inputs.get(3)?, inputs.get(4)?];
                 batch_norm_affine(scale, bias, mean, variance, epsilon, factor, shift);
-                channel_affine(inputs.get(0)?, outputs.take(0)?, sizes, factor, shift);
+                let (input, [_, channels, volume]) = (inputs.get::<f32>(0)?, sizes);
+                threads.rows_mut(outputs.take(0)?, volume, 2 * volume, |first, out| {
+                    for (index, out) in out.chunks_exact_mut(volume).enumerate() {
+                        let (plane, channel) = (first + index, (first + index) % channels);
+                        let input = &input[plane * volume..];
+                        channel_affine(input, out, [1, 1, volume], &factor[channel..], &shift[channel..]);
+                    }
+                });
                 Ok(())
             },
         ))

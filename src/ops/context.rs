@@ -1,12 +1,16 @@
 //! What operators see of their node while types are inferred and kernels are made.
 
-use std::{any::Any, cell::RefCell, collections::HashMap, sync::Arc};
+use std::{
+    any::Any,
+    cell::{Cell, RefCell},
+    sync::Arc,
+};
 
 use crate::{
     error::{Error, ErrorCode, Result},
     gpu::kernel::GpuCaps,
     graph::{self, Epilogue, Node, ValueType},
-    tensor::{BytesIdentity, DType, Dim, Tensor},
+    tensor::{BytesIdentity, DType, Dim, Tensor, map::HashMap},
 };
 
 /// Integer tensors up to this many elements are tracked by value during inference.
@@ -351,9 +355,24 @@ pub struct TensorDesc {
 pub struct Prepared {
     ids: RefCell<HashMap<BytesIdentity, u64>>,
     made: RefCell<HashMap<(u64, String), Arc<dyn Any + Send + Sync>>>,
+    clock: Option<fn() -> f64>,
+    millis: Cell<f64>,
 }
 
 impl Prepared {
+    /// Nothing prepared yet; a clock tells how long preparing takes.
+    pub fn timed(clock: fn() -> f64) -> Prepared {
+        Prepared {
+            clock: Some(clock),
+            ..Prepared::default()
+        }
+    }
+
+    /// Milliseconds that preparing took so far.
+    pub fn millis(&self) -> f64 {
+        self.millis.get()
+    }
+
     /// The number of a constant: equal numbers are the same bytes. 0 for strings, which are not numbered.
     pub fn constant_id(&self, tensor: &Tensor) -> u64 {
         let Some(bytes) = tensor.shared_bytes() else { return 0 };
@@ -386,7 +405,11 @@ impl Prepared {
         {
             return Ok(found);
         }
+        let started = self.clock.map(|clock| clock());
         let made = Arc::new(make()?);
+        if let (Some(clock), Some(started)) = (self.clock, started) {
+            self.millis.set(self.millis.get() + clock() - started);
+        }
         self.made.borrow_mut().insert(key, made.clone());
         Ok(made)
     }
@@ -404,6 +427,8 @@ pub struct CpuLowering<'a> {
     pub outputs_known: bool,
     /// Constants in kernels' own layouts.
     pub prepared: &'a Prepared,
+    /// On how many threads the kernel will run at most: scratch memory is one piece for each.
+    pub threads: usize,
 }
 
 /// A node with concrete inputs and outputs, for which a GPU kernel is made.

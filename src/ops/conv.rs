@@ -80,7 +80,7 @@ impl Conv {
         let packed = pack(ctx, ctx.input(1)?, &plan)?;
         let is_packed = packed.is_some();
         let epilogue_len = epilogue.scratch_len().next_multiple_of(4);
-        let scratch_bytes = (epilogue_len + plan.scratch_len()) * 4;
+        let scratch_bytes = (epilogue_len + plan.scratch_len(ctx.threads)) * 4;
         let kernel = CpuKernel::compute_with_scratch("conv_f32", scratch_bytes, move |io| {
             let filter = match &packed {
                 Some(packed) => Filter::Packed(packed),
@@ -96,7 +96,7 @@ impl Conv {
             let (epilogue_scratch, scratch) = scratch_as_f32(io.scratch).split_at_mut(epilogue_len);
             let own = OwnValues { bias, residual: None };
             epilogue.with(&io.inputs, own, epilogue_scratch, |epilogue| {
-                plan.run(input, filter, out, scratch, epilogue);
+                plan.run(input, filter, out, scratch, epilogue, io.threads);
             })
         });
         Ok(if is_packed {
@@ -361,6 +361,10 @@ impl Operator for Conv {
 
     fn is_heavy(&self) -> bool {
         true
+    }
+
+    fn operations(&self, inputs: &[Vec<usize>], outputs: u64) -> u64 {
+        2 * outputs * inputs[1].iter().skip(1).product::<usize>() as u64
     }
 }
 

@@ -252,7 +252,7 @@ impl ConvTranspose {
         };
         let is_packed = packed.is_some();
         let epilogue_len = epilogue.scratch_len().next_multiple_of(4);
-        let scratch_bytes = (epilogue_len + plan.scratch_len()) * 4;
+        let scratch_bytes = (epilogue_len + plan.scratch_len(ctx.threads)) * 4;
         let kernel = CpuKernel::compute_with_scratch("conv_transpose_f32", scratch_bytes, move |io| {
             let filter = match &packed {
                 Some(packed) => TransposeFilter::Packed(packed),
@@ -268,7 +268,7 @@ impl ConvTranspose {
             let (epilogue_scratch, scratch) = scratch_as_f32(io.scratch).split_at_mut(epilogue_len);
             let own = OwnValues { bias, residual: None };
             epilogue.with(&io.inputs, own, epilogue_scratch, |epilogue| {
-                plan.run(input, filter, out, scratch, epilogue);
+                plan.run(input, filter, out, scratch, epilogue, io.threads);
             })
         });
         Ok(if is_packed {
@@ -461,6 +461,10 @@ impl Operator for ConvTranspose {
 
     fn is_heavy(&self) -> bool {
         true
+    }
+
+    fn operations(&self, inputs: &[Vec<usize>], _: u64) -> u64 {
+        2 * (inputs[0].iter().product::<usize>() * inputs[1].iter().skip(1).product::<usize>()) as u64
     }
 }
 

@@ -66,6 +66,7 @@ pub fn evaluate(
         outputs: &outputs,
         outputs_known,
         prepared: &prepared,
+        threads: 1,
     };
     let kernel = operator.cpu(&lowering)?;
     if !outputs_known && !matches!(kernel, crate::cpu::kernel::CpuKernel::Dynamic(_)) {

@@ -124,7 +124,7 @@ impl Gemm {
         let (has_a, has_b) = (packed_a.is_some(), packed_b.is_some());
         let bias_len = bias.scratch_len(m, n).next_multiple_of(4);
         let epilogue_len = epilogue.scratch_len().next_multiple_of(4);
-        let scratch_bytes = (bias_len + epilogue_len + gemm_scratch_len(shape, has_a, has_b)) * 4;
+        let scratch_bytes = (bias_len + epilogue_len + ctx.threads * gemm_scratch_len(shape, has_a, has_b)) * 4;
         let mut kernel = CpuKernel::compute_with_scratch("gemm_f32", scratch_bytes, move |io| {
             let lhs = match &packed_a {
                 Some(packed) => Lhs::Packed(packed),
@@ -139,7 +139,7 @@ impl Gemm {
             let (epilogue_scratch, scratch) = scratch.split_at_mut(epilogue_len);
             let own = bias.values(&io.inputs, bias_scratch)?;
             epilogue.with(&io.inputs, own, epilogue_scratch, |epilogue| {
-                gemm(shape, lhs, rhs, out, scratch, epilogue);
+                gemm(shape, lhs, rhs, out, scratch, epilogue, io.threads);
             })
         });
         for (input, packed) in [(0, has_a), (1, has_b)] {
@@ -407,6 +407,11 @@ impl Operator for Gemm {
 
     fn is_heavy(&self) -> bool {
         true
+    }
+
+    fn operations(&self, inputs: &[Vec<usize>], outputs: u64) -> u64 {
+        let depth = inputs[0].get(usize::from(!self.trans_a));
+        2 * outputs * depth.map_or(1, |&depth| depth as u64)
     }
 }
 

@@ -105,14 +105,14 @@ impl MatMul {
         };
         let epilogue = CpuEpilogue::new(ctx, &rows, own)?;
         let epilogue_len = epilogue.scratch_len().next_multiple_of(4);
-        let scratch_bytes = (epilogue_len + plan.scratch_len()) * 4;
+        let scratch_bytes = (epilogue_len + plan.scratch_len(ctx.threads)) * 4;
         let kernel = CpuKernel::compute_with_scratch("matmul_f32", scratch_bytes, move |io| {
             let a = io.inputs.get::<f32>(0)?;
             let b = if packed { &[] } else { io.inputs.get::<f32>(1)? };
             let out = io.outputs.take::<f32>(0)?;
             let (own, scratch) = scratch_as_f32(io.scratch).split_at_mut(epilogue_len);
             epilogue.with(&io.inputs, OwnValues::default(), own, |epilogue| {
-                plan.run(a, b, out, scratch, epilogue);
+                plan.run(a, b, out, scratch, epilogue, io.threads);
             })
         });
         Ok(if packed { kernel.with_prepared_input(1) } else { kernel })
@@ -247,6 +247,14 @@ impl Operator for MatMul {
 
     fn is_heavy(&self) -> bool {
         true
+    }
+
+    fn operations(&self, inputs: &[Vec<usize>], outputs: u64) -> u64 {
+        let depth = match self.a_order {
+            Order::Transposed => inputs[0].iter().rev().nth(1),
+            _ => inputs[0].last(),
+        };
+        2 * outputs * depth.map_or(1, |&depth| depth as u64)
     }
 }
 

@@ -57,6 +57,9 @@ mod window;
 
 pub use context::{CpuLowering, GpuLowering, InferContext, Prepared, TensorDesc, ValueFacts};
 
+/// Whether this build has the operators that few models need.
+pub const ALL_OPERATORS: bool = cfg!(any(test, feature = "all-operators"));
+
 use std::fmt::Debug;
 
 use crate::{
@@ -97,6 +100,12 @@ pub trait Operator: Debug + Send + Sync {
     /// Whether this is worth moving data to the GPU for (matrix products, convolutions).
     fn is_heavy(&self) -> bool {
         false
+    }
+
+    /// Multiplications and additions of one run, for profiles; 0 where memory counts rather than those. Takes the shapes
+    /// of the inputs, empty ones for those not given, and the number of elements of the first output.
+    fn operations(&self, _inputs: &[Vec<usize>], _outputs: u64) -> u64 {
+        0
     }
 
     /// Whether two nodes with equal inputs give equal outputs; random operators say no.

@@ -89,7 +89,12 @@ impl RowNorm {
         let (epsilon, centre) = (self.epsilon, self.centre);
         let (has_scale, has_bias) = (scale.is_some(), bias.is_some());
         Ok(CpuKernel::compute("row_norm_f32", move |io| {
-            let KernelIo { inputs, outputs, .. } = io;
+            let KernelIo {
+                inputs,
+                outputs,
+                threads,
+                ..
+            } = io;
             let input = inputs.get::<f32>(0)?;
             let scale = if has_scale { Some(inputs.get(1)?) } else { None };
             let bias = if has_bias { Some(inputs.get(2)?) } else { None };
@@ -107,10 +112,17 @@ impl RowNorm {
             let Some(out) = wanted(0)? else {
                 return Err(Error::internal("a normalisation without its first output"));
             };
-            match centre {
-                Centre::Mean => layer_norm(input, out, len, scale, bias, epsilon, moments),
-                Centre::Zero => rms_norm(input, out, len, scale, epsilon),
+            if moments.mean.is_some() || moments.inverse_deviation.is_some() {
+                layer_norm(input, out, len, scale, bias, epsilon, moments);
+                return Ok(());
             }
+            threads.rows_mut(out, len, 4 * len, |first, out| {
+                let input = &input[first * len..][..out.len()];
+                match centre {
+                    Centre::Mean => layer_norm(input, out, len, scale, bias, epsilon, RowMoments::default()),
+                    Centre::Zero => rms_norm(input, out, len, scale, epsilon),
+                }
+            });
             Ok(())
         }))
     }
@@ -425,7 +437,7 @@ impl GroupNorm {
     fn cpu_f32(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
         let (sizes, groups) = self.sizes(ctx.input(0)?, [ctx.input(1)?, ctx.input(2)?])?;
         let epsilon = self.epsilon;
-        let [_, channels, _] = sizes;
+        let [_, channels, volume] = sizes;
         // One value per group becomes one per channel in scratch memory.
         let repeated = if self.scale_per_group { channels } else { 0 };
         Ok(CpuKernel::compute_with_scratch(
@@ -436,6 +448,7 @@ impl GroupNorm {
                     inputs,
                     outputs,
                     scratch,
+                    threads,
                 } = io;
                 let (input, out) = (inputs.get::<f32>(0)?, outputs.take::<f32>(0)?);
                 let (mut scale, mut bias) = (inputs.get::<f32>(1)?, inputs.get::<f32>(2)?);
@@ -447,7 +460,15 @@ impl GroupNorm {
                     }
                     (scale, bias) = (wide_scale, wide_bias);
                 }
-                group_norm(input, out, sizes, groups, scale, bias, epsilon);
+                let per_group = channels / groups.max(1);
+                let block = per_group * volume;
+                threads.rows_mut(out, block, 4 * block, |first, out| {
+                    for (index, out) in out.chunks_exact_mut(block).enumerate() {
+                        let (group, channel) = (first + index, (first + index) % groups * per_group);
+                        let (input, scale, bias) = (&input[group * block..], &scale[channel..], &bias[channel..]);
+                        group_norm(input, out, [1, per_group, volume], 1, scale, bias, epsilon);
+                    }
+                });
                 Ok(())
             },
         ))

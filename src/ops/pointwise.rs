@@ -33,6 +33,10 @@ fn dtype_of(storage: Storage) -> DType {
 }
 
 impl Operator for Pointwise {
+    fn operations(&self, _: &[Vec<usize>], outputs: u64) -> u64 {
+        outputs * self.expr.nodes().len() as u64
+    }
+
     fn infer(&self, ctx: &mut InferContext<'_>) -> Result<()> {
         let count = ctx.input_count();
         if count != self.expr.inputs().len() {

@@ -2,7 +2,7 @@
 //! any number.
 
 use super::{
-    CpuLowering, InferContext, Operator, TensorDesc,
+    ALL_OPERATORS, CpuLowering, InferContext, Operator, TensorDesc,
     context::rank_error,
     widen::{converted, widened},
     window::Window,
@@ -163,6 +163,7 @@ impl Pool {
                     Ok(())
                 }))
             }
+            Kind::Lp(_) if !ALL_OPERATORS => Err(ctx.unsupported_type(0)),
             Kind::Lp(p) => {
                 let params = self.params(ctx.input(0)?)?;
                 Ok(CpuKernel::compute("lp_pool_f32", move |io| {
@@ -329,6 +330,7 @@ impl GlobalPool {
                 plan.run::<T>(kind, io.inputs.get(0)?, io.outputs.take(0)?, &mut []);
                 Ok(())
             })),
+            GlobalKind::Lp(_) if !ALL_OPERATORS => Err(Error::internal("an operator of the larger build")),
             GlobalKind::Lp(p) => {
                 let volume = x.shape[2..].iter().product::<usize>();
                 let params = PoolParams {

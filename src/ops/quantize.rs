@@ -431,6 +431,10 @@ impl Operator for MatMulInteger {
         true
     }
 
+    fn operations(&self, inputs: &[Vec<usize>], outputs: u64) -> u64 {
+        2 * outputs * inputs[0].last().map_or(1, |&depth| depth as u64)
+    }
+
     fn cpu(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
         let (a, b) = (ctx.input(0)?, ctx.input(1)?);
         for (index, desc) in [a, b].into_iter().enumerate() {

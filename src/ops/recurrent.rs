@@ -216,6 +216,7 @@ impl Recurrent {
                 inputs,
                 outputs,
                 scratch,
+                ..
             } = io;
             let floats = |wanted: bool, index: usize| -> Result<Option<&[f32]>> {
                 if wanted { inputs.get(index).map(Some) } else { Ok(None) }
@@ -304,6 +305,12 @@ impl Recurrent {
 }
 
 impl Operator for Recurrent {
+    fn operations(&self, inputs: &[Vec<usize>], _: u64) -> u64 {
+        let count = |index: usize| inputs[index].iter().product::<usize>();
+        let steps: usize = inputs[X].iter().take(2).product();
+        2 * (steps * (count(W) + count(R))) as u64
+    }
+
     fn infer(&self, ctx: &mut InferContext<'_>) -> Result<()> {
         let dtype = ctx.dtype(X)?;
         for index in [X, W, R] {

@@ -143,6 +143,7 @@ impl Reduce {
                 inputs,
                 outputs,
                 scratch,
+                ..
             } = io;
             run::<T>(&plan, kind, inputs.get(0)?, outputs.take(0)?, scratch)
         }))

@@ -100,9 +100,7 @@ static OPERATORS: &[Entry] = &[
     // Pooling.
     onnx("AveragePool", pool::Pool::average),
     onnx("GlobalAveragePool", pool::GlobalPool::average),
-    onnx("GlobalLpPool", pool::GlobalPool::lp),
     onnx("GlobalMaxPool", pool::GlobalPool::max),
-    onnx("LpPool", pool::Pool::lp),
     onnx("MaxPool", pool::Pool::max),
     // Recurrent layers.
     onnx("GRU", recurrent::Recurrent::gru),
@@ -248,6 +246,8 @@ static OPERATORS: &[Entry] = &[
 #[cfg(any(test, feature = "all-operators"))]
 static RARE: &[Entry] = &[
     onnx("Scan", control::make_scan),
+    onnx("GlobalLpPool", pool::GlobalPool::lp),
+    onnx("LpPool", pool::Pool::lp),
     onnx("LRN", channel_norm::Lrn::make),
     onnx("LpNormalization", channel_norm::AxesNorm::lp),
     onnx("MeanVarianceNormalization", channel_norm::AxesNorm::mean_variance),

@@ -82,11 +82,16 @@ impl Softmax {
         let kind = self.kind;
         Ok(CpuKernel::compute("softmax_f32", move |io| {
             let (input, out) = (io.inputs.get::<f32>(0)?, io.outputs.take::<f32>(0)?);
-            match kind {
-                Kind::Softmax => softmax(SoftmaxKind::Softmax, input, out, sides),
-                Kind::LogSoftmax => softmax(SoftmaxKind::LogSoftmax, input, out, sides),
-                Kind::Hardmax => hardmax(input, out, sides),
-            }
+            let [_, axis, inner] = sides;
+            let block = axis * inner;
+            io.threads.rows_mut(out, block, 8 * block, |first, out| {
+                let (input, sides) = (&input[first * block..], [out.len() / block, axis, inner]);
+                match kind {
+                    Kind::Softmax => softmax(SoftmaxKind::Softmax, input, out, sides),
+                    Kind::LogSoftmax => softmax(SoftmaxKind::LogSoftmax, input, out, sides),
+                    Kind::Hardmax => hardmax(input, out, sides),
+                }
+            });
             Ok(())
         }))
     }

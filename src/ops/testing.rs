@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use super::{CpuLowering, GpuLowering, InferContext, Operator, Prepared, TensorDesc, ValueFacts, registry};
 use crate::{
-    cpu::kernel::{CpuKernel, InputBytes, KernelInputs, KernelIo, KernelOutputs, OutputBytes},
+    cpu::{
+        kernel::{CpuKernel, InputBytes, KernelInputs, KernelIo, KernelOutputs, OutputBytes},
+        threads::Threads,
+    },
     error::Result,
     gpu::kernel::{AdapterKind, GpuCaps, GpuKernel},
     graph::{Attribute, Epilogue, Node, OperatorId, ValueId},
@@ -377,6 +380,7 @@ impl TestNode {
             outputs: &outputs,
             outputs_known,
             prepared,
+            threads: 3,
         })?;
         let further = self.epilogue.iter().flat_map(|(_, tensors)| tensors.iter().map(Some));
         let fed: Vec<Option<&Tensor>> = self
@@ -385,7 +389,14 @@ impl TestNode {
             .map(|input| input.tensor.as_ref())
             .chain(further)
             .collect();
-        let results = execute(&kernel, &fed, &outputs)?;
+        let results = execute(&kernel, &fed, &outputs, &Threads::SINGLE)?;
+        let parallel = THREADS.with(|threads| execute(&kernel, &fed, &outputs, threads))?;
+        if let Some(byte) = first_difference(&results, &parallel) {
+            // What draws random numbers differs from itself too.
+            let again = execute(&kernel, &fed, &outputs, &Threads::SINGLE)?;
+            let is_random = first_difference(&results, &again).is_some();
+            assert!(is_random, "byte {byte} of an output differs on several threads");
+        }
         self.check_inference(&results);
         Ok(results)
     }
@@ -448,8 +459,26 @@ fn infer_with(operator: &dyn Operator, node: &Node, facts: &[Option<ValueFacts>]
     Ok(ctx.outputs)
 }
 
+thread_local! {
+    /// Every node that a test runs also runs on these, with all work cut that can be.
+    static THREADS: Threads = Threads::eager(3);
+}
+
+/// The first byte in which outputs differ.
+fn first_difference(some: &[Tensor], others: &[Tensor]) -> Option<usize> {
+    some.iter().zip(others).find_map(|(one, other)| {
+        let (one, other) = (one.shared_bytes()?, other.shared_bytes()?);
+        one.iter().zip(other.iter()).position(|(a, b)| a != b)
+    })
+}
+
 /// Runs a kernel over aligned copies; outputs and scratch start as bytes of ones, which are NaN as floats.
-fn execute(kernel: &CpuKernel, fed: &[Option<&Tensor>], outputs: &[Option<TensorDesc>]) -> Result<Vec<Tensor>> {
+fn execute(
+    kernel: &CpuKernel,
+    fed: &[Option<&Tensor>],
+    outputs: &[Option<TensorDesc>],
+    threads: &Threads,
+) -> Result<Vec<Tensor>> {
     let described = outputs.iter().flatten();
     match kernel {
         CpuKernel::View { input } => {
@@ -517,6 +546,7 @@ fn execute(kernel: &CpuKernel, fed: &[Option<&Tensor>], outputs: &[Option<Tensor
                         .collect(),
                 ),
                 scratch: scratch.as_mut(),
+                threads,
             };
             (kernel.run)(&mut io)?;
             drop(io);

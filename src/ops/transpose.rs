@@ -101,8 +101,8 @@ impl Movement for Transpose {
         let permuted: Vec<isize> = axes.iter().map(|&axis| steps[axis]).collect();
         let copy = StridedCopy::gather(node.output()?, &permuted, 0);
         Ok(Box::new(move |moved| {
-            let (size, source) = (moved.size, moved.data[0]);
-            copy.run(size, source, moved.output()?)
+            let (size, source, threads) = (moved.size, moved.data[0], moved.threads);
+            copy.run_on(threads, size, source, moved.output()?)
         }))
     }
 }

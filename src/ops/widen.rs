@@ -226,6 +226,7 @@ fn around_compute(ctx: &CpuLowering<'_>, kernel: ComputeKernel) -> Result<CpuKer
                 inputs: KernelInputs(wide_inputs),
                 outputs: KernelOutputs(wide_outputs),
                 scratch,
+                threads: io.threads,
             })?;
             for ((copy, output), bytes) in outputs.iter().zip(narrow_outputs).zip(regions) {
                 narrow(cast_mut(bytes)?, copy.dtype, output.bytes)?;

@@ -1,14 +1,12 @@
 //! Folds what scales and shifts each channel (BatchNormalization, and Mul, Div, Add, Sub by a constant) into the weights
 //! of the convolution before it; a BatchNormalization that stands alone becomes one Mul and one Add.
 
-use std::collections::HashMap;
-
 use super::rewrite::{Analysis, Uses, replace_uses, retain_nodes};
 use crate::{
     error::Result,
     graph::{Graph, Node, NodeId, OperatorId, Value, ValueId},
     ops::ValueFacts,
-    tensor::{DType, Tensor},
+    tensor::{DType, Tensor, map::HashMap},
 };
 
 pub(super) fn run(graph: &mut Graph, captures: &[ValueFacts]) -> Result<bool> {

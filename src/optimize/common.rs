@@ -1,13 +1,11 @@
 //! Computes equal things once: equal small constants become one, equal nodes on equal inputs too.
 
-use std::collections::HashMap;
-
 use super::rewrite::replace_uses;
 use crate::{
     error::Result,
     graph::{Graph, NodeId, OperatorId, ValueId},
     ops::{ValueFacts, infer::bind},
-    tensor::DType,
+    tensor::{DType, map::HashMap},
 };
 
 /// Larger constants are not compared.

@@ -1,13 +1,11 @@
 //! Removes nodes that hand on their first input unchanged.
 
-use std::collections::HashMap;
-
 use super::rewrite::{Analysis, replace_uses, retain_nodes};
 use crate::{
     error::Result,
     graph::{Graph, Node, ValueId},
     ops::ValueFacts,
-    tensor::Tensor,
+    tensor::{Tensor, map::HashMap},
 };
 
 pub(super) fn run(graph: &mut Graph, captures: &[ValueFacts]) -> Result<bool> {

@@ -1,14 +1,12 @@
 //! Merges element-wise nodes into single nodes over one expression.
 
-use std::collections::HashMap;
-
 use super::rewrite::{Analysis, Uses, retain_nodes};
 use crate::{
     error::{Error, Result},
     graph::{Attribute, Attributes, Graph, Node, NodeId, OperatorId, ValueId},
     ops::ValueFacts,
     pointwise::{Builder, Expr, ExprError, Storage},
-    tensor::{DType, broadcast_shapes},
+    tensor::{DType, broadcast_shapes, map::HashMap},
 };
 
 /// A GPU binds at least eight storage buffers to one shader; one is the output, one may be a kernel's own result.

@@ -1,6 +1,6 @@
 //! What passes share: facts about a graph, and ways to change it.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use crate::{
     error::Result,
@@ -9,7 +9,7 @@ use crate::{
         Operator, PointwiseForm, PointwiseInput, ValueFacts,
         infer::{bind, infer_bound},
     },
-    tensor::DType,
+    tensor::{DType, map::HashMap},
 };
 
 /// A graph's operators and what is known of its values, for as long as the graph does not change.

@@ -5,14 +5,12 @@
 //! Weights stay as they are. The matrix that a convolution or a product packs for itself is read in half precision
 //! ([`store_weights`]), and others are widened when constants are folded.
 
-use std::collections::HashMap;
-
 use super::rewrite::{Analysis, Uses};
 use crate::{
     error::Result,
     graph::{Attribute, Graph, Node, NodeId, OperatorId, Value, ValueId, ValueType},
     ops::{InferContext, ValueFacts},
-    tensor::{DType, Tensor},
+    tensor::{DType, Tensor, map::HashMap},
 };
 
 /// Constants up to this many elements are widened for shape inference.
@@ -174,11 +172,16 @@ fn rewrite(graph: &mut Graph, analysis: &Analysis, uses: &Uses, widened: &[bool]
             continue;
         }
         for id in node.inputs.iter_mut().flatten().filter(|id| is_half(id)) {
-            *id = *copies.entry(*id).or_insert_with(|| {
-                let copy = wide_copy(graph, *id);
-                nodes.push(cast(*id, copy, DType::F32));
-                copy
-            });
+            let half = *id;
+            *id = match copies.get(&half) {
+                Some(&copy) => copy,
+                None => {
+                    let copy = wide_copy(graph, half);
+                    nodes.push(cast(half, copy, DType::F32));
+                    copies.insert(half, copy);
+                    copy
+                }
+            };
         }
         let mut narrowed = Vec::new();
         for id in node.outputs.iter_mut().flatten().filter(|id| is_half(id)) {

@@ -1,10 +1,7 @@
 //! Puts a segment together: orders its nodes so that the CPU and the GPU alternate as rarely as they can, inserts the
 //! crossings, and gives every value memory.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
     NodePlacement, Placement, PlanState, Planner, Segment, SegmentOutput, SlotSource, Step, TailStep, Target,
@@ -24,7 +21,7 @@ use crate::{
     },
     graph::{NodeId, ValueId},
     ops::{CpuLowering, TensorDesc},
-    tensor::{DType, Tensor, element_count, sorted_positions},
+    tensor::{DType, Tensor, element_count, map::HashMap, sorted_positions},
 };
 
 /// Builds the segment of the selected nodes.
@@ -448,6 +445,7 @@ impl<'a> Builder<'a> {
             outputs: &outputs,
             outputs_known,
             prepared: &self.planner.prepared,
+            threads: 1,
         };
         match operator.cpu(&lowering).map_err(at_node)? {
             CpuKernel::Dynamic(kernel) => Ok(TailStep::Dynamic {
@@ -569,14 +567,23 @@ impl<'a> Builder<'a> {
                             .map(|id| id.map(&operand).transpose())
                             .collect::<Result<Vec<_>>>()
                     };
-                    steps.push(Step::Cpu(CpuStep::new(
+                    let all = &graph.nodes[node.index()].inputs;
+                    let prepared = kernel
+                        .prepared_inputs
+                        .iter()
+                        .filter_map(|&index| all.get(index).copied()?);
+                    let prepared = prepared.filter_map(|id| self.state.facts[id.index()].constant.as_ref());
+                    let prepared_bytes = prepared.map(|tensor| tensor.bytes().len() as u64).sum();
+                    let mut step = CpuStep::new(
                         graph.node_label(node),
                         graph.nodes[node.index()].operator.to_string(),
                         kernel,
                         resolve(&inputs)?,
                         resolve(&outputs)?,
                         scratch[position],
-                    )?));
+                    )?;
+                    (step.node, step.prepared_bytes) = (node.index(), prepared_bytes);
+                    steps.push(Step::Cpu(step));
                 }
                 Draft::Upload(id) => steps.push(Step::Upload {
                     from: operand(id)?,

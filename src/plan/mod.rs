@@ -42,6 +42,8 @@ pub struct Planner {
     pub target: Target,
     /// Constants in kernels' own layouts.
     pub prepared: Prepared,
+    /// On how many threads CPU kernels run at most.
+    pub threads: usize,
 }
 
 /// One planned part of a program.

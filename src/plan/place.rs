@@ -1,7 +1,5 @@
 //! Decides for each node of a segment whether it runs on the GPU, and lowers it to a kernel there or on the CPU.
 
-use std::collections::HashMap;
-
 use super::{PlanState, Planner, Target};
 use crate::{
     cpu::{
@@ -12,7 +10,7 @@ use crate::{
     gpu::kernel::{Binding, GpuCaps, GpuKernel, GpuType},
     graph::{Node, NodeId, ValueId},
     ops::{CpuLowering, GpuLowering, TensorDesc},
-    tensor::{DType, Tensor, element_count},
+    tensor::{DType, Tensor, element_count, map::HashMap},
 };
 
 /// A group of light nodes with fewer elements than this in all is not worth moving to the GPU.
@@ -229,6 +227,7 @@ impl<'a> Described<'a> {
             outputs: &self.outputs,
             outputs_known: true,
             prepared: &planner.prepared,
+            threads: planner.threads,
         };
         self.state.bound.operators[self.id.index()]
             .cpu(&lowering)

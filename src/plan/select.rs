@@ -2,7 +2,7 @@
 //! constants are evaluated here; an `If` whose condition is known is replaced by the branch it takes.
 
 use std::{
-    collections::{BTreeSet, HashSet, VecDeque},
+    collections::{BTreeSet, VecDeque},
     rc::Rc,
     sync::Arc,
 };
@@ -17,7 +17,7 @@ use crate::{
         infer::{BoundGraph, infer_node, initial_facts},
         registry,
     },
-    tensor::{DType, Dim, Tensor, Value, display_shape, element_count},
+    tensor::{DType, Dim, Tensor, Value, display_shape, element_count, map::HashSet},
 };
 
 /// Larger results of constant nodes than this are computed in each run rather than kept with the plan.

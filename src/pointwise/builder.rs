@@ -3,7 +3,7 @@
 //! Only rewrites that give the same bits for every input are made (NaN payloads aside): constants fold, equal nodes
 //! become one, `x * 1` is `x`. `x + 0` stays, because it turns -0 into 0.
 
-use std::collections::HashMap;
+use crate::tensor::map::HashMap;
 use std::fmt;
 
 use super::{

@@ -6,7 +6,7 @@ use super::{limits::bytes_of, runner::Runner, runtime::Runtime};
 use crate::{
     error::{Error, ErrorCode, Result},
     graph::{Node, Subgraph},
-    ops::Control,
+    ops::{ALL_OPERATORS, Control},
     tensor::{DType, Tensor, Value, display_shape, resolve_axis},
 };
 
@@ -30,6 +30,7 @@ impl Call<'_> {
         match control {
             Control::If => Err(Error::internal("an If is planned, not run")),
             Control::Loop => self.run_loop().await,
+            _ if !ALL_OPERATORS => Err(Error::internal("an operator of the larger build")),
             Control::Scan if self.node.operator.version < 9 => self.run_batched_scan().await,
             Control::Scan => {
                 let inputs: Vec<Value> = self.inputs.iter().flatten().cloned().collect();

@@ -1,13 +1,13 @@
 //! Checks feeds against the model's inputs and puts them in order.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use super::ValueInfo;
 use crate::{
     error::{Error, ErrorCode, Result},
     graph::{Graph, ValueType},
     plan::InputType,
-    tensor::{Tensor, Value, display_shape},
+    tensor::{Tensor, Value, display_shape, map::HashMap},
 };
 
 /// The feeds in the order of the model's inputs, and whether one with a default is among them.

@@ -4,6 +4,7 @@ mod control;
 mod feeds;
 mod limits;
 mod model;
+mod profile;
 mod report;
 mod runner;
 mod runtime;
@@ -11,17 +12,20 @@ mod variant;
 
 pub use limits::Limits;
 pub use model::{Model, ValueInfo};
+pub use profile::{Profile, ProfileRow};
 pub use report::{Memory, Report, Timings};
 
 use std::ops::Index;
 
 use crate::{
+    cpu::threads::Threads,
     error::{Error, ErrorCode, Result},
     graph::Graph,
     optimize::Level,
     tensor::{Tensor, Value},
 };
 use limits::Meter;
+use profile::Profiler;
 use runtime::Runtime;
 use variant::{VariantKey, Variants};
 
@@ -48,6 +52,8 @@ pub struct SessionOptions {
     pub program_cache: usize,
     /// What the model may use.
     pub limits: Limits,
+    /// The threads that CPU kernels share; sessions may share a pool.
+    pub threads: Threads,
     /// Milliseconds since some fixed moment, for the report's timings.
     pub clock: fn() -> f64,
 }
@@ -59,6 +65,7 @@ impl Default for SessionOptions {
             optimization: Level::All,
             program_cache: 8,
             limits: Limits::default(),
+            threads: Threads::default(),
             clock: runtime::default_clock,
         }
     }
@@ -108,7 +115,7 @@ impl Session {
         let weights = imported.values.iter().filter_map(|value| value.constant.as_ref());
         let weights = weights.map(|tensor| tensor.bytes().len() as u64).sum();
         let meter = Meter::new(options.limits, options.clock, weights)?;
-        let runtime = Runtime::new(options.device, options.clock, meter).await?;
+        let runtime = Runtime::new(options.device, options.clock, options.threads.clone(), meter).await?;
         let opened = (options.clock)();
         let timings = Timings {
             parse_ms,
@@ -166,6 +173,7 @@ impl Session {
         let (level, cache) = (self.options.optimization, self.options.program_cache);
         let runner = self.variants.get(&self.imported, key, level, cache)?;
         self.runtime.meter.begin();
+        let started = (self.options.clock)();
         let results = match runner.run(&self.runtime, values.clone()).await {
             Err(error) if self.falls_back(&error) => {
                 let reason = error.message().to_string();
@@ -176,11 +184,36 @@ impl Session {
             }
             other => other?,
         };
+        if self.runtime.first_run_ms.get().is_none() {
+            self.runtime.first_run_ms.set(Some((self.options.clock)() - started));
+        }
         let pick = |position: usize| {
             let index = outputs.partition_point(|&other| other < position);
             (self.outputs[position].name.clone(), results[index].clone())
         };
         Ok(Outputs(positions.into_iter().map(pick).collect()))
+    }
+
+    /// Runs the model `runs` times, after one run that is not counted, and times every step by itself. Nothing is
+    /// measured in any other run, which costs nothing.
+    pub async fn profile(&mut self, feeds: Vec<(String, Value)>, runs: usize) -> Result<Profile> {
+        self.run(feeds.clone()).await?;
+        *self.runtime.profiler.borrow_mut() = Some(Profiler::new(self.options.clock));
+        let mut result = Ok(());
+        for _ in 0..runs.max(1) {
+            let started = (self.options.clock)();
+            result = self.run(feeds.clone()).await.map(drop);
+            let elapsed = (self.options.clock)() - started;
+            if let Some(profiler) = &mut *self.runtime.profiler.borrow_mut() {
+                profiler.end_run(elapsed);
+            }
+            if result.is_err() {
+                break;
+            }
+        }
+        let profiler = self.runtime.profiler.take();
+        result?;
+        Ok(profiler.unwrap_or_default().finish())
     }
 
     /// What ran where, how long loading took, how much memory is held.

@@ -15,6 +15,8 @@ pub struct Report {
     pub device: &'static str,
     /// The GPU adapter, when the GPU is used.
     pub adapter: Option<String>,
+    /// On how many threads CPU kernels run.
+    pub threads: usize,
     /// Every node of the last run's program.
     pub nodes: Vec<NodePlacement>,
     /// How many nodes do the work of several of the model's.
@@ -38,10 +40,14 @@ pub struct Timings {
     pub optimize_ms: f64,
     /// Opening the device.
     pub device_ms: f64,
-    /// Planning programs, packing of weights included.
+    /// Planning programs, without the packing of weights.
     pub plan_ms: f64,
+    /// Bringing weights into the forms that kernels read.
+    pub prepack_ms: f64,
     /// Compiling pipelines and uploading constants.
     pub compile_ms: f64,
+    /// The first run, planning and everything else that it waited for included; 0 before it.
+    pub first_run_ms: f64,
 }
 
 /// Memory that a session holds, in bytes.
@@ -72,12 +78,15 @@ pub(super) fn make(runtime: &Runtime, runner: &Runner, timings: &Timings) -> Rep
     Report {
         device: if runtime.uses_gpu() { "webgpu" } else { "cpu" },
         adapter: runtime.adapter(),
+        threads: runtime.threads.count().min(runtime.threads.present()),
         fused_groups: nodes.iter().filter(|node| !node.fused.is_empty()).count(),
         dispatches: gpu_steps.map(|step| step.kernel.dispatches.len()).sum(),
         nodes,
         timings: Timings {
-            plan_ms: runtime.plan_ms.get(),
+            plan_ms: runtime.plan_ms.get() - runtime.planner.prepared.millis(),
+            prepack_ms: runtime.planner.prepared.millis(),
             compile_ms: runtime.compile_ms.get(),
+            first_run_ms: runtime.first_run_ms.get().unwrap_or(0.0),
             ..*timings
         },
         memory: Memory {

@@ -1,10 +1,11 @@
 //! Runs one graph: looks up or plans its program for the fed shapes, and goes through it segment by segment.
 
-use std::{cell::RefCell, collections::HashMap, rc::Rc};
+use std::{cell::RefCell, rc::Rc};
 
 use super::{
     control,
     limits::bytes_of,
+    profile::StepLabel,
     runtime::{Recorded, Runtime},
 };
 use crate::{
@@ -13,7 +14,7 @@ use crate::{
     graph::{NodeId, ValueId, ValueType},
     ops::infer::BoundGraph,
     plan::{InputType, Placement, PlanState, Planned, Segment, SlotSource, Step, TailStep},
-    tensor::{AlignedBytes, DType, Tensor, Value, element_count},
+    tensor::{AlignedBytes, DType, Tensor, Value, element_count, map::HashMap},
 };
 
 /// A graph with its cached programs.
@@ -222,6 +223,7 @@ impl Link {
         let mut frame = Frame {
             arena: &mut arena,
             slots: &mut slots,
+            threads: &runtime.threads,
         };
         let result = self.run_steps(runtime, &mut frame, recorded.as_mut()).await;
         *self.recorded.borrow_mut() = recorded;
@@ -230,7 +232,22 @@ impl Link {
         self.keep_outputs(slots, table)?;
         for step in &segment.tail {
             runtime.meter.check_time()?;
+            let began = runtime.begin_step();
             self.run_tail(runtime, step, table, capacity).await?;
+            if let Some(began) = began {
+                let (node, kernel) = match step {
+                    TailStep::Dynamic { node, kernel, .. } => (node, kernel.name),
+                    TailStep::Values { node } => (node, "values"),
+                    TailStep::Control { node, .. } => (node, "control"),
+                };
+                let label = StepLabel {
+                    node: *node,
+                    kernel,
+                    place: Placement::Cpu,
+                    bytes: None,
+                };
+                runtime.end_step(began, state, label);
+            }
         }
         Ok(())
     }
@@ -243,13 +260,62 @@ impl Link {
     ) -> Result<()> {
         for step in &self.planned.segment.steps {
             runtime.meter.check_time()?;
+            let began = runtime.begin_step();
             match step {
-                Step::Cpu(step) => step.run(frame)?,
+                Step::Cpu(step) => {
+                    step.run(frame)?;
+                    if let Some(began) = began {
+                        let label = StepLabel {
+                            node: NodeId(step.node as u32),
+                            kernel: step.kernel_name(),
+                            place: Placement::Cpu,
+                            bytes: Some(step.bytes()),
+                        };
+                        runtime.end_step(began, &self.planned.state, label);
+                    }
+                }
                 other => {
                     let recorded = recorded.as_deref_mut();
                     let recorded = recorded.ok_or_else(|| Error::internal("a segment's GPU steps are not recorded"))?;
-                    run_gpu_step(other, frame, recorded).await?;
+                    if let (Step::Gpu(range), true) = (other, began.is_some()) {
+                        self.profile_gpu(runtime, range.clone(), frame, recorded).await?;
+                    } else {
+                        run_gpu_step(other, frame, recorded).await?;
+                    }
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs steps of the GPU one by one, waiting for each.
+    async fn profile_gpu(
+        &self,
+        runtime: &Runtime,
+        range: std::ops::Range<usize>,
+        frame: &mut Frame<'_>,
+        recorded: &mut Recorded,
+    ) -> Result<()> {
+        for index in range {
+            let began = runtime.begin_step();
+            run_gpu_step(&Step::Gpu(index..index + 1), frame, recorded).await?;
+            recorded.finish().await?;
+            let step = &self.planned.segment.gpu.steps[index];
+            let graph = &self.planned.state.bound.graph;
+            let mut ids = (0..graph.nodes.len() as u32).map(NodeId);
+            let node = ids.find(|&id| graph.node_label(id) == step.label);
+            if let (Some(began), Some(node)) = (began, node) {
+                let label = StepLabel {
+                    node,
+                    kernel: step
+                        .kernel
+                        .dispatches
+                        .first()
+                        .map_or("empty", |first| first.shader.label),
+                    place: Placement::Gpu,
+                    bytes: None,
+                };
+                runtime.end_step(began, &self.planned.state, label);
             }
         }
         Ok(())

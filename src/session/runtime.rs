@@ -5,7 +5,11 @@ use std::cell::{Cell, RefCell};
 #[cfg(feature = "gpu")]
 use std::rc::Rc;
 
-use super::{Device, limits::Meter};
+use super::{
+    Device,
+    limits::Meter,
+    profile::{Began, Profiler, StepLabel},
+};
 #[cfg(not(feature = "gpu"))]
 use crate::error::ErrorCode;
 #[cfg(feature = "gpu")]
@@ -15,21 +19,28 @@ use crate::gpu::{
     kernel::AdapterKind,
 };
 use crate::{
+    cpu::threads::Threads,
     error::{Error, Result},
     gpu::program::GpuProgram,
     ops::Prepared,
-    plan::{Planner, Target},
+    plan::{PlanState, Planner, Target},
     tensor::AlignedBytes,
 };
 
 pub(super) struct Runtime {
     pub planner: Planner,
+    /// The threads that CPU kernels use.
+    pub threads: Threads,
     pub arena: RefCell<AlignedBytes>,
     pub clock: fn() -> f64,
     /// What the current run uses.
     pub meter: Meter,
     pub plan_ms: Cell<f64>,
     pub compile_ms: Cell<f64>,
+    /// Milliseconds of the first run, planning included.
+    pub first_run_ms: Cell<Option<f64>>,
+    /// What times each step, while the session is profiled.
+    pub profiler: RefCell<Option<Profiler>>,
     pub warnings: Vec<String>,
     /// Whether the GPU was chosen for the user, who then wants it only if it runs all heavy nodes.
     pub gpu_must_run_heavy_nodes: bool,
@@ -50,17 +61,21 @@ pub(super) struct Recorded {
 }
 
 impl Runtime {
-    pub async fn new(device: Device, clock: fn() -> f64, meter: Meter) -> Result<Runtime> {
+    pub async fn new(device: Device, clock: fn() -> f64, threads: Threads, meter: Meter) -> Result<Runtime> {
         let mut runtime = Runtime {
             planner: Planner {
                 target: Target::Cpu,
-                prepared: Prepared::default(),
+                prepared: Prepared::timed(clock),
+                threads: threads.count(),
             },
+            threads,
             arena: RefCell::default(),
             clock,
             meter,
             plan_ms: Cell::new(0.0),
             compile_ms: Cell::new(0.0),
+            first_run_ms: Cell::new(None),
+            profiler: RefCell::default(),
             warnings: Vec::new(),
             gpu_must_run_heavy_nodes: device == Device::Auto,
             #[cfg(feature = "gpu")]
@@ -103,6 +118,19 @@ impl Runtime {
             return Err(Error::new(ErrorCode::Device, "this build has no GPU support"));
         }
         Ok(())
+    }
+
+    /// The moment at which a step begins, while the session is profiled.
+    pub fn begin_step(&self) -> Option<Began> {
+        self.profiler.borrow().as_ref().map(Profiler::begin)
+    }
+
+    /// Books a step that ends.
+    #[inline(never)]
+    pub fn end_step(&self, began: Began, state: &PlanState, step: StepLabel<'_>) {
+        if let Some(profiler) = &mut *self.profiler.borrow_mut() {
+            profiler.end(began, state, step);
+        }
     }
 
     pub fn uses_gpu(&self) -> bool {
@@ -207,4 +235,13 @@ pub(super) fn default_clock() -> f64 {
     }
     #[cfg(target_arch = "wasm32")]
     0.0
+}
+
+impl Recorded {
+    /// Waits for everything that the GPU was given.
+    pub async fn finish(&mut self) -> Result<()> {
+        #[cfg(feature = "gpu")]
+        self.executor.finish().await?;
+        Ok(())
+    }
 }

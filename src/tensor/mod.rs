@@ -5,6 +5,7 @@ mod bytes;
 mod dense;
 mod dim;
 mod dtype;
+pub mod map;
 pub mod packed;
 mod shape;
 mod small;

@@ -12,6 +12,7 @@ use wasm_bindgen::{JsCast, JsValue};
 use crate::{
     Error, ErrorCode, Result, ValueInfo,
     graph::{Graph, NodeId},
+    session::{Profile, ProfileRow},
     tensor::{AlignedBytes, DType, Dim, Map, Tensor, Value, packed},
 };
 
@@ -46,6 +47,45 @@ pub(super) fn error_to_js(error: &Error) -> JsValue {
         let lines: Array = place.details.iter().map(JsValue::from).collect();
         set(&object, "details", &lines);
     }
+    object.into()
+}
+
+/// `{ runs, runMs, nodes, kernels }`, the latter two lists of
+/// `{ node, operator, device, kernel, calls, ms, meanMs, operations, bytes }`.
+pub(super) fn profile_to_js(profile: &Profile) -> JsValue {
+    let row = |row: &ProfileRow| {
+        let object = Object::new();
+        let device = if row.on_gpu { "gpu" } else { "cpu" };
+        let texts = [
+            ("node", &*row.node),
+            ("operator", &row.operator),
+            ("device", device),
+            ("kernel", &row.kernel),
+        ];
+        texts
+            .into_iter()
+            .for_each(|(key, text)| set(&object, key, &text.into()));
+        let numbers = [
+            ("calls", row.calls as f64),
+            ("ms", row.ms),
+            ("meanMs", row.mean_ms),
+            ("operations", row.operations as f64),
+            ("bytes", row.bytes as f64),
+        ];
+        numbers
+            .into_iter()
+            .for_each(|(key, number)| set(&object, key, &number.into()));
+        JsValue::from(object)
+    };
+    let object = Object::new();
+    set(&object, "runs", &(profile.runs as f64).into());
+    set(&object, "runMs", &profile.run_ms.into());
+    set(&object, "nodes", &profile.nodes.iter().map(row).collect::<Array>());
+    set(
+        &object,
+        "kernels",
+        &profile.kernels().iter().map(row).collect::<Array>(),
+    );
     object.into()
 }
 

@@ -2,10 +2,11 @@
 //! JavaScript; what could be tested natively stands elsewhere.
 
 mod convert;
+#[cfg(modelet_threads)]
+mod threads;
 
 use std::{
     cell::RefCell,
-    collections::HashMap,
     future::Future,
     rc::Rc,
     task::{Context, Poll, Waker},
@@ -16,13 +17,13 @@ use serde::{Deserialize, Serialize};
 use wasm_bindgen::prelude::*;
 
 use crate::{
-    Device, Error, ErrorCode, Limits, Model, Session, SessionOptions,
+    Device, Error, ErrorCode, Limits, Model, Session, SessionOptions, Threads,
     graph::ValueType,
     import::onnx::{FileRanges, Segments, external_ranges, read_value, write_tensor},
     optimize::Level,
     plan::Placement,
     session::Report,
-    tensor::Bytes,
+    tensor::{Bytes, Value, map::HashMap},
 };
 use convert::{error_to_js, info_to_js, tensor_from_js, value_from_js, value_to_js};
 
@@ -143,6 +144,7 @@ struct Options {
     device: Option<String>,
     optimization: Option<String>,
     limits: LimitsJs,
+    threads: Option<u32>,
 }
 
 #[derive(Deserialize, Default)]
@@ -184,20 +186,13 @@ impl CoreSession {
 
     /// Runs the model on a list of values, whose form stands in `convert.rs`, and resolves with the outputs in the same.
     pub fn run(&self, feeds: &Array, fetches: Option<Array>) -> js_sys::Promise {
-        let feeds = feeds
-            .iter()
-            .map(|feed| value_from_js(&feed))
-            .collect::<Result<Vec<_>, Error>>();
+        let feeds = read_feeds(feeds);
         let fetches: Option<Vec<String>> =
             fetches.map(|names| names.iter().filter_map(|name| name.as_string()).collect());
         let holder = Rc::clone(&self.session);
         start(async move {
             let feeds = feeds.map_err(|error| error_to_js(&error))?;
-            let taken = holder.borrow_mut().take();
-            let Some(mut session) = taken else {
-                let message = "the session is busy with another run, or a run of it never ended";
-                return Err(error_to_js(&Error::new(ErrorCode::InvalidArgument, message)));
-            };
+            let mut session = take(&holder)?;
             let result = session.run_fetching(feeds, fetches.as_deref()).await;
             *holder.borrow_mut() = Some(session);
             let outputs = result.map_err(|error| error_to_js(&error))?;
@@ -206,6 +201,22 @@ impl CoreSession {
                 .collect::<Result<Array, Error>>()
                 .map_err(|error| error_to_js(&error))?
                 .into())
+        })
+    }
+
+    /// Runs the model once and then `runs` times with every step timed, and resolves with
+    /// `{ runs, runMs, nodes: [row], kernels: [row] }`.
+    pub fn profile(&self, feeds: &Array, runs: u32) -> js_sys::Promise {
+        let feeds = read_feeds(feeds);
+        let holder = Rc::clone(&self.session);
+        start(async move {
+            let feeds = feeds.map_err(|error| error_to_js(&error))?;
+            let mut session = take(&holder)?;
+            let result = session.profile(feeds, runs as usize).await;
+            *holder.borrow_mut() = Some(session);
+            result
+                .map(|profile| convert::profile_to_js(&profile))
+                .map_err(|error| error_to_js(&error))
         })
     }
 
@@ -255,6 +266,18 @@ impl CoreSession {
     }
 }
 
+fn read_feeds(feeds: &Array) -> Result<Vec<(String, Value)>, Error> {
+    feeds.iter().map(|feed| value_from_js(&feed)).collect()
+}
+
+/// The session, while nothing else runs it.
+fn take(holder: &RefCell<Option<Session>>) -> Result<Session, JsValue> {
+    holder.borrow_mut().take().ok_or_else(|| {
+        let message = "the session is busy with another run, or a run of it never ended";
+        error_to_js(&Error::new(ErrorCode::InvalidArgument, message))
+    })
+}
+
 async fn load_session(
     bytes: Bytes,
     external: HashMap<String, Segments>,
@@ -290,6 +313,7 @@ async fn load_session(
         device,
         optimization,
         limits: parsed.limits.into(),
+        threads: threads(parsed.threads),
         clock: performance_now,
         ..SessionOptions::default()
     };
@@ -304,6 +328,18 @@ async fn load_session(
         inputs,
         outputs,
     })
+}
+
+/// The threads that a session asks for.
+#[cfg(modelet_threads)]
+fn threads(count: Option<u32>) -> Threads {
+    threads::pool(count.unwrap_or(1) as usize)
+}
+
+/// The threads that a session asks for, where there are none.
+#[cfg(not(modelet_threads))]
+fn threads(_: Option<u32>) -> Threads {
+    Threads::SINGLE
 }
 
 /// A promise of what a future gives. The future is polled once right here, and handed to the event loop only if it has
@@ -352,12 +388,13 @@ pub fn set_panic_handler(handler: Function) {
     PANIC_HANDLER.with(|slot| *slot.borrow_mut() = Some(handler));
     std::panic::set_hook(Box::new(|info| {
         let message = info.to_string();
-        PANIC_HANDLER.with(|slot| {
-            if let Ok(slot) = slot.try_borrow()
-                && let Some(handler) = &*slot
-            {
+        PANIC_HANDLER.with(|slot| match slot.try_borrow().as_deref() {
+            Ok(Some(handler)) => {
                 let _ = handler.call1(&JsValue::NULL, &message.into());
             }
+            #[cfg(modelet_threads)]
+            Ok(None) => threads::note_panic(message),
+            _ => {}
         });
     }));
 }
@@ -377,6 +414,7 @@ struct ReportJs {
     #[serde(skip_serializing_if = "Option::is_none")]
     adapter: Option<String>,
     wasm: &'static str,
+    threads: usize,
     nodes: Vec<NodeJs>,
     fused_groups: usize,
     dispatches: usize,
@@ -405,7 +443,9 @@ struct TimingsJs {
     optimize_ms: f64,
     device_ms: f64,
     plan_ms: f64,
+    prepack_ms: f64,
     compile_ms: f64,
+    first_run_ms: f64,
 }
 
 #[derive(Serialize)]
@@ -442,6 +482,7 @@ impl From<Report> for ReportJs {
                 (false, true) => "simd128, all operators",
                 (false, false) => "simd128",
             },
+            threads: report.threads,
             nodes: nodes.collect(),
             fused_groups: report.fused_groups,
             dispatches: report.dispatches,
@@ -450,7 +491,9 @@ impl From<Report> for ReportJs {
                 optimize_ms: report.timings.optimize_ms,
                 device_ms: report.timings.device_ms,
                 plan_ms: report.timings.plan_ms,
+                prepack_ms: report.timings.prepack_ms,
                 compile_ms: report.timings.compile_ms,
+                first_run_ms: report.timings.first_run_ms,
             },
             memory: MemoryJs {
                 weights_bytes: report.memory.weights_bytes,

@@ -379,7 +379,18 @@ describe("the command line", () => {
           ["good", undefined],
         ],
       );
-      const fields = ["id", "engine", "device", "threads", "load_ms", "first_ms", "min_ms", "median_ms", "peak_bytes"];
+      const fields = [
+        "id",
+        "engine",
+        "device",
+        "threads",
+        "runs",
+        "load_ms",
+        "first_ms",
+        "min_ms",
+        "median_ms",
+        "peak_bytes",
+      ];
       for (const row of rows.filter(({ engine }) => engine)) {
         assert.deepEqual(Object.keys(row), fields);
         assert.ok(row.load_ms > 0 && row.first_ms > 0 && row.min_ms <= row.median_ms, JSON.stringify(row));

@@ -129,3 +129,28 @@ test("importing the package needs neither a DOM nor WebGPU", async () => {
   assert.equal(typeof globalThis.document, "undefined");
   assert.equal(typeof (await import("modelet")).Session.load, "function");
 });
+
+test("a profile has a row for each node and kernel, and report() the time of each stage", async () => {
+  const session = await Session.load(new URL("keras/headline_mlp_784_64_10/model.onnx", fixtures), { device: "cpu" });
+  const feeds = { keras_tensor: new Tensor("float32", new Float32Array(784), [1, 784]) };
+  const { runs, runMs, nodes, kernels } = await session.profile(feeds, { runs: 5 });
+  assert.equal(runs, 5);
+  assert.ok(runMs > 0);
+  const products = nodes.filter(({ operations }) => operations >= 2 * 64 * 10);
+  assert.deepEqual(
+    products.map(({ operations }) => operations).sort((a, b) => b - a),
+    [2 * 784 * 64, 2 * 64 * 10],
+  );
+  assert.equal(
+    kernels.reduce((sum, { calls }) => sum + calls, 0),
+    nodes.length,
+  );
+  for (const row of nodes) assert.ok(row.ms >= 0 && row.meanMs >= row.ms && row.bytes > 0, JSON.stringify(row));
+  const { timings } = session.report();
+  for (const stage of ["wasmMs", "parseMs", "optimizeMs", "planMs", "prepackMs", "firstRunMs"]) {
+    assert.ok(timings[stage] >= 0, stage);
+  }
+  assert.ok(timings.wasmMs > 0 && timings.firstRunMs > 0, JSON.stringify(timings));
+  await assert.rejects(session.profile(feeds, { runs: 0 }), { code: "invalid-argument" });
+  session.release();
+});

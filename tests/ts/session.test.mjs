@@ -45,12 +45,19 @@ describe("sessions", () => {
       "file URL as text": pathToFileURL(file).href,
       "data URL": "data:application/octet-stream,hello",
     };
+    const sessions = [];
     for (const [kind, source] of Object.entries(sources)) {
-      const session = await Session.load(source, { device: "cpu" });
+      sessions.push(await Session.load(source, { device: "cpu" }));
       assert.equal(fake.log.loads.at(-1).text, "hello", kind);
-      session.release();
     }
+    const released = () => new Promise(setImmediate);
+    const last = sessions.pop();
+    for (const session of sessions) session.release();
+    await released();
     assert.equal(fake.log.instances, 1, "all loads share one instance");
+    last.release();
+    await released();
+    assert.equal(fake.log.instances, 2, "the last release gives the instance's memory back");
   });
 
   test("a response's body streams in piece by piece, with progress", async () => {

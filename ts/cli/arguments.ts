@@ -50,6 +50,11 @@ export class Options {
     return this.choice("device", ["auto", "webgpu", "cpu"], otherwise);
   }
 
+  /** `--threads` as an option of loading; nothing when it is left out. */
+  threads(): { threads?: number } {
+    return this.text("threads") === undefined ? {} : { threads: this.integer("threads", 1, 1) };
+  }
+
   number(name: string, otherwise: number, least = 0): number {
     const text = this.text(name);
     if (text === undefined) return otherwise;

@@ -7,6 +7,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import type { AddressInfo } from "node:net";
 import { basename, delimiter, dirname, extname, join, normalize, resolve, sep } from "node:path";
 import { fileURLToPath } from "node:url";
+import { gzipSync } from "node:zlib";
 import type { Browser, Page } from "playwright-core";
 import type { Device } from "../core.js";
 import { type ErrorCode, type ErrorPlace, ModeletError, messageOf } from "../errors.js";
@@ -21,6 +22,12 @@ import { note, UsageError } from "./terminal.js";
 export interface BrowserHost {
   /** A fresh page, with the module of page.ts loaded. */
   newPage(): Promise<PageHandle>;
+  /**
+   * Opens a page in a browser context of its own, and gives what it sets `coldMs` to.
+   * @param page the page's text, given the URL of the model
+   * @param gzip whether scripts and WebAssembly are sent gzipped
+   */
+  cold(page: (model: string) => string, model: string, gzip: boolean): Promise<number>;
   close(): Promise<void>;
 }
 
@@ -62,6 +69,29 @@ export async function startBrowser(device: Device): Promise<BrowserHost> {
     }
     return {
       newPage: async () => handle(await openPage(browser, site.origin), site),
+      async cold(page, model, gzip) {
+        const url = site.put(new TextEncoder().encode(page(site.share(model)))).replace("block", "cold");
+        const context = await browser.newContext();
+        try {
+          site.gzip(gzip);
+          const opened = await context.newPage();
+          await opened.goto(`${site.origin}${url}`);
+          const done = await opened.waitForFunction(
+            () => {
+              const { coldMs, coldFailed } = globalThis as { coldMs?: number; coldFailed?: string };
+              return coldMs ?? coldFailed;
+            },
+            undefined,
+            { timeout: 120_000 },
+          );
+          const value = await done.jsonValue();
+          if (typeof value !== "number") throw new Error(`the page failed: ${value}`);
+          return value;
+        } finally {
+          site.gzip(false);
+          await context.close();
+        }
+      },
       async close() {
         await browser.close();
         site.server.closeAllConnections();
@@ -86,6 +116,7 @@ export async function browserRunner(device: Device): Promise<Runner> {
           inputs,
           outputs,
           run: async (feeds) => page.take(await page.call("run", page.put(feeds))),
+          profile: (feeds, runs) => page.call("profile", page.put(feeds), runs),
           report: () => page.call("report"),
           inspect: (stage, json) => page.call("inspect", stage, json),
           release: () => page.close(),
@@ -182,6 +213,8 @@ interface Site {
   share(path: string): string;
   put(block: Uint8Array): string;
   take(url: string): ArrayBuffer;
+  /** Whether scripts and WebAssembly are sent gzipped from now on. */
+  gzip(on: boolean): void;
 }
 
 /**
@@ -192,9 +225,13 @@ async function startServer(): Promise<Site> {
   const folders: Record<string, string | undefined> = {
     pkg: fileURLToPath(new URL(".", import.meta.url)),
     ort: ortFolder(),
+    litert: liteRtFolder(),
   };
   const shared: string[] = [];
+  const zipped = new Map<string, Buffer>();
+  let gzip = false;
   const blocks = new Map<string, Uint8Array>();
+  let blocksMade = 0;
   const server = createServer((request, response) => {
     answer(request, response).catch((error) => send(response, 500, "text/plain", messageOf(error)));
   });
@@ -210,6 +247,11 @@ async function startServer(): Promise<Site> {
       blocks.set(path, Buffer.concat(pieces));
       return send(response, 200, "text/plain", "");
     }
+    if (kind === "cold") {
+      const page = blocks.get(path);
+      blocks.delete(path);
+      return send(response, page ? 200 : 404, "text/html", page ?? "");
+    }
     if (kind === "block") {
       const block = blocks.get(path);
       return block ? send(response, 200, "application/octet-stream", block) : send(response, 404, "text/plain", "");
@@ -223,7 +265,11 @@ async function startServer(): Promise<Site> {
       return send(response, 404, "text/plain", `there is no ${request.url}`);
     }
     if (kind === "file") return sendFile(request, response, file);
-    send(response, 200, types[extname(file)] ?? "application/octet-stream", await readFile(file));
+    const type = types[extname(file)] ?? "application/octet-stream";
+    if (!gzip) return send(response, 200, type, await readFile(file));
+    const bytes = zipped.get(file) ?? gzipSync(await readFile(file), { level: 9 });
+    zipped.set(file, bytes);
+    send(response, 200, type, bytes, { "content-encoding": "gzip" });
   }
 
   await new Promise<void>((ready) => server.listen(0, "127.0.0.1", ready));
@@ -235,8 +281,11 @@ async function startServer(): Promise<Site> {
       const known = shared.indexOf(dirname(file));
       return `/file/${known >= 0 ? known : shared.push(dirname(file)) - 1}/${encodeURIComponent(basename(file))}`;
     },
+    gzip(on) {
+      gzip = on;
+    },
     put(block) {
-      const name = `in${blocks.size}`;
+      const name = `in${blocksMade++}`;
       blocks.set(name, block);
       return `/block/${name}`;
     },
@@ -251,7 +300,9 @@ async function startServer(): Promise<Site> {
 }
 
 const pageHtml = `<!doctype html><meta charset="utf-8"><title>modelet</title>
-<link rel="icon" href="data:,"><script type="module" src="/pkg/cli-page.js"></script>`;
+<link rel="icon" href="data:,">
+<script type="importmap">{ "imports": { "@litertjs/wasm-utils": "/litert/wasm-utils/dist/index.js" } }</script>
+<script type="module" src="/pkg/cli-page.js"></script>`;
 
 const types: Readonly<Record<string, string>> = {
   ".js": "text/javascript",
@@ -267,11 +318,18 @@ const headers: Readonly<Record<string, string>> = {
   "cache-control": "no-store",
 };
 
-function send(response: ServerResponse, status: number, type: string, body: string | Uint8Array): void {
+function send(
+  response: ServerResponse,
+  status: number,
+  type: string,
+  body: string | Uint8Array,
+  more: Readonly<Record<string, string>> = {},
+): void {
   response.writeHead(status, {
     "content-type": type,
     "content-length": Buffer.byteLength(body),
     ...headers,
+    ...more,
   });
   response.end(body);
 }
@@ -298,9 +356,18 @@ function sendFile(request: IncomingMessage, response: ServerResponse, file: stri
 
 /** The folder of onnxruntime-web's browser files, when the package is installed. */
 export function ortFolder(): string | undefined {
+  return installed("onnxruntime-web", "dist");
+}
+
+/** The folder of LiteRT.js's packages, when they are installed. */
+export function liteRtFolder(): string | undefined {
+  return installed("@litertjs");
+}
+
+function installed(...names: string[]): string | undefined {
   for (const start of [process.cwd(), dirname(fileURLToPath(import.meta.url))]) {
     for (let folder = start; ; folder = dirname(folder)) {
-      const path = join(folder, "node_modules", "onnxruntime-web", "dist");
+      const path = join(folder, "node_modules", ...names);
       if (existsSync(path)) return path;
       if (dirname(folder) === folder) break;
     }

@@ -7,15 +7,19 @@ import { Session } from "../session.js";
 import { Tensor } from "../tensor.js";
 import type { Values } from "../value.js";
 
-export type EngineName = "modelet" | "onnxruntime-web";
+export type EngineName = "modelet" | "onnxruntime-web" | "litert";
 
 export interface BenchPlan {
   readonly engines: readonly EngineName[];
   readonly device: Device;
   readonly threads: number;
   readonly runs: number;
+  /** No further round is begun when a model's rounds have taken this long and there were at least three. */
+  readonly seconds: number;
   /** Where onnxruntime-web's modules come from: a specifier for `import`. */
   readonly ort?: string;
+  /** Where LiteRT.js's files are, and the same network for it. */
+  readonly litert?: { readonly folder: string; readonly model: string };
 }
 
 /** Milliseconds; `first_ms` is the first run after loading, the others are of the runs after it. */
@@ -23,6 +27,8 @@ export interface Measurement {
   readonly engine: EngineName;
   readonly device: string;
   readonly threads: number;
+  /** How many runs were timed after the first. */
+  readonly runs: number;
   readonly load_ms: number;
   readonly first_ms: number;
   readonly min_ms: number;
@@ -45,12 +51,14 @@ export async function measure(plan: BenchPlan, model: Uint8Array, feeds: Values)
   for (const engine of plan.engines) {
     meters.begin(engine);
     const start = performance.now();
-    const loaded = await (engine === "modelet" ? loadModelet(plan, model, feeds) : loadOrt(plan, model, feeds));
+    const loaded = await load[engine](plan, model, feeds);
     const load_ms = performance.now() - start;
     const first_ms = await timed(loaded);
     results.push({ engine, loaded, load_ms, first_ms, times: [] as number[] });
   }
+  const began = performance.now();
   for (let round = 0; round < plan.runs; round++) {
+    if (round >= 3 && performance.now() - began > plan.seconds * 1000) break;
     // The order turns around every round, so that no engine always runs in the other's wake.
     const order = round % 2 === 0 ? results : [...results].reverse();
     for (const result of order) {
@@ -64,6 +72,7 @@ export async function measure(plan: BenchPlan, model: Uint8Array, feeds: Values)
       engine,
       device: loaded.device,
       threads: loaded.threads,
+      runs: times.length,
       load_ms: round(load_ms),
       first_ms: round(first_ms),
       min_ms: round(sorted[0] ?? first_ms),
@@ -75,6 +84,12 @@ export async function measure(plan: BenchPlan, model: Uint8Array, feeds: Values)
   meters.end();
   return measurements;
 }
+
+const load: Record<EngineName, (plan: BenchPlan, model: Uint8Array, feeds: Values) => Promise<Loaded>> = {
+  modelet: loadModelet,
+  "onnxruntime-web": loadOrt,
+  litert: loadLiteRt,
+};
 
 async function timed(loaded: Loaded): Promise<number> {
   const start = performance.now();
@@ -93,10 +108,11 @@ function round(ms: number): number {
 }
 
 async function loadModelet(plan: BenchPlan, model: Uint8Array, feeds: Values): Promise<Loaded> {
-  const session = await Session.load(model, { device: plan.device });
+  const session = await Session.load(model, { device: plan.device, threads: plan.threads });
+  const { device, threads } = session.report();
   return {
-    device: session.report().device,
-    threads: 1,
+    device,
+    threads: threads.count,
     run: () => session.run(feeds),
     release: () => session.release(),
   };
@@ -136,6 +152,48 @@ async function loadOrt(plan: BenchPlan, model: Uint8Array, feeds: Values): Promi
     threads: plan.threads,
     run: () => session.run(tensors),
     release: () => session.release(),
+  };
+}
+
+/** The part of LiteRT.js's API that is used here. */
+interface LiteRtTensor {
+  toTypedArray(): unknown;
+  delete(): void;
+}
+interface LiteRt {
+  readonly Tensor: new (data: unknown, shape: readonly number[]) => LiteRtTensor;
+  loadLiteRt(folder: string, options: { threads: boolean }): Promise<unknown>;
+  unloadLiteRt(): void;
+  loadAndCompile(
+    model: string,
+    options: object,
+  ): Promise<{ run(inputs: readonly LiteRtTensor[]): Promise<LiteRtTensor[]>; delete(): void }>;
+}
+
+/** The network in its .tflite form, fed by position. Results are copied out, as the other engines give them. */
+async function loadLiteRt(plan: BenchPlan, _: Uint8Array, feeds: Values): Promise<Loaded> {
+  if (!plan.litert) throw new Error("there is no .tflite file next to the model");
+  const litert = (await import(/* @vite-ignore */ `${plan.litert.folder}/core/dist/index.js`)) as LiteRt;
+  await litert.loadLiteRt(`${plan.litert.folder}/core/wasm/`, { threads: plan.threads > 1 });
+  const cpuOptions = { numThreads: plan.threads };
+  const model = await litert.loadAndCompile(plan.litert.model, { accelerator: "wasm", cpuOptions });
+  return {
+    device: "cpu",
+    threads: plan.threads,
+    async run() {
+      const inputs = Object.entries(feeds).map(([name, value]) => {
+        if (!(value instanceof Tensor)) throw new Error(`LiteRT.js takes tensors only, and ${name} is none`);
+        return new litert.Tensor(value.data, value.shape);
+      });
+      const outputs = await model.run(inputs);
+      const arrays = outputs.map((output) => output.toTypedArray());
+      for (const tensor of [...inputs, ...outputs]) tensor.delete();
+      return arrays;
+    },
+    release() {
+      model.delete();
+      litert.unloadLiteRt();
+    },
   };
 }
 

@@ -6,6 +6,7 @@ import {
   type InspectStage,
   ModeletError,
   type Optimization,
+  type Profile,
   type Report,
   Session,
   type ValueInfo,
@@ -19,7 +20,7 @@ let answers = 0;
 const api = {
   async open(
     url: string,
-    options: { device: Device; optimization?: Optimization },
+    options: { device: Device; optimization?: Optimization; threads?: number },
   ): Promise<{ inputs: readonly ValueInfo[]; outputs: readonly ValueInfo[] }> {
     session = await Session.load(url, options);
     return { inputs: session.inputs, outputs: session.outputs };
@@ -36,6 +37,9 @@ const api = {
   },
   async inspect(stage: InspectStage, json: boolean): Promise<string> {
     return opened().inspect(stage, { json });
+  },
+  async profile(url: string, runs: number): Promise<Profile> {
+    return opened().profile(unpackValues(await getBytes(url)), { runs });
   },
   async bench(plan: BenchPlan, model: string, feeds: string): Promise<Measurement[]> {
     return measure(plan, new Uint8Array(await getBytes(model)), unpackValues(await getBytes(feeds)));

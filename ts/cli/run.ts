@@ -12,12 +12,13 @@ import { formatMs, note, print, printTable, progress, UsageError } from "./termi
 
 export const run: Command = {
   name: "run",
-  usage: "run MODEL --inputs FILE.npz|DIR [--outputs FILE.npz] [--device cpu|webgpu|auto]",
+  usage: "run MODEL --inputs FILE.npz|DIR [--outputs FILE.npz] [--device cpu|webgpu|auto] [--threads N]",
   summary: "Run a model once.",
   options: {
     inputs: { value: "PATH", help: "an .npz file with an array per input, or a folder of .pb or .npy files" },
     outputs: { value: "FILE.npz", help: "write the outputs to this file" },
     device: { value: "DEVICE", help: "cpu, webgpu or auto (default: auto)" },
+    threads: { value: "N", help: "threads of the CPU (default: half the logical cores)" },
     json: { help: "print one JSON line per output, with its data" },
   },
   async run([model, ...rest], options) {
@@ -25,16 +26,17 @@ export const run: Command = {
     if (model === undefined || rest.length > 0) throw new UsageError("run takes one model");
     if (path === undefined) throw new UsageError("run needs --inputs FILE.npz or --inputs DIR");
     progress(`loading ${model}`);
-    const opened = await nodeRunner().open(model, { device: options.device("auto") });
+    const opened = await nodeRunner().open(model, { device: options.device("auto"), ...options.threads() });
     const feeds = await readFeeds(path, opened.inputs);
     progress("running");
     const start = performance.now();
     const outputs = await opened.run(feeds);
     const ms = performance.now() - start;
-    const { device, adapter } = await opened.report();
-    note(
-      `ran in ${formatMs(ms)} ms on ${device === "webgpu" ? `webgpu (${adapter ?? "unnamed adapter"})` : "the CPU"}`,
-    );
+    const { device, adapter, threads, wasm, warnings } = await opened.report();
+    const place = device === "webgpu" ? `webgpu (${adapter ?? "unnamed adapter"})` : "the CPU";
+    const why = threads.reason ? ` (${threads.reason})` : "";
+    note(`ran in ${formatMs(ms)} ms on ${place}, ${wasm}, threads: ${threads.count}${why}`);
+    for (const warning of warnings) note(warning);
 
     const file = options.text("outputs");
     if (file !== undefined) await writeFile(file, writeNpz(tensorsOf(outputs, opened.outputs)));

@@ -3,7 +3,7 @@
 
 import { spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
-import type { Device, InspectStage, Optimization, Report, ValueInfo } from "../core.js";
+import type { Device, InspectStage, Optimization, Profile, Report, ValueInfo } from "../core.js";
 import { Session } from "../session.js";
 import type { Values } from "../value.js";
 import { note, UsageError } from "./terminal.js";
@@ -11,6 +11,7 @@ import { note, UsageError } from "./terminal.js";
 export interface OpenOptions {
   readonly device: Device;
   readonly optimization?: Optimization;
+  readonly threads?: number;
 }
 
 /** A loaded model. */
@@ -18,6 +19,7 @@ export interface OpenModel {
   readonly inputs: readonly ValueInfo[];
   readonly outputs: readonly ValueInfo[];
   run(feeds: Values): Promise<Values>;
+  profile(feeds: Values, runs: number): Promise<Profile>;
   report(): Promise<Report>;
   inspect(stage: InspectStage, json: boolean): Promise<string>;
   release(): Promise<void>;
@@ -40,6 +42,7 @@ export function nodeRunner(): Runner {
         inputs: session.inputs,
         outputs: session.outputs,
         run: (feeds) => session.run<Values>(feeds),
+        profile: (feeds, runs) => session.profile(feeds, { runs }),
         report: async () => session.report(),
         inspect: async (stage, json) => session.inspect(stage, { json }),
         release: async () => session.release(),

@@ -5,7 +5,7 @@ import type { Command } from "./arguments.js";
 import { browserRunner } from "./browser.js";
 import { type Case, findCases, type TestSet } from "./cases.js";
 import { compareValues, type Tolerance } from "./compare.js";
-import { nodeRunner, type OpenModel, type Runner } from "./runner.js";
+import { nodeRunner, type OpenModel, type OpenOptions, type Runner } from "./runner.js";
 import { clearProgress, note, paint, print, progress, UsageError } from "./terminal.js";
 
 /** The outcome of one set, as `--json` prints it. */
@@ -21,10 +21,11 @@ export interface Outcome {
 
 export const verify: Command = {
   name: "verify",
-  usage: "verify DIR... [--device cpu|webgpu|auto] [--browser] [--rtol N] [--atol N] [--json]",
+  usage: "verify DIR... [--device cpu|webgpu|auto] [--threads N] [--browser] [--rtol N] [--atol N] [--json]",
   summary: "Run the models of case folders on their test data and compare with the reference outputs.",
   options: {
     device: { value: "DEVICE", help: "cpu, webgpu or auto (default: cpu)" },
+    threads: { value: "N", help: "threads of the CPU (default: half the logical cores)" },
     browser: { help: "run inside headless Chromium" },
     rtol: { value: "N", help: "relative tolerance (default: 1e-3)" },
     atol: { value: "N", help: "absolute tolerance (default: 1e-4)" },
@@ -32,16 +33,16 @@ export const verify: Command = {
   },
   async run(folders, options) {
     if (folders.length === 0) throw new UsageError("verify takes one folder or more");
-    const device = options.device("cpu");
+    const open = { device: options.device("cpu"), ...options.threads() };
     const tolerance = { rtol: options.number("rtol", 1e-3), atol: options.number("atol", 1e-4) };
     const cases = findCases(folders);
     const report = options.on("json") ? (outcome: Outcome) => print(JSON.stringify(outcome)) : printOutcome;
-    const runner = options.on("browser") ? await browserRunner(device) : nodeRunner();
+    const runner = options.on("browser") ? await browserRunner(open.device) : nodeRunner();
     const counts = { pass: 0, fail: 0, error: 0 };
     try {
       for (const [i, one] of cases.entries()) {
         progress(`${i + 1} of ${cases.length}: ${one.id}`);
-        for await (const outcome of verifyCase(runner, one, device, tolerance)) {
+        for await (const outcome of verifyCase(runner, one, open, tolerance)) {
           counts[outcome.status]++;
           clearProgress();
           report(outcome);
@@ -63,12 +64,12 @@ export const verify: Command = {
 async function* verifyCase(
   runner: Runner,
   one: Case,
-  device: "auto" | "webgpu" | "cpu",
+  open: OpenOptions,
   tolerance: Tolerance,
 ): AsyncGenerator<Outcome> {
   let model: OpenModel;
   try {
-    model = await runner.open(one.model, { device });
+    model = await runner.open(one.model, open);
   } catch (error) {
     for (const set of one.sets) yield failure(one, set, error);
     return;
@@ -82,7 +83,7 @@ async function* verifyCase(
   }
   const heavy = (await model.report().catch(() => undefined))?.nodes.filter((node) => node.heavy) ?? [];
   const left = heavy.filter((node) => node.device === "cpu");
-  if (device === "webgpu" && left.length > 0) {
+  if (open.device === "webgpu" && left.length > 0) {
     const first = left.slice(0, 3).map(({ node, reason }) => `${node} (${reason ?? "no reason given"})`);
     note(`${one.id}: ${left.length} of ${heavy.length} heavy nodes ran on the CPU, such as ${first.join(", ")}`);
   }

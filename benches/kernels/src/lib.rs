@@ -16,6 +16,7 @@ mod tiles;
 
 use cpu::conv::{ConvParams, ConvPlan, Filter};
 use cpu::epilogue::{Bias, Clamp, Epilogue};
+use cpu::threads::Threads;
 use cpu::gemm::{GemmShape, Lhs, MatrixRef, PackedB, Rhs, gemm, gemm_scratch_len};
 
 /// One benchmark: what a run does and how many multiplications and additions that is.
@@ -53,7 +54,8 @@ pub fn gemm_bench(m: usize, k: usize, n: usize, constant: bool) -> Bench {
     let packed = constant.then(|| PackedB::new(MatrixRef::row_major(&b, n), k, n));
     let run = move || {
         let rhs = packed.as_ref().map_or(Rhs::Matrix(MatrixRef::row_major(&b, n)), Rhs::Packed);
-        gemm(shape, Lhs::Matrix(MatrixRef::row_major(&a, k)), rhs, &mut out, &mut scratch, &Epilogue::none());
+        let (lhs, none) = (Lhs::Matrix(MatrixRef::row_major(&a, k)), Epilogue::none());
+        gemm(shape, lhs, rhs, &mut out, &mut scratch, &none, &Threads::SINGLE);
     };
     Bench { flops: 2.0 * (m * k * n) as f64, run: Box::new(run) }
 }
@@ -86,10 +88,10 @@ pub fn conv_bench(
     let flops = 2.0 * (params.output_len() * in_channels / groups * kernel * kernel) as f64;
     let plan = ConvPlan::new(params.clone()).expect("sizes of a real layer");
     let filter = plan.pack(&values(params.weights_len()));
-    let mut scratch = vec![0.0; plan.scratch_len()];
+    let mut scratch = vec![0.0; plan.scratch_len(1)];
     let run = move || {
         let epilogue = Epilogue { bias: Bias::PerRow(&bias), clamp: Some(Clamp::RELU), ..Epilogue::none() };
-        plan.run(&input, Filter::Packed(&filter), &mut output, &mut scratch, &epilogue);
+        plan.run(&input, Filter::Packed(&filter), &mut output, &mut scratch, &epilogue, &Threads::SINGLE);
     };
     Bench { flops, run: Box::new(run) }
 }

@@ -4,6 +4,7 @@
 use super::{Spatial, fits, inside, volume};
 use crate::cpu::epilogue::Epilogue;
 use crate::cpu::gemm::{GemmShape, Lhs, MatrixRef, PackedA, Rhs, gemm, gemm_scratch_len};
+use crate::cpu::threads::Threads;
 
 /// The concrete sizes of a transposed convolution. `output` already takes output_padding and output_shape into
 /// account; `pads_begin` is what is cut off in front. Groups divide both channel counts.
@@ -110,11 +111,11 @@ impl ConvTransposePlan {
         PackedTransposeFilter(blocks.map(pack).collect())
     }
 
-    /// How much scratch memory [`ConvTransposePlan::run`] needs, in f32.
-    pub fn scratch_len(&self) -> usize {
+    /// How much scratch memory [`ConvTransposePlan::run`] needs on so many threads, in f32.
+    pub fn scratch_len(&self, threads: usize) -> usize {
         let channels = self.channels_block.min(self.params.out_channels / self.params.groups);
         let shape = self.shape(channels);
-        shape.m * shape.n + gemm_scratch_len(shape, false, false)
+        shape.m * shape.n + threads * gemm_scratch_len(shape, false, false)
     }
 
     /// Computes `output` `[batch, out_channels, ..output]` from `input` `[batch, in_channels, ..input]`.
@@ -130,6 +131,7 @@ impl ConvTransposePlan {
         output: &mut [f32],
         scratch: &mut [f32],
         epilogue: &Epilogue,
+        threads: &Threads,
     ) {
         let params = &self.params;
         let (positions, volume_in) = (volume(params.output), volume(params.input));
@@ -154,7 +156,7 @@ impl ConvTransposePlan {
                     };
                     block += 1;
                     let rhs = Rhs::Matrix(MatrixRef::row_major(input, volume_in));
-                    gemm(shape, lhs, rhs, columns, rest, &Epilogue::none());
+                    gemm(shape, lhs, rhs, columns, rest, &Epilogue::none(), threads);
                     for channel in 0..len {
                         let out_channel = group * out_group + first + channel;
                         let row = image * params.out_channels + out_channel;
@@ -283,9 +285,9 @@ mod tests {
             };
             let packed = plan.pack(&weights);
             for filter in [TransposeFilter::Packed(&packed), TransposeFilter::Raw(&weights)] {
-                let mut scratch = vec![f32::NAN; plan.scratch_len()];
+                let mut scratch = vec![f32::NAN; plan.scratch_len(1)];
                 let mut out = vec![f32::NAN; expected.len()];
-                plan.run(&data, filter, &mut out, &mut scratch, &epilogue);
+                plan.run(&data, filter, &mut out, &mut scratch, &epilogue, &Threads::SINGLE);
                 assert_close(&out, &expected, 1e-4, &format!("{params:?}"));
             }
         }

@@ -4,11 +4,10 @@
 //! per row when it depends on inputs that do not change along the innermost dimension, else once per tile. Tile
 //! registers are shared by liveness, and a few pairs of operations that always come together run as one step.
 
-use std::collections::HashMap;
-
 use crate::pointwise::{
     Access, BinaryOp, Collapsed, CompareOp, Expr, LogicOp, Node, Output, Reg, Storage, TestOp, UnaryOp,
 };
+use crate::tensor::map::HashMap;
 
 /// The elements of a full tile: some slots of this size stay in L1 beside the streams that pass through.
 pub(super) const TILE: usize = 512;

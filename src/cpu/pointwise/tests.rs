@@ -168,12 +168,14 @@ fn case(rng: &mut Rng) -> Case {
 #[test]
 fn random_expressions_match_the_reference() {
     let mut rng = Rng::new(11);
+    let threads = Threads::eager(3);
     for _ in 0..1500 {
         let case = case(&mut rng);
         let inputs: Vec<InputSlice> = case.inputs.iter().map(|(_, e)| slice(e)).collect();
         let mut actual = blank(&case.expr, case.plan.count());
         let mut scratch = vec![f32::NAN; case.plan.scratch_len()];
-        case.plan.run(&inputs, &mut output_slices(&mut actual), &mut scratch);
+        case.plan
+            .run(&inputs, &mut output_slices(&mut actual), &mut scratch, &threads);
         assert_same(&actual, &case.expected, &case.what);
     }
 }
@@ -226,7 +228,8 @@ fn an_output_may_lie_in_an_input() {
         let mut actual = blank(&case.expr, case.plan.count());
         actual[output] = case.inputs[input].1.clone();
         let mut scratch = vec![f32::NAN; case.plan.scratch_len()];
-        case.plan.run(&inputs, &mut output_slices(&mut actual), &mut scratch);
+        case.plan
+            .run(&inputs, &mut output_slices(&mut actual), &mut scratch, &Threads::SINGLE);
         assert_same(&actual, &case.expected, &case.what);
     }
 }
@@ -257,6 +260,7 @@ fn functions_stay_close_to_the_reference_everywhere() {
             &[InputSlice::F32(&x)],
             &mut [OutputSlice::f32(&mut y)],
             &mut vec![0.0; plan.scratch_len()],
+            &Threads::SINGLE,
         );
         for (x, y) in x.iter().zip(&y) {
             let want = reference::unary(op, *x);
@@ -293,6 +297,7 @@ fn more_registers_than_the_stack_holds_still_compute() {
         &inputs,
         &mut [OutputSlice::f32(&mut z)],
         &mut vec![0.0; plan.scratch_len()],
+        &Threads::SINGLE,
     );
     for i in 0..1000 {
         let want = reference::eval(&expr, &[Scalar::F32(x[i]), Scalar::F32(y[i])])[0].f32();

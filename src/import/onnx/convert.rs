@@ -1,7 +1,6 @@
 //! `ModelProto` to [`Graph`]: names become value ids, initialisers and `Constant` nodes become constants, subgraphs
 //! say what they take from the graph around them.
 
-use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use super::attributes::invalid;
@@ -12,7 +11,10 @@ use super::tensor::TensorReader;
 use super::types::value_type;
 use crate::error::{Error, ErrorCode, Result};
 use crate::graph::{Attribute, Attributes, Graph, Node, OperatorId, Subgraph, Value, ValueId, ValueType};
-use crate::tensor::{Dim, Tensor};
+use crate::tensor::{
+    Dim, Tensor,
+    map::{HashMap, HashSet},
+};
 
 /// From this version of the format on, an initialiser that is also a graph input is that input's default.
 const FIRST_IR_WITH_DEFAULTS: i64 = 4;

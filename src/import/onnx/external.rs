@@ -1,10 +1,8 @@
 //! Where the weights of a model come from that keeps them outside its file. Files are read by range, with offsets of 64
 //! bits, so that one may be longer than a model could address or hold.
 
-use std::collections::HashMap;
-
 use crate::error::{Error, ErrorCode, Result};
-use crate::tensor::{AlignedBytes, Bytes};
+use crate::tensor::{AlignedBytes, Bytes, map::HashMap};
 
 /// Finds a model's external data files.
 pub trait ExternalData {
@@ -132,6 +130,14 @@ impl ExternalFile for Segments {
 
 /// Files of which the needed parts were read before.
 impl ExternalData for HashMap<String, Segments> {
+    fn open(&self, location: &str) -> Result<Box<dyn ExternalFile>> {
+        let file = self.get(location).ok_or_else(|| missing(location))?;
+        Ok(Box::new(file.clone()))
+    }
+}
+
+/// The same for callers who have the standard library's map.
+impl ExternalData for std::collections::HashMap<String, Segments> {
     fn open(&self, location: &str) -> Result<Box<dyn ExternalFile>> {
         let file = self.get(location).ok_or_else(|| missing(location))?;
         Ok(Box::new(file.clone()))

@@ -1,6 +1,6 @@
 //! Model-local functions: each call is replaced by a copy of the function's body in the caller's graph.
 
-use std::collections::HashMap;
+use crate::tensor::map::HashMap;
 use std::rc::Rc;
 
 use super::attributes::invalid;
@@ -94,7 +94,7 @@ impl<'p> Importer<'p> {
             }
         }
         let mut opsets = opset_versions(&function.opset_import);
-        for (&domain, &version) in &self.opsets {
+        for (&domain, &version) in self.opsets.iter() {
             opsets.entry(domain).or_insert(version);
         }
         let prefix: Rc<str> = format!("{label}/").into();

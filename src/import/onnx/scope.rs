@@ -1,7 +1,7 @@
 //! Names and where they mean something: the graphs under construction, one inside the other, and the frames in which
 //! names are looked up. A function's body has a frame of its own but is written into its caller's graph.
 
-use std::collections::{HashMap, HashSet};
+use crate::tensor::map::{HashMap, HashSet};
 use std::rc::Rc;
 
 use super::proto::AttributeProto;

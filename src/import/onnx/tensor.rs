@@ -2,8 +2,6 @@
 //! floats stay in the bytes they came in.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 
 use super::external::{ExternalData, ExternalFile, check_location};
 use super::message::Numbers;
@@ -11,7 +9,7 @@ use super::proto::{DATA_LOCATION_EXTERNAL, SparseTensorProto, TensorProto, data_
 use super::sha1::Sha1;
 use super::wire::{ParseError, Slice, Writer};
 use crate::error::{Error, ErrorCode, Result};
-use crate::tensor::{Bool8, Bytes, DType, Element, Tensor, display_shape, element_count};
+use crate::tensor::{Bool8, Bytes, DType, Element, Tensor, display_shape, element_count, map::HashMap};
 
 impl From<ParseError> for Error {
     fn from(error: ParseError) -> Error {
@@ -207,10 +205,12 @@ impl<'x> TensorReader<'x> {
             return Err(wrong(message));
         }
         let mut opened = self.opened.borrow_mut();
-        let external = match opened.entry(reference.location.clone()) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(External::open(self.external, &reference.location)?),
-        };
+        if !opened.contains_key(&reference.location) {
+            let external = External::open(self.external, &reference.location)?;
+            opened.insert(reference.location.clone(), external);
+        }
+        let external = opened.get_mut(&reference.location);
+        let external = external.ok_or_else(|| Error::internal("an external file was forgotten"))?;
         external.check(&reference)?;
         external.range(&reference, size)
     }
@@ -228,7 +228,7 @@ impl<'x> TensorReader<'x> {
             return Err(invalid("the indices of a sparse tensor are not int64").actual(indices.dtype().name()));
         }
         let linear = linear_indices(&indices, values.len(), &shape)?;
-        let distinct: std::collections::HashSet<usize> = linear.iter().copied().collect();
+        let distinct: crate::tensor::map::HashSet<usize> = linear.iter().copied().collect();
         if values.shape().len() != 1 || distinct.len() != linear.len() {
             return Err(invalid(
                 "a sparse tensor's values are not a vector, or one of its indices is given twice",

@@ -4,8 +4,6 @@
 
 mod flatbuffer;
 
-use std::collections::HashMap;
-
 use self::flatbuffer::{File, Table};
 use super::onnx::proto::{
     AttributeProto, DimensionProto, GraphProto, MapTypeProto, ModelProto, NodeProto, OperatorSetIdProto,
@@ -16,7 +14,7 @@ use super::onnx::wire::Slice;
 use super::onnx::{NoExternalData, Numbers, graph_of};
 use crate::error::{Error, ErrorCode, Result};
 use crate::graph::Graph;
-use crate::tensor::Bytes;
+use crate::tensor::{Bytes, map::HashMap};
 
 /// Whether the bytes are those of an `.ort` file.
 pub fn is_ort(bytes: &[u8]) -> bool {

@@ -8,6 +8,7 @@ use crate::cpu::{
     epilogue::Epilogue,
     gemm::{GemmShape, Lhs, MatrixRef, NR, PackColumns, Rhs, gemm, gemm_scratch_len},
     simd::{F32x4, LANES},
+    threads::Threads,
 };
 
 /// A matrix `[rows, depth]` that makes its elements when they are asked for.
@@ -74,7 +75,15 @@ pub fn multiply(
     let GemmShape { m, k, n } = shape;
     if m > THIN_ROWS {
         let a = Lhs::Matrix(MatrixRef::row_major(a, k));
-        return gemm(shape, a, Rhs::Virtual(&Columns(weights)), out, scratch, epilogue);
+        return gemm(
+            shape,
+            a,
+            Rhs::Virtual(&Columns(weights)),
+            out,
+            scratch,
+            epilogue,
+            &Threads::SINGLE,
+        );
     }
     let out = &mut out[..m * n];
     let mut run = [0.0; RUN];

@@ -261,6 +261,10 @@ impl Operator for MatMulNBits {
     fn is_heavy(&self) -> bool {
         true
     }
+
+    fn operations(&self, inputs: &[Vec<usize>], outputs: u64) -> u64 {
+        2 * outputs * inputs[0].last().map_or(1, |&depth| depth as u64)
+    }
 }
 
 /// `MatMulBnb4`: A `[.., k]` times the transpose of weights `[n, k]` in the 4-bit floats `fp4` (`quant_type` 0) or `nf4` (1) of

@@ -5,6 +5,7 @@ use crate::{
     cpu::{
         epilogue::Epilogue,
         gemm::{GemmShape, Lhs, MatrixRef, Rhs, gemm, gemm_scratch_len},
+        threads::Threads,
     },
     error::Result,
     graph::Node,
@@ -187,6 +188,7 @@ impl Whole for DeformConv {
                     &mut result[first * count..][..product.m * count],
                     &mut scratch,
                     &Epilogue::none(),
+                    &Threads::SINGLE,
                 );
             }
         }

@@ -7,6 +7,7 @@ use crate::{
     cpu::{
         epilogue::Epilogue,
         gemm::{GemmShape, Lhs, MatrixRef, Rhs, gemm, gemm_scratch_len},
+        threads::Threads,
     },
     error::Result,
     graph::Node,
@@ -305,6 +306,7 @@ impl Arithmetic for f32 {
             out,
             &mut scratch,
             &Epilogue::none(),
+            &Threads::SINGLE,
         );
         Ok(())
     }

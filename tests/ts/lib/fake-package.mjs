@@ -82,7 +82,7 @@ export class CoreSession {
     log.runs.push({ ended: feeds[0].data[0] });
     return [{ name: "y", type: "float32", shape: feeds[0].shape, data: feeds[0].data.map((v) => v * 2) }];
   }
-  report() { return { device: "cpu", wasm: full ? "relaxed-simd, all operators" : "relaxed-simd" }; }
+  report() { return { device: "cpu", threads: 1, timings: {}, warnings: [] }; }
   inspect(stage, json) { return stage + json; }
   free() { log.freed++; }
 }

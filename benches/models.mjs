@@ -1,0 +1,170 @@
+// Model tables: modelet beside onnxruntime-web and LiteRT.js in headless Chromium, all engines of a model in one page,
+// run in turns.
+//
+//   npm run bench -- [--models ID,...] [--runs N] [--threads N] [--max-seconds S] [--pairs FOLDER] [--cold] [--write]
+//
+// Without --models: the 17 real models of tests/models, five CNNs with random weights, and the pairs. --pairs names a
+// folder of networks that lie there as .onnx and .tflite; without it LiteRT.js is left out. --cold measures from the
+// navigation to the first result instead. --write puts the table into docs/performance.md.
+
+import { spawn } from "node:child_process";
+import * as fs from "node:fs";
+import { cpus } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { parseArgs } from "node:util";
+import { command } from "../scripts/lib/steps.mjs";
+import { root, toolchain } from "../scripts/lib/toolchain.mjs";
+import { prepareModels } from "../tests/models/prepare.mjs";
+
+const { values: options } = parseArgs({
+  options: {
+    models: { type: "string" },
+    runs: { type: "string", default: "20" },
+    threads: { type: "string", default: "1" },
+    "max-seconds": { type: "string", default: "60" },
+    pairs: { type: "string" },
+    cold: { type: "boolean", default: false },
+    write: { type: "boolean", default: false },
+  },
+});
+
+const cnns = ["resnet50", "squeezenet", "shufflenet", "densenet121", "inception_v1"];
+const coldModels = ["ppocr-cls", "minilm-l3-fp32"];
+
+/** `{ id, path }` of every model that is asked for; fetched and made where it is missing. */
+async function targets() {
+  const { MODELET_CACHE: cache, MODELET_PYTHON: python } = toolchain();
+  const catalog = JSON.parse(fs.readFileSync(join(root, "tests/models/catalog.json"), "utf8"));
+  const known = catalog.models.map(({ id }) => id);
+  const wanted = options.models?.split(",") ?? (options.cold ? coldModels : [...known, ...cnns]);
+  const found = [];
+  const real = wanted.filter((id) => known.includes(id));
+  const folders = await prepareModels(real);
+  for (const [index, id] of real.entries()) found.push({ id, path: folders[index] });
+  const made = wanted.filter((id) => cnns.includes(id));
+  const missing = made.filter((id) => !fs.existsSync(join(cache, "cnns", `${id}.onnx`)));
+  if (missing.length > 0) {
+    const script = join(root, "tests/models/make_cnns.py");
+    await command(python, [script, join(cache, "cnns"), ...missing], { quiet: true });
+  }
+  for (const id of made) found.push({ id, path: join(cache, "cnns", `${id}.onnx`) });
+  if (options.pairs) {
+    const files = fs.readdirSync(options.pairs).filter((file) => file.endsWith(".onnx"));
+    for (const file of files) found.push({ id: file.slice(0, -5), path: join(options.pairs, file), pair: true });
+  }
+  const unknown = wanted.filter((id) => !known.includes(id) && !cnns.includes(id));
+  if (unknown.length > 0) throw new Error(`unknown models: ${unknown.join(", ")}`);
+  return found;
+}
+
+/** Measures one model, and gives its rows. */
+function measure({ path, pair }) {
+  const args = ["pkg/cli.js", "bench", path, "--browser", "--device", "cpu", "--json"];
+  args.push("--vs", pair ? "onnxruntime-web,litert" : "onnxruntime-web", "--runs", options.runs);
+  args.push("--threads", options.threads, "--max-seconds", options["max-seconds"], ...(options.cold ? ["--cold"] : []));
+  return new Promise((resolve, reject) => {
+    const child = spawn(process.execPath, args, {
+      cwd: root,
+      env: { ...process.env, CHROME_PATH: process.env.CHROME_PATH ?? toolchain().CHROMIUM },
+      stdio: ["ignore", "pipe", "inherit"],
+    });
+    const rows = [];
+    createInterface({ input: child.stdout }).on("line", (line) => rows.push(JSON.parse(line)));
+    child.on("error", reject);
+    child.on("close", () => resolve(rows.filter(({ engine }) => engine)));
+  });
+}
+
+const ms = (value) => (value < 10 ? value.toFixed(2) : value < 100 ? value.toFixed(1) : value.toFixed(0));
+const megabytes = (bytes) => (bytes / 1e6).toFixed(0);
+const geometricMean = (numbers) => Math.exp(numbers.reduce((sum, n) => sum + Math.log(n), 0) / numbers.length);
+
+function table(measured) {
+  const lines = [
+    "| model | modelet min ms | median ms | onnxruntime-web min ms | median ms | ratio of minima | of medians | load + first run | peak memory | MB |",
+    "|---|---|---|---|---|---|---|---|---|---|",
+  ];
+  const ratios = { min: [], median: [], first: [] };
+  for (const { id, rows } of measured) {
+    const own = rows.find(({ engine }) => engine === "modelet");
+    const other = rows.find(({ engine }) => engine === "onnxruntime-web");
+    if (!own || !other) {
+      lines.push(`| ${id} | ${own ? "" : "failed"} | | ${other ? "" : "failed"} | | | | | | |`);
+      continue;
+    }
+    const ratio = {
+      min: other.min_ms / own.min_ms,
+      median: other.median_ms / own.median_ms,
+      first: (other.load_ms + other.first_ms) / (own.load_ms + own.first_ms),
+    };
+    for (const [name, value] of Object.entries(ratio)) ratios[name].push(value);
+    lines.push(
+      `| ${id} | ${ms(own.min_ms)} | ${ms(own.median_ms)} | ${ms(other.min_ms)} | ${ms(other.median_ms)} | ` +
+        `${ratio.min.toFixed(2)} | ${ratio.median.toFixed(2)} | ${ratio.first.toFixed(2)} | ` +
+        `${(own.peak_bytes / other.peak_bytes).toFixed(2)} | ${megabytes(own.peak_bytes)} |`,
+    );
+  }
+  const means = ["min", "median", "first"].map((name) => geometricMean(ratios[name]).toFixed(2));
+  lines.push(`| geometric mean of ${ratios.min.length} | | | | | ${means.join(" | ")} | | |`);
+  const pairs = measured.filter(({ rows }) => rows.some(({ engine }) => engine === "litert"));
+  if (pairs.length > 0) {
+    lines.push(
+      "",
+      "| network | modelet min ms | LiteRT.js min ms | ratio of minima | of medians |",
+      "|---|---|---|---|---|",
+    );
+    for (const { id, rows } of pairs) {
+      const [own, peer] = ["modelet", "litert"].map((name) => rows.find(({ engine }) => engine === name));
+      const figures = [own.min_ms, peer.min_ms].map(ms);
+      const both = [peer.min_ms / own.min_ms, peer.median_ms / own.median_ms].map((value) => value.toFixed(2));
+      lines.push(`| ${id} | ${[...figures, ...both].join(" | ")} |`);
+    }
+  }
+  return lines.join("\n");
+}
+
+function coldTable(measured) {
+  const lines = [
+    "| model | gzip | modelet min ms | median ms | onnxruntime-web min ms | median ms | ratio of minima | of medians |",
+    "|---|---|---|---|---|---|---|---|",
+  ];
+  for (const { id, rows } of measured) {
+    for (const gzip of [true, false]) {
+      const [own, peer] = ["modelet", "onnxruntime-web"].map((name) =>
+        rows.find((row) => row.engine === name && row.gzip === gzip),
+      );
+      if (!own || !peer) continue;
+      const figures = [own.min_ms, own.median_ms, peer.min_ms, peer.median_ms].map(ms);
+      const ratios = [peer.min_ms / own.min_ms, peer.median_ms / own.median_ms].map((value) => value.toFixed(2));
+      lines.push(`| ${id} | ${gzip ? "yes" : "no"} | ${[...figures, ...ratios].join(" | ")} |`);
+    }
+  }
+  return lines.join("\n");
+}
+
+/** Puts a text between its markers in docs/performance.md. */
+function write(name, text) {
+  const file = join(root, "docs/performance.md");
+  const [begin, end] = [`<!-- ${name}: written by npm run bench -->`, `<!-- end of ${name} -->`];
+  const page = fs.readFileSync(file, "utf8");
+  const [from, to] = [page.indexOf(begin), page.indexOf(end)];
+  if (from < 0 || to < from) throw new Error(`docs/performance.md lacks the markers of ${name}`);
+  fs.writeFileSync(file, `${page.slice(0, from + begin.length)}\n${text}\n${page.slice(to)}`);
+}
+
+const measured = [];
+for (const target of await targets()) {
+  const rows = await measure(target);
+  measured.push({ id: target.id, rows });
+  for (const { id, engine, gzip, min_ms, median_ms } of rows) {
+    const mode = gzip === undefined ? "" : gzip ? ", gzip" : ", no gzip";
+    console.error(`${id}: ${engine}${mode}: minimum ${ms(min_ms)} ms, median ${ms(median_ms)} ms`);
+  }
+}
+const text = options.cold ? coldTable(measured) : table(measured);
+const machine = `${new Date().toISOString().slice(0, 10)}, ${cpus()[0]?.model.trim()}, ${cpus().length} logical cores`;
+const how = options.cold ? "" : `, ${options.threads} thread${options.threads === "1" ? "" : "s"} per engine`;
+const output = `\n${text}\n\nMeasured on ${machine}${how}, at most ${options.runs} runs of each.`;
+console.log(output);
+if (options.write) write(options.cold ? "cold start" : "models", output);
