@@ -9,7 +9,7 @@ use std::{
 use crate::{
     error::{Error, ErrorCode, Result},
     gpu::kernel::GpuCaps,
-    graph::{Epilogue, Node, ValueType},
+    graph::{self, Epilogue, Node, ValueType},
     tensor::{Bool8, BytesIdentity, DType, Dim, Tensor, map::HashMap},
 };
 
@@ -25,7 +25,8 @@ pub struct ValueFacts {
     pub shape: Option<Vec<Dim>>,
     /// The elements of a small integer tensor, in row-major order.
     pub elements: Option<Arc<[Dim]>>,
-    /// The tensor, when the value is constant.
+    /// The tensor, when the value is constant. Weights of type f32 may be stored in half precision: see
+    /// [`ValueFacts::tensor`].
     pub constant: Option<Tensor>,
     /// The type of a value that is not a tensor.
     pub container: Option<ValueType>,
@@ -44,6 +45,34 @@ impl ValueFacts {
             constant: Some(tensor.clone()),
             container: None,
         }
+    }
+
+    /// What is known of a graph's value before any node is looked at, when it is not fed.
+    pub fn of_value(value: &graph::Value) -> ValueFacts {
+        let Some(constant) = &value.constant else {
+            return ValueFacts::default();
+        };
+        let mut facts = ValueFacts::of_constant(constant);
+        if constant.dtype().is_half() && value.ty.dtype() == Some(DType::F32) {
+            facts.dtype = Some(DType::F32);
+        }
+        facts
+    }
+
+    /// The constant in the value's element type.
+    pub fn tensor(&self) -> Result<Option<Tensor>> {
+        match &self.constant {
+            Some(stored) if self.is_stored_narrow() => {
+                Tensor::new(stored.shape(), stored.to_f32s()?.into_owned()).map(Some)
+            }
+            stored => Ok(stored.clone()),
+        }
+    }
+
+    /// Whether the value is a constant of type f32 that is stored in half precision.
+    pub fn is_stored_narrow(&self) -> bool {
+        let stored = self.constant.as_ref().map(Tensor::dtype);
+        self.dtype == Some(DType::F32) && stored.is_some_and(DType::is_half)
     }
 
     /// The facts that a declared type holds.
@@ -337,7 +366,8 @@ pub struct TensorDesc {
     pub dtype: DType,
     /// The shape.
     pub shape: Vec<usize>,
-    /// The data, when constant.
+    /// The data, when constant. It may be half precision where `dtype` is f32: take the elements by
+    /// [`Tensor::to_f32s`].
     pub constant: Option<Tensor>,
     /// Tells this constant from every other of the session; equal numbers are equal constants.
     pub constant_id: u64,
@@ -372,6 +402,17 @@ impl Prepared {
         let mut ids = self.ids.borrow_mut();
         let next = ids.len() as u64 + 1;
         *ids.entry(bytes.identity()).or_insert(next)
+    }
+
+    /// A constant in its value's element type; what is stored in half precision is widened once per session.
+    pub fn tensor(&self, facts: &ValueFacts) -> Result<Option<Tensor>> {
+        match &facts.constant {
+            Some(stored) if facts.is_stored_narrow() => {
+                let wide = self.get(self.constant_id(stored), "wide", || facts.tensor())?;
+                Ok((*wide).clone())
+            }
+            stored => Ok(stored.clone()),
+        }
     }
 
     /// The prepared form `layout` of constant `id`, made by `make` the first time.

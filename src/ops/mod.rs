@@ -35,6 +35,8 @@ mod on_gpu;
 mod pad;
 mod pointwise;
 mod pool;
+#[cfg(test)]
+mod properties;
 mod quantize;
 mod recurrent;
 mod reduce;

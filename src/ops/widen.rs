@@ -31,16 +31,12 @@ pub fn narrow_ints(dtype: DType, shape: &[usize], values: &[i64]) -> Result<Tens
     Tensor::from_bytes(dtype, shape, bytes)
 }
 
-fn is_half(dtype: DType) -> bool {
-    matches!(dtype, DType::F16 | DType::BF16)
-}
-
 /// Lowers a node as if its f16 and bf16 inputs and outputs were f32. Constants keep their own type: `lower` takes their
 /// elements with [`Tensor::to_f32s`].
 pub fn widened(ctx: &CpuLowering<'_>, lower: impl FnOnce(&CpuLowering<'_>) -> Result<CpuKernel>) -> Result<CpuKernel> {
     let widen = |descs: &[Option<TensorDesc>]| -> Vec<Option<TensorDesc>> {
         let widen = |desc: &TensorDesc| TensorDesc {
-            dtype: if is_half(desc.dtype) { DType::F32 } else { desc.dtype },
+            dtype: if desc.dtype.is_half() { DType::F32 } else { desc.dtype },
             ..desc.clone()
         };
         descs.iter().map(|desc| desc.as_ref().map(widen)).collect()
@@ -64,7 +60,7 @@ pub fn widened(ctx: &CpuLowering<'_>, lower: impl FnOnce(&CpuLowering<'_>) -> Re
                     .collect::<Result<Vec<_>>>()?;
                 let outputs = (kernel.run)(&widened)?;
                 let narrow = |(tensor, dtype): (Tensor, &Option<DType>)| match dtype {
-                    Some(dtype) if is_half(*dtype) => narrow_tensor(&tensor, *dtype),
+                    Some(dtype) if dtype.is_half() => narrow_tensor(&tensor, *dtype),
                     _ => Ok(tensor),
                 };
                 outputs
@@ -160,7 +156,7 @@ struct Copy {
 fn around_compute(ctx: &CpuLowering<'_>, kernel: ComputeKernel) -> Result<CpuKernel> {
     let mut end = 0usize;
     let mut copy = |index: usize, desc: &Option<TensorDesc>| -> Result<Option<Copy>> {
-        let Some(desc) = desc.as_ref().filter(|desc| is_half(desc.dtype)) else {
+        let Some(desc) = desc.as_ref().filter(|desc| desc.dtype.is_half()) else {
             return Ok(None);
         };
         let len = crate::tensor::element_count(&desc.shape)?;
@@ -287,7 +283,7 @@ fn narrow(wide: &[f32], dtype: DType, bytes: &mut [u8]) -> Result<()> {
 }
 
 fn widen_tensor(tensor: &Tensor) -> Result<Tensor> {
-    if !is_half(tensor.dtype()) {
+    if !tensor.dtype().is_half() {
         return Ok(tensor.clone());
     }
     Tensor::new(tensor.shape(), tensor.to_f32s()?.into_owned())

@@ -1,7 +1,10 @@
 //! Replaces what is known by constants: nodes whose inputs are all constant, and integer values whose elements shape
 //! inference found, which is where chains of Shape, Gather, Concat and Reshape end.
 
-use super::rewrite::{Analysis, retain_nodes};
+use super::{
+    rewrite::{Analysis, retain_nodes},
+    widen,
+};
 use crate::{
     error::Result,
     graph::{Graph, NodeId},
@@ -17,13 +20,14 @@ const GROWTH: usize = 4;
 pub(super) fn run(graph: &mut Graph, captures: &[ValueFacts]) -> Result<bool> {
     let Analysis { operators, mut facts } = Analysis::of(graph, captures)?;
     let mut folded = vec![false; graph.nodes.len()];
+    let kept = widen::kept_weights(graph, &facts);
     let mut constants = Vec::new();
     for index in 0..graph.nodes.len() {
         let id = NodeId(index as u32);
         // What is folded before this node tells more about it.
         infer_node(graph, id, &graph.nodes[index], &*operators[index], &mut facts, &mut 0)?;
         let node = &graph.nodes[index];
-        if !operators[index].is_deterministic() || node.outputs.iter().all(Option::is_none) {
+        if kept[index] || !operators[index].is_deterministic() || node.outputs.iter().all(Option::is_none) {
             continue;
         }
         let by_inference: Option<Vec<Option<Tensor>>> = node

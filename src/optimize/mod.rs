@@ -23,6 +23,7 @@ mod reshape;
 mod rewrite;
 mod transpose;
 mod views;
+mod widen;
 
 use crate::{
     error::{Error, Result},
@@ -37,7 +38,8 @@ use rewrite::Analysis;
 pub enum Level {
     /// The graph as imported.
     None,
-    /// Passes that keep every node's own kernel: folding of constants and shapes, dead and common code, identities.
+    /// Passes that keep every node's own kernel: folding of constants and shapes, dead and common code, identities. What is
+    /// half precision is computed in f32.
     Basic,
     /// Everything, fusions included.
     #[default]
@@ -107,6 +109,12 @@ const BASIC: &[Pass] = &[
     },
 ];
 
+/// Runs once, when constants are folded and branches chosen.
+const PRECISION: &[Pass] = &[Pass {
+    name: "widen",
+    run: widen::run,
+}];
+
 /// Runs until nothing changes, the basic passes in between.
 const ALGEBRA: &[Pass] = &[
     Pass {
@@ -124,6 +132,18 @@ const ALGEBRA: &[Pass] = &[
     Pass {
         name: "affine",
         run: affine::run,
+    },
+];
+
+/// Runs last.
+const STORAGE: &[Pass] = &[
+    Pass {
+        name: "store weights",
+        run: widen::store_weights,
+    },
+    Pass {
+        name: "dead",
+        run: dead::run,
     },
 ];
 
@@ -212,6 +232,9 @@ fn optimize_with(graph: &mut Graph, settings: (Level, Kernels), captures: &[Valu
         run_all(QUANTIZED, graph, captures)?;
     }
     run_until_stable(BASIC, graph, captures)?;
+    if run_all(PRECISION, graph, captures)? {
+        run_until_stable(BASIC, graph, captures)?;
+    }
     if level == Level::All {
         for _ in 0..MAX_ROUNDS {
             if !run_all(ALGEBRA, graph, captures)? {
@@ -227,6 +250,7 @@ fn optimize_with(graph: &mut Graph, settings: (Level, Kernels), captures: &[Valu
             run_all(CPU_FUSION, graph, captures)?;
         }
     }
+    run_all(STORAGE, graph, captures)?;
     let facts = Analysis::of(graph, captures)?.facts;
     annotate(graph, &facts);
     Ok(())

@@ -261,7 +261,7 @@ impl<'a> Builder<'a> {
             return Err(Error::internal("a value is read on the host before it is there"));
         }
         let (dtype, shape) = self.state.concrete(id)?;
-        let source = match &self.state.facts[id.index()].constant {
+        let source = match self.planner.prepared.tensor(&self.state.facts[id.index()])? {
             Some(constant) => SlotSource::Constant(constant.aligned()?),
             None => SlotSource::Value(id),
         };
@@ -284,10 +284,11 @@ impl<'a> Builder<'a> {
         let ty = GpuType::from_dtype(dtype).ok_or_else(|| Error::internal(format!("the GPU does not hold {dtype}")))?;
         let elements = element_count(&shape)?;
         let now = self.drafts.len();
-        let storage = match &self.state.facts[id.index()].constant {
+        let facts = &self.state.facts[id.index()];
+        let storage = match &facts.constant {
             Some(constant) => {
                 let id = self.planner.prepared.constant_id(constant);
-                let data = ConstantData::from_tensor(id, constant.clone());
+                let data = facts.tensor()?.and_then(|wide| ConstantData::from_tensor(id, wide));
                 ValueStorage::Constant(Arc::new(
                     data.ok_or_else(|| Error::internal("a constant has no GPU form"))?,
                 ))
@@ -441,7 +442,7 @@ impl<'a> Builder<'a> {
             Ok(Some(TensorDesc {
                 dtype,
                 shape,
-                constant: facts.constant.clone(),
+                constant: facts.tensor()?,
                 constant_id: 0,
             }))
         };

@@ -328,13 +328,7 @@ impl PlanState {
         let subgraph = subgraph.clone();
         let nodes = inline_subgraph(&mut bound.graph, &subgraph, &node.outputs).map_err(at_node)?;
         let constants = bound.graph.values[self.facts.len()..].iter();
-        let facts = constants.map(|value| {
-            value
-                .constant
-                .as_ref()
-                .map_or_else(ValueFacts::default, ValueFacts::of_constant)
-        });
-        self.facts.extend(facts);
+        self.facts.extend(constants.map(ValueFacts::of_value));
         let mut added = Vec::with_capacity(nodes.len());
         for node in nodes {
             added.push(NodeId(bound.graph.nodes.len() as u32));
