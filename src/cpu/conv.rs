@@ -71,7 +71,7 @@ impl ConvParams {
     }
 
     /// Whether every size that a kernel computes fits into memory's address range.
-    fn fits(&self) -> bool {
+    pub(in crate::cpu) fn fits(&self) -> bool {
         let padded = (0..3).map(|axis| {
             let padded = self.input[axis] as u128 + self.pads_begin[axis] as u128 + self.pads_end[axis] as u128;
             padded.max(self.kernel[axis] as u128 * self.dilations[axis] as u128) + self.strides[axis] as u128

@@ -85,7 +85,10 @@ fn gemm_of_every_type() {
         let [m, k, n] = [0; 3].map(|_| rng.size(0, 9));
         let transposed = [rng.bool(), rng.bool()];
         let (a, b) = (numbers(rng, dtype, &[m, k]), numbers(rng, dtype, &[k, n]));
-        let c = numbers(rng, dtype, &broadcastable(rng, &[m, n]));
+        let c = {
+            let dims = broadcastable(rng, &[m, n]);
+            numbers(rng, dtype, &dims)
+        };
         let (x, y, z) = (a.to_f64s().unwrap(), b.to_f64s().unwrap(), c.to_f64s().unwrap());
         let (sums, to) = product((&x, &[m, k]), (&y, &[k, n]));
         // Whole factors, which integers have too.
@@ -244,7 +247,10 @@ fn maxima_of_windows_in_every_type() {
             })
             .collect();
         let part = |index: usize| axes.iter().map(move |axis| axis[index]).collect::<Vec<usize>>();
-        let x = numbers(rng, dtype, &[&[rng.size(0, 2), rng.size(1, 3)], &part(4)[..]].concat());
+        let x = {
+            let dims = [&[rng.size(0, 2), rng.size(1, 3)], &part(4)[..]].concat();
+            numbers(rng, dtype, &dims)
+        };
         let steps: Vec<usize> = axes
             .iter()
             .map(|[kernel, dilation, stride, pad, size]| (size + 2 * pad - dilation * (kernel - 1) - 1) / stride + 1)

@@ -22,7 +22,10 @@ fn permutation(rng: &mut Rng, rank: usize) -> Vec<usize> {
 fn transpose() {
     cases(|rng| {
         let x = any_type(rng);
-        let x = numbers(rng, x, &shape(rng, 1, 5));
+        let x = {
+            let dims = shape(rng, 1, 5);
+            numbers(rng, x, &dims)
+        };
         let order = permutation(rng, x.shape().len());
         let to: Vec<usize> = order.iter().map(|&axis| x.shape()[axis]).collect();
         let source = |index: Vec<usize>| {
@@ -402,7 +405,10 @@ fn tile_and_expand_repeat() {
         assert_eq!(node.run1().unwrap(), gathered(&x, &to, &sources, 0.0));
 
         let to = shape(rng, 1, 4);
-        let x = numbers(rng, dtype, &broadcastable(rng, &to));
+        let x = {
+            let dims = broadcastable(rng, &to);
+            numbers(rng, dtype, &dims)
+        };
         let sources: Vec<_> = indices(&to).map(|index| Some(flat(x.shape(), &index))).collect();
         let node = TestNode::new("Expand", 13).input(x.clone());
         let node = any_input(rng, node, list(&to));
@@ -417,8 +423,14 @@ fn where_chooses_by_broadcast_conditions() {
         let to = shape(rng, 1, 4);
         let condition = numbers(rng, DType::Bool, &to);
         let (x, y) = (
-            numbers(rng, dtype, &broadcastable(rng, &to)),
-            numbers(rng, dtype, &broadcastable(rng, &to)),
+            {
+                let dims = broadcastable(rng, &to);
+                numbers(rng, dtype, &dims)
+            },
+            {
+                let dims = broadcastable(rng, &to);
+                numbers(rng, dtype, &dims)
+            },
         );
         let conditions = condition.to_i64s().unwrap();
         let both = |tensor: &Tensor| -> Vec<String> {

@@ -206,7 +206,10 @@ fn choices_by_condition_and_by_number() {
         assert_eq!(node.run1().unwrap(), i64s(&[from.len(), places.len()], &by_axis));
 
         let axis = rng.size(0, from.len() - 1);
-        let taken = numbers(rng, DType::Bool, &[rng.size(0, from[axis])]);
+        let taken = {
+            let dims = [rng.size(0, from[axis])];
+            numbers(rng, DType::Bool, &dims)
+        };
         let chosen: Vec<usize> = taken
             .to_i64s()
             .unwrap()
