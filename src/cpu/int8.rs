@@ -282,6 +282,7 @@ fn matmul_part(
         pack_rows(side, &x.data[first * k..], k, k, count, 0, left);
         if form != Form::Pairs && !weights.zeros.is_empty() {
             let is_first = form == Form::Bytes(ByteDot::Seven);
+            left_sums.fill(0);
             for (panel, sums) in left
                 .chunks_exact((words * MR).max(1))
                 .zip(left_sums.chunks_exact_mut(MR))
@@ -386,6 +387,7 @@ fn product_part(
         let has_sums = form != Form::Pairs && !weights.zeros.is_empty();
         if has_sums {
             let is_first = form == Form::Bytes(ByteDot::Seven);
+            right_sums.fill(0);
             for (panel, sums) in right
                 .chunks_exact((words * NR).max(1))
                 .zip(right_sums.chunks_exact_mut(NR))
