@@ -134,7 +134,7 @@ impl Session {
         // A file that was folded into new weights is given back, unless inputs that have defaults may still be fed.
         let stripped = variants.detached && imported.inputs.iter().all(|&id| imported.value(id).constant.is_none());
         if stripped {
-            variant::strip(&mut imported);
+            variant::strip(&mut imported)?;
         }
         let timings = Timings {
             parse_ms,

@@ -18,6 +18,9 @@ use crate::{
 /// Files below this length are not worth giving back.
 const LARGE_FILE: usize = 1 << 20;
 
+/// Constants below this length are kept where only the look of a graph counts.
+const SMALL_CONSTANT: usize = 1 << 10;
+
 /// More variants than this are not kept beside the main one.
 const MAX_VARIANTS: usize = 4;
 
@@ -146,14 +149,24 @@ fn detach(imported: &Graph, graph: &mut Graph) -> Result<bool> {
     Ok(files.iter().any(|(_, &unneeded)| unneeded > 0))
 }
 
-/// Takes the large weights out of an imported graph whose optimized form does without them. Defaults of inputs stay.
-/// What is left runs no more, but can be shown.
-pub(super) fn strip(imported: &mut Graph) {
+/// Takes the large weights out of an imported graph whose optimized form does without them, and copies small ones, so that
+/// nothing holds the file. Defaults of inputs stay. What is left runs no more, but can be shown.
+pub(super) fn strip(imported: &mut Graph) -> Result<()> {
     let inputs: HashSet<ValueId> = imported.inputs.iter().copied().collect();
     for (index, value) in imported.values.iter_mut().enumerate() {
-        let large = |tensor: &Tensor| tensor.bytes().len() >= 1024;
-        if value.constant.as_ref().is_some_and(large) && !inputs.contains(&ValueId(index as u32)) {
-            value.constant = None;
+        let Some(bytes) = value.constant.as_ref().and_then(Tensor::shared_bytes) else {
+            continue;
+        };
+        if inputs.contains(&ValueId(index as u32)) {
+            continue;
         }
+        value.constant = match &value.constant {
+            Some(tensor) if bytes.len() < SMALL_CONSTANT => {
+                let copy = AlignedBytes::copy_of(bytes)?;
+                Some(Tensor::from_bytes(tensor.dtype(), tensor.shape(), copy)?)
+            }
+            _ => None,
+        };
     }
+    Ok(())
 }
