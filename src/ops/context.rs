@@ -10,7 +10,7 @@ use crate::{
     error::{Error, ErrorCode, Result},
     gpu::kernel::GpuCaps,
     graph::{Epilogue, Node, ValueType},
-    tensor::{Bool8, BytesIdentity, DType, Dim, Tensor, map::HashMap},
+    tensor::{AlignedBytes, Bool8, Bytes, BytesIdentity, DType, Dim, Tensor, map::HashMap},
 };
 
 /// Integer tensors up to this many elements are tracked by value during inference.
@@ -372,6 +372,16 @@ impl Prepared {
         let mut ids = self.ids.borrow_mut();
         let next = ids.len() as u64 + 1;
         *ids.entry(bytes.identity()).or_insert(next)
+    }
+
+    /// A constant whose bytes are aligned for its element type: itself, or a copy that all programs share.
+    pub fn aligned(&self, tensor: &Tensor) -> Result<Tensor> {
+        if tensor.is_aligned() {
+            return Ok(tensor.clone());
+        }
+        let copy = || AlignedBytes::copy_of(tensor.bytes()).map(Bytes::from);
+        let bytes = self.get(self.constant_id(tensor), "aligned", copy)?;
+        Tensor::from_bytes(tensor.dtype(), tensor.shape(), (*bytes).clone())
     }
 
     /// The prepared form `layout` of constant `id`, made by `make` the first time.

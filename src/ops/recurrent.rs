@@ -2,7 +2,10 @@
 
 mod plain;
 
-use super::{CpuLowering, InferContext, Operator, TensorDesc, context::rank_error, widen::widened};
+use super::{
+    ALL_OPERATORS, CpuLowering, InferContext, Operator, TensorDesc, context::rank_error, of_larger_build,
+    widen::widened,
+};
 use crate::{
     cpu::{
         kernel::{CpuKernel, KernelIo, scratch_as_f32},
@@ -368,6 +371,7 @@ impl Operator for Recurrent {
         match dtype {
             DType::F32 => self.cpu_f32(ctx),
             DType::F16 | DType::BF16 => widened(ctx, |ctx| self.cpu_f32(ctx)),
+            DType::F64 if !ALL_OPERATORS => Err(of_larger_build("float64")),
             DType::F64 => self.cpu_f64(ctx),
             _ => Err(ctx.unsupported_type(X)),
         }

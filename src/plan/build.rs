@@ -262,7 +262,7 @@ impl<'a> Builder<'a> {
         }
         let (dtype, shape) = self.state.concrete(id)?;
         let source = match &self.state.facts[id.index()].constant {
-            Some(constant) => SlotSource::Constant(constant.aligned()?),
+            Some(constant) => SlotSource::Constant(self.planner.prepared.aligned(constant)?),
             None => SlotSource::Value(id),
         };
         let home = Home::Slot(self.add_slot(source));
