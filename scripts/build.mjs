@@ -192,8 +192,9 @@ function restore(variant, key) {
 
 /** Whether the package will have builds with threads: sessions need not look for what is not there. */
 function packageHasThreads() {
-  const there = fs.existsSync(join(pkg, "wasm/modelet_simd_threads_bg.wasm"));
-  return there || (only !== "ts" && chosen.some(({ threads }) => threads));
+  const made = (variant) =>
+    (only !== "ts" && chosen.includes(variant)) || fs.existsSync(join(pkg, "wasm", `${variant.file}_bg.wasm`));
+  return possible.some((variant) => variant.threads && made(variant));
 }
 
 /** Bundles the TypeScript sources: the ES module, the global build for script tags, and the command line. */
