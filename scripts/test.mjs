@@ -13,7 +13,7 @@ import { checkConformance } from "../tests/conformance/run.mjs";
 import { prepareFixtures } from "../tests/fixtures/make_cases.mjs";
 import { further, large, prepareModels } from "../tests/models/prepare.mjs";
 import { command, runAll, Skip } from "./lib/steps.mjs";
-import { nativeEnv, root, toolchain, variants, wasmEnv } from "./lib/toolchain.mjs";
+import { nativeEnv, possibleVariants, root, toolchain, wasmEnv } from "./lib/toolchain.mjs";
 import { lintSteps } from "./lint.mjs";
 
 const settings = toolchain();
@@ -38,7 +38,7 @@ const webgpuEnv = softwareVulkan ? { ...scriptEnv, VK_DRIVER_FILES: softwareVulk
 
 function sizes() {
   const remarks = [];
-  for (const { name, file, operators } of variants) {
+  for (const { name, file, operators } of possibleVariants()) {
     const bytes = gzipSync(fs.readFileSync(join(root, "pkg/wasm", `${file}_bg.wasm`)), { level: 9 }).length;
     remarks.push(`${name} ${(bytes / 1000).toFixed(0)} kB`);
     if (operators === "core" && bytes > budget)
@@ -140,6 +140,12 @@ const optional = [
   { name: "all models, CPU in Chromium", run: () => verifyModels([...further, ...large], "--browser") },
 ];
 
+/** The same with threads, where there are builds that have them. */
+async function verifyThreads() {
+  if (!possibleVariants().some(({ threads }) => threads)) throw new Skip("the builds with threads were left out");
+  await verify("--device", "cpu", "--threads", "2");
+}
+
 const steps = [
   ...lintSteps(),
   { name: "build", run: () => command(process.execPath, [join(root, "scripts/build.mjs")]) },
@@ -151,6 +157,7 @@ const steps = [
   { name: "TypeScript tests", run: () => nodeTests("tests/ts") },
   { name: "verify, CPU", run: () => verify("--device", "cpu") },
   { name: "verify further models, CPU", run: () => verifyModels(further) },
+  { name: "verify, CPU, two threads", run: () => verifyThreads() },
   { name: "verify, WebGPU", run: () => verify("--device", "webgpu") },
   { name: "verify, CPU in Chromium", run: () => verify("--device", "cpu", "--browser") },
   { name: "verify, WebGPU in Chromium", run: () => verify("--device", "webgpu", "--browser") },

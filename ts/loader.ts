@@ -119,7 +119,7 @@ export class Core {
     const parts = this.module.wasmParts?.();
     if (!parts) return;
     this.module.openThreads?.(maySleep());
-    this.workers?.attach(parts.module, parts.memory);
+    this.workers?.attach(parts.module as WebAssembly.Module, parts.memory as WebAssembly.Memory);
   }
 
   #translate(thrown: unknown): ModeletError {

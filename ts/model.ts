@@ -201,13 +201,20 @@ class ModelInCore {
 
   /** Makes a session, which counts as a user of the instance. */
   async compile(sourceName: string | undefined, options: OpenOptions): Promise<CoreSession> {
-    const { device, optimization, limits, threads = 1, signal, onProgress } = options;
+    const { device, optimization, memory, limits, threads = 1, signal, onProgress } = options;
     const name = options.name ?? sourceName;
     this.core.usesGpu ||= device !== "cpu" && hasWebGPU();
     const session = await this.core.call((module) =>
       module.CoreSession.load(
         this.bytes,
-        { device, optimization, threads, ...(limits && { limits }), ...(name !== undefined && { name }) },
+        {
+          device,
+          optimization,
+          threads,
+          ...(memory && { memory }),
+          ...(limits && { limits }),
+          ...(name !== undefined && { name }),
+        },
         (stage, done, total) => onProgress?.({ stage, loaded: done, total }),
       ),
     );

@@ -39,8 +39,12 @@ async function logicalCores(): Promise<number> {
   return os.availableParallelism?.() ?? os.cpus().length;
 }
 
+/** Set by the build: whether the package has builds of the core with threads. */
+declare const packageHasThreads: boolean;
+
 /** What keeps this place from having threads. */
 function obstacle(): ThreadsReason | undefined {
+  if (!packageHasThreads) return "not-built";
   const { crossOriginIsolated, process } = globalThis as {
     crossOriginIsolated?: boolean;
     process?: { getBuiltinModule?: unknown };

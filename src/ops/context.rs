@@ -10,7 +10,7 @@ use crate::{
     error::{Error, ErrorCode, Result},
     gpu::kernel::GpuCaps,
     graph::{self, Epilogue, Node, ValueType},
-    tensor::{BytesIdentity, DType, Dim, Tensor, map::HashMap},
+    tensor::{AlignedBytes, Bytes, BytesIdentity, DType, Dim, Tensor, map::HashMap},
 };
 
 /// Integer tensors up to this many elements are tracked by value during inference.
@@ -390,6 +390,16 @@ impl Prepared {
             }
             stored => Ok(stored.clone()),
         }
+    }
+
+    /// A constant whose bytes are aligned for its element type: itself, or a copy that all programs share.
+    pub fn aligned(&self, tensor: &Tensor) -> Result<Tensor> {
+        if tensor.is_aligned() {
+            return Ok(tensor.clone());
+        }
+        let copy = || AlignedBytes::copy_of(tensor.bytes()).map(Bytes::from);
+        let bytes = self.get(self.constant_id(tensor), "aligned", copy)?;
+        Tensor::from_bytes(tensor.dtype(), tensor.shape(), (*bytes).clone())
     }
 
     /// The prepared form `layout` of constant `id`, made by `make` the first time.

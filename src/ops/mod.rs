@@ -60,11 +60,18 @@ pub use context::{CpuLowering, GpuLowering, InferContext, Prepared, TensorDesc, 
 /// Whether this build has the operators that few models need.
 pub const ALL_OPERATORS: bool = cfg!(any(test, feature = "all-operators"));
 
+/// The error of what only the build with all operators computes; at load it makes the loader take that build.
+#[inline(never)]
+fn of_larger_build(what: &str) -> Error {
+    let message = "the model needs the build with all operators";
+    Error::new(ErrorCode::UnsupportedOperator, message).detail(what)
+}
+
 use std::fmt::Debug;
 
 use crate::{
     cpu::kernel::CpuKernel,
-    error::Result,
+    error::{Error, ErrorCode, Result},
     gpu::kernel::GpuKernel,
     graph::{Node, Subgraph, ValueId},
     pointwise::Expr,

@@ -4,6 +4,7 @@
 use super::{
     ALL_OPERATORS, CpuLowering, InferContext, Operator, TensorDesc,
     context::rank_error,
+    of_larger_build,
     widen::{converted, widened},
     window::Window,
 };
@@ -163,7 +164,7 @@ impl Pool {
                     Ok(())
                 }))
             }
-            Kind::Lp(_) if !ALL_OPERATORS => Err(ctx.unsupported_type(0)),
+            Kind::Lp(_) if !ALL_OPERATORS => Err(of_larger_build("LpPool")),
             Kind::Lp(p) => {
                 let params = self.params(ctx.input(0)?)?;
                 Ok(CpuKernel::compute("lp_pool_f32", move |io| {
@@ -246,6 +247,7 @@ impl Operator for Pool {
         match (ctx.input(0)?.dtype, self.kind) {
             (DType::F32, _) => self.cpu_f32(ctx),
             (DType::F16 | DType::BF16, _) => widened(ctx, |ctx| self.cpu_f32(ctx)),
+            (DType::F64, _) if !ALL_OPERATORS => Err(of_larger_build("float64")),
             (DType::F64, _) => self.cpu_f64(ctx),
             (DType::I8 | DType::U8, Kind::Max(order)) => converted(
                 ctx,
@@ -330,7 +332,7 @@ impl GlobalPool {
                 plan.run::<T>(kind, io.inputs.get(0)?, io.outputs.take(0)?, &mut []);
                 Ok(())
             })),
-            GlobalKind::Lp(_) if !ALL_OPERATORS => Err(Error::internal("an operator of the larger build")),
+            GlobalKind::Lp(_) if !ALL_OPERATORS => Err(of_larger_build("GlobalLpPool")),
             GlobalKind::Lp(p) => {
                 let volume = x.shape[2..].iter().product::<usize>();
                 let params = PoolParams {
@@ -379,6 +381,7 @@ impl Operator for GlobalPool {
         match x.dtype {
             DType::F32 => self.cpu_of::<f32>(x),
             DType::F16 | DType::BF16 => widened(ctx, |ctx| self.cpu_of::<f32>(ctx.input(0)?)),
+            DType::F64 if !ALL_OPERATORS => Err(of_larger_build("float64")),
             DType::F64 => self.cpu_of::<f64>(x),
             _ => Err(ctx.unsupported_type(0)),
         }

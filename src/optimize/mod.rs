@@ -156,24 +156,25 @@ fn optimize_with(graph: &mut Graph, level: Level, captures: &[ValueFacts]) -> Re
     if level == Level::None {
         return Ok(());
     }
-    run_until_stable(EXPANSION, graph, captures)?;
-    run_until_stable(BASIC, graph, captures)?;
-    if run_all(PRECISION, graph, captures)? {
-        run_until_stable(BASIC, graph, captures)?;
+    let mut history = History::default();
+    run_until_stable(EXPANSION, graph, captures, &mut history)?;
+    run_until_stable(BASIC, graph, captures, &mut history)?;
+    if run_all(PRECISION, graph, captures, &mut history)? {
+        run_until_stable(BASIC, graph, captures, &mut history)?;
     }
     if level == Level::All {
         for _ in 0..MAX_ROUNDS {
-            if !run_all(ALGEBRA, graph, captures)? {
+            if !run_all(ALGEBRA, graph, captures, &mut history)? {
                 break;
             }
-            run_until_stable(BASIC, graph, captures)?;
+            run_until_stable(BASIC, graph, captures, &mut history)?;
         }
     }
     optimize_subgraphs(graph, level, captures)?;
     if level == Level::All {
-        run_all(FUSION, graph, captures)?;
+        run_all(FUSION, graph, captures, &mut History::default())?;
     }
-    run_all(STORAGE, graph, captures)?;
+    run_all(STORAGE, graph, captures, &mut History::default())?;
     let facts = Analysis::of(graph, captures)?.facts;
     annotate(graph, &facts);
     Ok(())
@@ -217,25 +218,40 @@ fn declare_inputs(body: &mut Graph, control: Option<Control>, given: &[Option<DT
     }
 }
 
-fn run_until_stable(passes: &[Pass], graph: &mut Graph, captures: &[ValueFacts]) -> Result<()> {
+/// Which passes have nothing to do before the graph changes again.
+#[derive(Default)]
+struct History {
+    /// How often the graph has changed.
+    changes: usize,
+    /// Passes that changed nothing, with `changes` as it was then.
+    idle: Vec<(&'static str, usize)>,
+}
+
+fn run_until_stable(passes: &[Pass], graph: &mut Graph, captures: &[ValueFacts], history: &mut History) -> Result<()> {
     for _ in 0..MAX_ROUNDS {
-        if !run_all(passes, graph, captures)? {
+        if !run_all(passes, graph, captures, history)? {
             break;
         }
     }
     Ok(())
 }
 
-fn run_all(passes: &[Pass], graph: &mut Graph, captures: &[ValueFacts]) -> Result<bool> {
+fn run_all(passes: &[Pass], graph: &mut Graph, captures: &[ValueFacts], history: &mut History) -> Result<bool> {
     let mut changed = false;
     for pass in passes {
+        if history.idle.contains(&(pass.name, history.changes)) {
+            continue;
+        }
         if (pass.run)(graph, captures)? {
             changed = true;
+            history.changes += 1;
             if cfg!(debug_assertions) {
                 graph
                     .verify()
                     .map_err(|error| Error::internal(format!("pass {} left an invalid graph: {error}", pass.name)))?;
             }
+        } else {
+            history.idle.push((pass.name, history.changes));
         }
     }
     Ok(changed)

@@ -240,7 +240,7 @@ impl<'a> Builder<'a> {
         }
         let (dtype, shape) = self.state.concrete(id)?;
         let source = match self.planner.prepared.tensor(&self.state.facts[id.index()])? {
-            Some(constant) => SlotSource::Constant(constant.aligned()?),
+            Some(constant) => SlotSource::Constant(self.planner.prepared.aligned(&constant)?),
             None => SlotSource::Value(id),
         };
         let home = Home::Slot(self.add_slot(source));

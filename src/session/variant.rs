@@ -6,10 +6,17 @@ use std::rc::Rc;
 use super::runner::Runner;
 use crate::{
     error::Result,
-    graph::Graph,
-    ops::infer::BoundGraph,
+    graph::{Graph, ValueId},
+    ops::{infer::BoundGraph, registry},
     optimize::{Level, optimize},
+    tensor::{
+        AlignedBytes, Bytes, Tensor,
+        map::{HashMap, HashSet},
+    },
 };
+
+/// Files below this length are not worth giving back.
+const LARGE_FILE: usize = 1 << 20;
 
 /// More variants than this are not kept beside the main one.
 const MAX_VARIANTS: usize = 4;
@@ -26,6 +33,8 @@ pub(super) struct VariantKey {
 pub(super) struct Variants {
     runners: Vec<(VariantKey, Rc<Runner>)>,
     last: Rc<Runner>,
+    /// Whether the main variant does without the memory of a model file.
+    pub detached: bool,
 }
 
 impl Variants {
@@ -35,8 +44,10 @@ impl Variants {
             defaults_are_fed: false,
             outputs: (0..imported.outputs.len()).collect(),
         };
-        let runner = Rc::new(make(imported, &key, level, program_cache)?);
+        let (runner, detached) = make(imported, &key, level, program_cache)?;
+        let runner = Rc::new(runner);
         Ok(Variants {
+            detached,
             runners: vec![(key, Rc::clone(&runner))],
             last: runner,
         })
@@ -49,6 +60,7 @@ impl Variants {
             operators: Vec::new(),
         };
         Variants {
+            detached: false,
             runners: Vec::new(),
             last: Rc::new(Runner::new(Rc::new(bound), 1)),
         }
@@ -64,7 +76,7 @@ impl Variants {
         let runner = match found {
             Some(runner) => runner,
             None => {
-                let runner = Rc::new(make(imported, &key, level, program_cache)?);
+                let runner = Rc::new(make(imported, &key, level, program_cache)?.0);
                 if self.runners.len() > MAX_VARIANTS {
                     self.runners.remove(1);
                 }
@@ -87,12 +99,53 @@ impl Variants {
     }
 }
 
-fn make(imported: &Graph, key: &VariantKey, level: Level, program_cache: usize) -> Result<Runner> {
+fn make(imported: &Graph, key: &VariantKey, level: Level, program_cache: usize) -> Result<(Runner, bool)> {
     let mut graph = imported.clone();
     graph.outputs = key.outputs.iter().map(|&position| imported.outputs[position]).collect();
     if !key.defaults_are_fed {
         graph.inputs.retain(|&id| imported.value(id).constant.is_none());
     }
-    let bound = BoundGraph::new(optimize(graph, level)?)?;
-    Ok(Runner::new(Rc::new(bound), program_cache))
+    let mut graph = optimize(graph, level)?;
+    registry::check_types(&graph)?;
+    let detached = detach(imported, &mut graph)?;
+    let runner = Runner::new(Rc::new(BoundGraph::new(graph)?), program_cache);
+    Ok((runner, detached))
+}
+
+/// Copies what a graph still needs of files of which it needs little (its weights were folded into new ones, or widened),
+/// so that the files' memory can be given back; whether there is such a file.
+fn detach(imported: &Graph, graph: &mut Graph) -> Result<bool> {
+    fn constants(graph: &Graph) -> impl Iterator<Item = &Bytes> {
+        let constants = graph.values.iter().filter_map(|value| value.constant.as_ref());
+        constants.filter_map(Tensor::shared_bytes)
+    }
+    let files = constants(imported)
+        .map(Bytes::owner)
+        .filter(|file| file.1 >= LARGE_FILE);
+    let mut files: HashMap<u64, usize> = files.collect();
+    for bytes in constants(graph) {
+        if let Some(unneeded) = files.get_mut(&bytes.owner().0) {
+            *unneeded = unneeded.saturating_sub(2 * bytes.len());
+        }
+    }
+    for constant in graph.values.iter_mut().filter_map(|value| value.constant.as_mut()) {
+        let Some(bytes) = constant.shared_bytes() else { continue };
+        if files.get(&bytes.owner().0).is_some_and(|&unneeded| unneeded > 0) {
+            let copy = AlignedBytes::copy_of(bytes)?;
+            *constant = Tensor::from_bytes(constant.dtype(), constant.shape(), copy)?;
+        }
+    }
+    Ok(files.iter().any(|(_, &unneeded)| unneeded > 0))
+}
+
+/// Takes the large weights out of an imported graph whose optimized form does without them. Defaults of inputs stay.
+/// What is left runs no more, but can be shown.
+pub(super) fn strip(imported: &mut Graph) {
+    let inputs: HashSet<ValueId> = imported.inputs.iter().copied().collect();
+    for (index, value) in imported.values.iter_mut().enumerate() {
+        let large = |tensor: &Tensor| tensor.bytes().len() >= 1024;
+        if value.constant.as_ref().is_some_and(large) && !inputs.contains(&ValueId(index as u32)) {
+            value.constant = None;
+        }
+    }
 }

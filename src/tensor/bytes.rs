@@ -70,6 +70,11 @@ impl Bytes {
         }
     }
 
+    /// A number for the memory behind these bytes, which other ranges share, and its length.
+    pub fn owner(&self) -> (u64, usize) {
+        (self.owner_id, (*self.owner).as_ref().len())
+    }
+
     /// Whether this is the only holder of the memory behind it.
     pub fn is_unique(&self) -> bool {
         Arc::strong_count(&self.owner) == 1

@@ -51,7 +51,7 @@ pub(super) fn error_to_js(error: &Error) -> JsValue {
 }
 
 /// `{ runs, runMs, nodes, kernels }`, the latter two lists of
-/// `{ node, operator, device, kernel, calls, ms, meanMs, operations, bytes }`.
+/// `{ node, operator, device, kernel, shapes, calls, ms, meanMs, operations, bytes }`.
 pub(super) fn profile_to_js(profile: &Profile) -> JsValue {
     let row = |row: &ProfileRow| {
         let object = Object::new();
@@ -61,6 +61,7 @@ pub(super) fn profile_to_js(profile: &Profile) -> JsValue {
             ("operator", &row.operator),
             ("device", device),
             ("kernel", &row.kernel),
+            ("shapes", &row.shapes),
         ];
         texts
             .into_iter()

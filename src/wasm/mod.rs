@@ -22,7 +22,7 @@ use crate::{
     import::onnx::{FileRanges, Segments, external_ranges, read_value, write_tensor},
     optimize::Level,
     plan::Placement,
-    session::Report,
+    session::{MemoryUse, Report},
     tensor::{Bytes, Value, map::HashMap},
 };
 use convert::{error_to_js, info_to_js, tensor_from_js, value_from_js, value_to_js};
@@ -143,6 +143,7 @@ pub struct CoreSession {
 struct Options {
     device: Option<String>,
     optimization: Option<String>,
+    memory: Option<String>,
     limits: LimitsJs,
     threads: Option<u32>,
 }
@@ -297,6 +298,11 @@ async fn load_session(
         Some(name) => Level::from_name(name)
             .ok_or_else(|| invalid_argument(format!("there is no optimization level called {name:?}")))?,
     };
+    let memory = match parsed.memory.as_deref() {
+        None | Some("fast") => MemoryUse::Fast,
+        Some("low") => MemoryUse::Low,
+        Some(other) => return Err(invalid_argument(format!("there is no use of memory called {other:?}"))),
+    };
     let progress = |stage: &str, done: u32| {
         if let Some(callback) = &on_progress {
             // What a callback throws is its own affair.
@@ -312,6 +318,7 @@ async fn load_session(
     let options = SessionOptions {
         device,
         optimization,
+        memory,
         limits: parsed.limits.into(),
         threads: threads(parsed.threads),
         clock: performance_now,
