@@ -119,7 +119,8 @@ export class Core {
     const parts = this.module.wasmParts?.();
     if (!parts) return;
     this.module.openThreads?.(maySleep());
-    this.workers?.attach(parts.module as WebAssembly.Module, parts.memory as WebAssembly.Memory);
+    const present = () => this.module.threadsPresent?.() ?? 1;
+    this.workers?.attach(parts.module as WebAssembly.Module, parts.memory as WebAssembly.Memory, present);
   }
 
   #translate(thrown: unknown): ModeletError {
