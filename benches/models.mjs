@@ -71,7 +71,7 @@ function pairs() {
 
 /** Measures one model, and gives its rows. */
 function measure({ path, pair }) {
-  const args = ["pkg/cli.js", "bench", path, "--browser", "--device", "cpu", "--json"];
+  const args = [...process.execArgv, "pkg/cli.js", "bench", path, "--browser", "--device", "cpu", "--json"];
   args.push("--vs", pair ? "onnxruntime-web,litert" : "onnxruntime-web", "--runs", options.runs);
   args.push("--threads", options.threads, "--max-seconds", options["max-seconds"], ...(options.cold ? ["--cold"] : []));
   return new Promise((resolve, reject) => {

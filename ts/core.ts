@@ -198,7 +198,8 @@ export interface CoreBytes {
 export interface CoreSession {
   inputs(): ValueInfo[];
   outputs(): ValueInfo[];
-  run(feeds: CoreValue[], fetches?: string[]): Promise<CoreValue[]>;
+  /** The outputs at once when nothing has to be waited for, as on the CPU. */
+  run(feeds: CoreValue[], fetches?: string[]): CoreValue[] | Promise<CoreValue[]>;
   profile(feeds: CoreValue[], runs: number): Promise<Profile>;
   /** The build is named by the loader, which knows why there are so many threads. */
   report(): Omit<Report, "threads" | "wasm"> & { threads: number };

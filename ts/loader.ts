@@ -88,15 +88,19 @@ export class Core {
    * Calls into the instance. An error that the core reports becomes its ModeletError; anything else that is thrown is
    * a trap, which ends this instance. A call that can no longer settle, because the instance died, is rejected.
    */
-  async call<T>(work: (module: CoreModule) => T | PromiseLike<T>): Promise<T> {
-    if (this.failure) throw this.failure;
+  call<T>(work: (module: CoreModule) => T | PromiseLike<T>): T | Promise<T> {
+    const result = this.callSync(work);
+    return isPromise(result) ? this.#settled(result) : result;
+  }
+
+  async #settled<T>(result: PromiseLike<T>): Promise<T> {
     let abandon: (error: ModeletError) => void = () => {};
     const death = new Promise<never>((_, reject) => {
       abandon = reject;
     });
     this.#waiting.add(abandon);
     try {
-      return await Promise.race([work(this.module), death]);
+      return await Promise.race([result, death]);
     } catch (error) {
       throw this.#translate(error);
     } finally {
@@ -141,6 +145,10 @@ export class Core {
     this.#waiting.clear();
     return this.failure;
   }
+}
+
+function isPromise<T>(value: T | PromiseLike<T>): value is PromiseLike<T> {
+  return typeof (value as PromiseLike<T> | null | undefined)?.then === "function";
 }
 
 type Kind = `${Operators}${"" | ", threads"}`;

@@ -78,6 +78,12 @@ impl<const N: usize> IntoAttribute for [i64; N] {
     }
 }
 
+impl IntoAttribute for Vec<f32> {
+    fn into_attribute(self) -> Attribute {
+        Attribute::Floats(self)
+    }
+}
+
 impl<const N: usize> IntoAttribute for [f32; N] {
     fn into_attribute(self) -> Attribute {
         Attribute::Floats(self.to_vec())
