@@ -217,6 +217,8 @@ export interface CoreModule {
   wasmParts?(): { module: unknown; memory: unknown };
   /** Makes the pool, before workers come (builds with threads only). */
   openThreads?(maySleep: boolean): void;
+  /** How many threads there are, the page's own included (builds with threads only). */
+  threadsPresent?(): number;
   /** Says that all workers were terminated (builds with threads only). */
   forgetThreads?(): void;
   /** Calls `handler` with the message of a Rust panic, just before the instance aborts. */
