@@ -1,10 +1,12 @@
 // Model tables: modelet beside onnxruntime-web and LiteRT.js in headless Chromium, all engines of a model in one page,
 // run in turns.
 //
-//   npm run bench -- [--models ID,...] [--runs N] [--threads N] [--max-seconds S] [--pairs FOLDER] [--cold] [--write]
+//   npm run bench -- [--models ID,...] [--cases FOLDER] [--runs N] [--threads N] [--max-seconds S] [--pairs FOLDER]
+//                    [--cold] [--write]
 //
-// Without --models: the 17 real models of tests/models, five CNNs with random weights, and the pairs. --pairs names a
-// folder of networks that lie there as .onnx and .tflite; without it LiteRT.js is left out. --cold measures from the
+// Without --models: the real models of tests/models, five CNNs with random weights, and the pairs. --cases takes the
+// models from a folder of case folders (model.onnx with test_data_set_*) instead of fetching and making them. --pairs
+// names a folder of networks that lie there as .onnx and .tflite; without it LiteRT.js is left out. --cold measures from the
 // navigation to the first result instead. --write puts the table into docs/performance.md.
 
 import { spawn } from "node:child_process";
@@ -20,6 +22,7 @@ import { prepareModels } from "../tests/models/prepare.mjs";
 const { values: options } = parseArgs({
   options: {
     models: { type: "string" },
+    cases: { type: "string" },
     runs: { type: "string", default: "20" },
     threads: { type: "string", default: "1" },
     "max-seconds": { type: "string", default: "60" },
@@ -39,6 +42,12 @@ async function targets() {
   const known = catalog.models.map(({ id }) => id);
   const wanted = options.models?.split(",") ?? (options.cold ? coldModels : [...known, ...cnns]);
   const found = [];
+  if (options.cases) {
+    const folders = fs.readdirSync(options.cases).filter((id) => fs.existsSync(join(options.cases, id, "model.onnx")));
+    const chosen = options.models || options.cold ? folders.filter((id) => wanted.includes(id)) : folders;
+    for (const id of chosen.sort()) found.push({ id, path: join(options.cases, id) });
+    return [...found, ...pairs()];
+  }
   const real = wanted.filter((id) => known.includes(id));
   const folders = await prepareModels(real);
   for (const [index, id] of real.entries()) found.push({ id, path: folders[index] });
@@ -49,18 +58,20 @@ async function targets() {
     await command(python, [script, join(cache, "cnns"), ...missing], { quiet: true });
   }
   for (const id of made) found.push({ id, path: join(cache, "cnns", `${id}.onnx`) });
-  if (options.pairs) {
-    const files = fs.readdirSync(options.pairs).filter((file) => file.endsWith(".onnx"));
-    for (const file of files) found.push({ id: file.slice(0, -5), path: join(options.pairs, file), pair: true });
-  }
   const unknown = wanted.filter((id) => !known.includes(id) && !cnns.includes(id));
   if (unknown.length > 0) throw new Error(`unknown models: ${unknown.join(", ")}`);
-  return found;
+  return [...found, ...pairs()];
+}
+
+/** The networks of --pairs. */
+function pairs() {
+  const files = options.pairs ? fs.readdirSync(options.pairs).filter((file) => file.endsWith(".onnx")) : [];
+  return files.map((file) => ({ id: file.slice(0, -5), path: join(options.pairs, file), pair: true }));
 }
 
 /** Measures one model, and gives its rows. */
 function measure({ path, pair }) {
-  const args = ["pkg/cli.js", "bench", path, "--browser", "--device", "cpu", "--json"];
+  const args = [...process.execArgv, "pkg/cli.js", "bench", path, "--browser", "--device", "cpu", "--json"];
   args.push("--vs", pair ? "onnxruntime-web,litert" : "onnxruntime-web", "--runs", options.runs);
   args.push("--threads", options.threads, "--max-seconds", options["max-seconds"], ...(options.cold ? ["--cold"] : []));
   return new Promise((resolve, reject) => {

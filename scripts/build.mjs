@@ -14,14 +14,14 @@ import * as fs from "node:fs";
 import { join } from "node:path";
 import { gzipSync } from "node:zlib";
 import { command } from "./lib/steps.mjs";
-import { hasThreads, root, toolchain, variants, wasmEnv, wasmTargetDir } from "./lib/toolchain.mjs";
+import { possibleVariants, root, toolchain, wasmEnv, wasmTargetDir } from "./lib/toolchain.mjs";
 
 const pkg = join(root, "pkg");
 const stamps = join(root, ".cache/build");
 const option = (name) => (process.argv.includes(name) ? process.argv[process.argv.indexOf(name) + 1] : undefined);
 const only = option("--only");
 const wanted = option("--variants")?.split(",");
-const possible = variants.filter(({ threads }) => !threads || hasThreads());
+const possible = possibleVariants();
 const chosen = possible.filter(({ file }) => !wanted || wanted.includes(file.replace("modelet_", "")));
 
 const kilobytes = (bytes) => `${(bytes / 1000).toFixed(0)} kB`;
@@ -190,9 +190,17 @@ function restore(variant, key) {
   return "from the cache";
 }
 
+/** Whether the package will have builds with threads: sessions need not look for what is not there. */
+function packageHasThreads() {
+  const made = (variant) =>
+    (only !== "ts" && chosen.includes(variant)) || fs.existsSync(join(pkg, "wasm", `${variant.file}_bg.wasm`));
+  return possible.some((variant) => variant.threads && made(variant));
+}
+
 /** Bundles the TypeScript sources: the ES module, the global build for script tags, and the command line. */
 async function bundles() {
   const { build } = await import("esbuild");
+  const hasThreads = String(packageHasThreads());
   const entry = (...names) => names.map((name) => join(root, "ts", name)).find((file) => fs.existsSync(file));
   const shared = {
     absWorkingDir: root,
@@ -202,6 +210,7 @@ async function bundles() {
     legalComments: "none",
     // An error's stack shows the line: it should be one that a person can look at.
     lineLimit: 160,
+    define: { packageHasThreads: hasThreads },
     logLevel: "warning",
   };
   await build({
@@ -220,7 +229,7 @@ async function bundles() {
     globalName: "modelet",
     minify: true,
     // A classic script has no import.meta: its own address stands in.
-    define: { "import.meta.url": "modeletScriptUrl" },
+    define: { packageHasThreads: hasThreads, "import.meta.url": "modeletScriptUrl" },
     banner: {
       js: 'var modeletScriptUrl=typeof document==="object"&&document.currentScript?document.currentScript.src:self.location.href;',
     },
@@ -304,11 +313,16 @@ async function typescript() {
     (file) => join(pkg, file),
   );
   await part("TypeScript", async () => {
-    const ran = await unlessDone("typescript", fingerprint([...sources, ...settings]), outputs, async () => {
-      fs.rmSync(join(pkg, "types"), { recursive: true, force: true });
-      await bundles();
-      await command(join(root, "node_modules/.bin/tsc"), ["-p", "tsconfig.build.json"]);
-    });
+    const ran = await unlessDone(
+      "typescript",
+      fingerprint([...sources, ...settings], packageHasThreads()),
+      outputs,
+      async () => {
+        fs.rmSync(join(pkg, "types"), { recursive: true, force: true });
+        await bundles();
+        await command(join(root, "node_modules/.bin/tsc"), ["-p", "tsconfig.build.json"]);
+      },
+    );
     const size = kilobytes(gzipSync(fs.readFileSync(outputs[0]), { level: 9 }).length);
     return `${ran ? "" : "unchanged, "}index.js ${size} gzipped`;
   });

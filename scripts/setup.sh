@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what is missing and says what it does.
 #
-#   scripts/setup.sh build    what `npm start` and `npm run build` need
+#   scripts/setup.sh start    what `npm start` needs
+#   scripts/setup.sh build    that, and what `npm run build` needs
 #   scripts/setup.sh test     that, and what `npm test` needs (the default)
 #
 # Safe to run again: each step first looks whether its result is there. Tools go to ~/.cache/modelet (or
@@ -183,7 +184,9 @@ debian_threads_std() {
   wasm_bin=${plain[0]} wasm_linker=${plain[1]}
   threads_std /usr/bin/rustc /usr/bin/cargo "$threads_linker"
 }
-if ! rustup_threads_std && ! debian_threads_std; then
+if [ "$mode" = start ]; then
+  say "std with atomics: not needed to start"
+elif ! rustup_threads_std && ! debian_threads_std; then
   say "no std with atomics: the builds with threads are left out (rustup component add rust-src would do)"
 fi
 [ -z "$threads_sysroot" ] || say "std with atomics: there"
@@ -289,9 +292,10 @@ fi
 
 # ---- write down what was found --------------------------------------------------------------------------------------
 
-# A later `setup.sh build` keeps what an earlier `setup.sh test` found.
-if [ "$mode" = build ] && [ -e .cache/toolchain.env ]; then
+# A later `setup.sh start` or `build` keeps what an earlier `setup.sh test` found.
+if [ "$mode" != test ] && [ -e .cache/toolchain.env ]; then
   . ./.cache/toolchain.env
+  [ "$mode" = build ] || { threads_bin=${MODELET_THREADS_RUST_BIN:-} threads_linker=${MODELET_THREADS_LINKER:-} threads_sysroot=${MODELET_THREADS_SYSROOT:-}; }
   chromium=$CHROMIUM chromedriver=$CHROMEDRIVER wasm_pack_bin=$MODELET_WASM_PACK_BIN python=$MODELET_PYTHON
 fi
 cat >.cache/toolchain.env <<END

@@ -253,3 +253,69 @@ fn a_profile_has_a_row_for_each_node_and_one_for_each_kernel() {
     assert_eq!(profile.kernels().len(), 2);
     assert!(profile.run_ms >= rows.iter().map(|row| row.ms).sum::<f64>());
 }
+
+#[test]
+fn a_file_whose_weights_were_folded_is_given_back_and_every_output_can_still_be_fetched() {
+    // A file of which only one small tensor is used as it is: the weights are scaled by a constant at load.
+    let file = modelet::tensor::Bytes::from(bytemuck::cast_slice::<f32, u8>(&vec![0.25f32; 600_000]).to_vec());
+    let part = |start: usize, shape: &[usize]| {
+        let bytes = file
+            .slice(4 * start, 4 * (start + shape.iter().product::<usize>()))
+            .unwrap();
+        Tensor::from_bytes(DType::F32, shape, bytes).unwrap()
+    };
+    let mut b = GraphBuilder::new(17);
+    let x = b.input("x", DType::F32, vec![Dim::symbol("n"), Dim::from(500)]);
+    let (weights, bias) = (
+        b.constant("w", part(0, &[500, 1000])),
+        b.constant("bias", part(500_000, &[1000])),
+    );
+    let quarter = b.constant("quarter", part(599_999, &[1]));
+    let scaled = b.node("Mul", &[weights, quarter]);
+    let product = b.node("MatMul", &[x, scaled]);
+    let sum = b.node("Add", &[product, bias]);
+    b.output("product", product);
+    let graph = b.output("sum", sum).finish().unwrap();
+    assert!(!file.is_unique());
+    let mut session = session(graph);
+    assert!(file.is_unique(), "the session holds on to the file");
+    let feeds = [("x", Tensor::new(&[1, 500], vec![1.0f32; 500]).unwrap())];
+    for (name, expected) in [("sum", 31.5), ("product", 31.25)] {
+        let outputs = run(&mut session, &feeds, Some(&[name]));
+        assert_eq!(outputs.len(), 1);
+        assert_eq!((&*outputs[0].0, outputs[0].1[7]), (name, expected));
+    }
+    assert!(session.imported_graph().to_string().contains("MatMul"));
+}
+
+#[test]
+fn with_little_memory_weights_are_not_packed_and_results_are_the_same() {
+    let graph = || {
+        let mut b = GraphBuilder::new(17);
+        let x = b.input("x", DType::F32, [2, 8, 9, 9].map(Dim::from).to_vec());
+        let filled = |count: usize| (0..count).map(|i| (i % 17) as f32 - 8.0).collect::<Vec<f32>>();
+        let kernel = b.constant("k", Tensor::new(&[256, 8, 3, 3], filled(256 * 72)).unwrap());
+        let conv = b.node("Conv", &[x, kernel]);
+        let pooled = b.node("GlobalAveragePool", &[conv]);
+        let flat = b.node_with("Flatten", &[pooled], &[("axis", Attribute::Int(1))]);
+        let weights = b.constant("w", Tensor::new(&[256, 300], filled(256 * 300)).unwrap());
+        let product = b.node("MatMul", &[flat, weights]);
+        b.output("y", product).finish().unwrap()
+    };
+    let feed = Tensor::new(&[2, 8, 9, 9], (0..1296).map(|i| (i % 5) as f32).collect::<Vec<_>>()).unwrap();
+    let results = [modelet::MemoryUse::Fast, modelet::MemoryUse::Low].map(|memory| {
+        let options = SessionOptions {
+            device: Device::Cpu,
+            memory,
+            ..SessionOptions::default()
+        };
+        let mut session = pollster::block_on(Session::new(Model::from_graph(graph()).unwrap(), options)).unwrap();
+        let outputs = run(&mut session, &[("x", feed.clone())], None);
+        (outputs, session.report().timings.prepack_ms)
+    });
+    let [(fast, _), (low, prepacking)] = results;
+    assert_eq!(prepacking, 0.0);
+    for (fast, low) in fast[0].1.iter().zip(&low[0].1) {
+        assert!((fast - low).abs() <= 1e-3 * fast.abs().max(1.0), "{fast} and {low}");
+    }
+}

@@ -6,6 +6,9 @@ import type { DataType, TensorData } from "./dtype.js";
 /** Where a session may run. `auto` takes WebGPU only on a hardware adapter that supports the model's heavy nodes. */
 export type Device = "auto" | "webgpu" | "cpu";
 
+/** How freely memory is used for speed. */
+export type MemoryUse = "fast" | "low";
+
 /** How far a graph is rewritten before it is planned. */
 export type Optimization = "none" | "basic" | "all";
 
@@ -50,6 +53,8 @@ export type ThreadsReason =
   | "asked-for"
   /** Nothing was asked for, and half of the logical cores is one. */
   | "few-cores"
+  /** This package was made without the builds that have threads. */
+  | "not-built"
   /** The page is not cross-origin isolated: it was served without the headers COOP and COEP. */
   | "not-isolated"
   /** The engine has no shared memory, or none could be had. */
@@ -108,6 +113,8 @@ export interface ProfileRow {
   /** Steps of the GPU are waited for one by one while profiling, and the wait counts. */
   device: "cpu" | "gpu";
   kernel: string;
+  /** The shapes of the node's inputs and outputs; empty for a kernel. */
+  shapes: string;
   /** How often it ran in one run. */
   calls: number;
   /** Milliseconds in the run in which they were fewest. */
@@ -160,6 +167,7 @@ export interface Limits {
 export interface CoreOptions {
   device: Device;
   optimization?: Optimization;
+  memory?: MemoryUse;
   limits?: Limits;
   threads?: number;
   name?: string;
@@ -190,7 +198,8 @@ export interface CoreBytes {
 export interface CoreSession {
   inputs(): ValueInfo[];
   outputs(): ValueInfo[];
-  run(feeds: CoreValue[], fetches?: string[]): Promise<CoreValue[]>;
+  /** The outputs at once when nothing has to be waited for, as on the CPU. */
+  run(feeds: CoreValue[], fetches?: string[]): CoreValue[] | Promise<CoreValue[]>;
   profile(feeds: CoreValue[], runs: number): Promise<Profile>;
   /** The build is named by the loader, which knows why there are so many threads. */
   report(): Omit<Report, "threads" | "wasm"> & { threads: number };
@@ -205,9 +214,11 @@ export interface CoreModule {
   /** Replaces the instance by a fresh one, after a trap. */
   __wbg_reset_state?(): void;
   /** What the threads of the instance share (builds with threads only). */
-  wasmParts?(): { module: WebAssembly.Module; memory: WebAssembly.Memory };
+  wasmParts?(): { module: unknown; memory: unknown };
   /** Makes the pool, before workers come (builds with threads only). */
   openThreads?(maySleep: boolean): void;
+  /** How many threads there are, the page's own included (builds with threads only). */
+  threadsPresent?(): number;
   /** Says that all workers were terminated (builds with threads only). */
   forgetThreads?(): void;
   /** Calls `handler` with the message of a Rust panic, just before the instance aborts. */

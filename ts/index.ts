@@ -5,6 +5,7 @@ export type {
   Device,
   InspectStage,
   Limits,
+  MemoryUse,
   NodeReport,
   Optimization,
   Profile,

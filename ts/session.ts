@@ -10,6 +10,7 @@ import type {
   Device,
   InspectStage,
   Limits,
+  MemoryUse,
   Optimization,
   Profile,
   Report,
@@ -53,6 +54,11 @@ export interface LoadOptions {
   /** How far to rewrite the graph; `all` when left out. */
   readonly optimization?: Optimization;
   /**
+   * `fast`, which is taken when left out, also keeps weights in the forms that kernels read fastest. `low` keeps large
+   * weights once; runs on the CPU are slower then.
+   */
+  readonly memory?: MemoryUse;
+  /**
    * With `auto`, which is taken when left out, a second build of modelet's core with all operators is loaded when the
    * model needs one that the first lacks. `all` loads that build at once, for models that are known to need it.
    */
@@ -74,6 +80,8 @@ export interface LoadOptions {
   readonly threads?: number;
   /** The folder that holds modelet's `.wasm` files, when it is not the package's own `wasm/`. Counts once per page. */
   readonly wasmUrl?: string | URL;
+  /** Where modelet's `worker.js` is, when it is not next to the package's JavaScript. Counts once per page. */
+  readonly workerUrl?: string | URL;
   /** What to call the model in messages and reports. */
   readonly name?: string;
 }
@@ -87,6 +95,7 @@ export interface RunOptions {
 
 const devices: readonly Device[] = ["auto", "webgpu", "cpu"];
 const levels: readonly Optimization[] = ["none", "basic", "all"];
+const memoryUses: readonly MemoryUse[] = ["fast", "low"];
 const operatorSets = ["auto", "all"];
 const stages: readonly InspectStage[] = ["graph", "optimized", "program"];
 
@@ -121,6 +130,7 @@ export class Session {
     const { device = "auto", optimization = "all", signal } = options;
     checkChoice("device", device, devices);
     checkChoice("optimization", optimization, levels);
+    checkChoice("memory", options.memory ?? "fast", memoryUses);
     checkChoice("operators", options.operators ?? "auto", operatorSets);
     checkLimits(options.limits);
     checkExternalData(options.externalData);

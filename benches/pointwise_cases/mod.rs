@@ -1,5 +1,6 @@
 //! The expressions that the pointwise benchmark runs, each beside a loop written by hand.
 
+use modelet::Threads;
 use modelet::cpu::math;
 use modelet::cpu::pointwise::{InputSlice, OutputSlice, PointwisePlan};
 use modelet::cpu::simd::F32x4;
@@ -125,8 +126,12 @@ impl Bench {
             4 => ([x, columns_a, y, x, x], 3),
             _ => ([x, rows_a, rows_b, columns_a, columns_b], 5),
         };
-        self.plan
-            .run(&all[..used], &mut [OutputSlice::f32(&mut self.out)], &mut self.scratch);
+        self.plan.run(
+            &all[..used],
+            &mut [OutputSlice::f32(&mut self.out)],
+            &mut self.scratch,
+            &Threads::SINGLE,
+        );
         std::hint::black_box(&mut self.out);
     }
 

@@ -55,9 +55,10 @@ export function nativeEnv() {
 /** What the compiler is told for builds with threads, dependencies included, and where it finds a std made alike. */
 const atomics = ["atomics", "bulk-memory", "mutable-globals"];
 
-/** Whether builds with threads can be made here. */
-export function hasThreads() {
-  return Boolean(toolchain().MODELET_THREADS_SYSROOT);
+/** The builds that can be made here: those with threads need a std of their own, which the set-up may not have got. */
+export function possibleVariants() {
+  const hasThreads = Boolean(toolchain().MODELET_THREADS_SYSROOT);
+  return variants.filter(({ threads }) => hasThreads || !threads);
 }
 
 /** The environment for cargo commands that compile to wasm32, dependencies included, with SIMD and extra features. */

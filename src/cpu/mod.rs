@@ -7,6 +7,7 @@
 
 pub mod attention;
 pub mod conv;
+pub mod dot_attention;
 pub mod elementwise;
 pub mod epilogue;
 pub mod executor;

@@ -136,6 +136,8 @@ pub struct RnnInputs<'a> {
     pub initial_c: Option<&'a [f32]>,
     /// LSTM only: `[direction, 3 * hidden]`, gates i, o, f.
     pub peepholes: Option<&'a [f32]>,
+    /// The threads that share large products.
+    pub threads: &'a Threads,
 }
 
 /// The outputs that are wanted.
@@ -227,8 +229,8 @@ impl RnnPlan {
         PackedRnn((0..self.params.directions.len()).map(pack).collect())
     }
 
-    /// How much scratch memory [`RnnPlan::run`] needs, in f32.
-    pub fn scratch_len(&self) -> usize {
+    /// How much scratch memory [`RnnPlan::run`] needs on so many threads, in f32.
+    pub fn scratch_len(&self, threads: usize) -> usize {
         let (rows, batch) = (self.gates_len(), self.params.batch);
         let products = self
             .recurrent_parts()
@@ -238,7 +240,11 @@ impl RnnPlan {
             .chain([self.input_shape()])
             .map(|shape| gemm_scratch_len(shape, false, false))
             .max();
-        self.input_shape().m * rows + batch * rows + 2 * batch * self.params.hidden + 3 * rows + gemm.unwrap_or(0)
+        self.input_shape().m * rows
+            + batch * rows
+            + 2 * batch * self.params.hidden
+            + 3 * rows
+            + threads * gemm.unwrap_or(0)
     }
 
     /// Runs the layer.
@@ -352,7 +358,7 @@ impl RnnPlan {
             scratch.inputs,
             scratch.gemm,
             &epilogue,
-            &Threads::SINGLE,
+            inputs.threads,
         );
 
         let steps_of = |batch: usize| {
@@ -391,15 +397,7 @@ impl RnnPlan {
                     }
                 }
                 let lhs = if second_of_split { &*scratch.c } else { &*scratch.h };
-                self.recurrent_product(
-                    direction,
-                    index,
-                    part,
-                    inputs.weights,
-                    lhs,
-                    scratch.recurrent,
-                    scratch.gemm,
-                );
+                self.recurrent_product(direction, index, part, inputs, lhs, scratch.recurrent, scratch.gemm);
             }
             for batch in (0..params.batch).filter(active) {
                 let start = self.x_row(time(batch), batch) * rows;
@@ -459,12 +457,13 @@ impl RnnPlan {
         direction: usize,
         index: usize,
         part: &Range<usize>,
-        weights: RnnWeights,
+        inputs: &RnnInputs,
         state: &[f32],
         out: &mut [f32],
         scratch: &mut [f32],
     ) {
         let (rows, hidden) = (self.gates_len(), self.params.hidden);
+        let (weights, threads) = (inputs.weights, inputs.threads);
         let rhs = match weights {
             RnnWeights::Packed(packed) => Rhs::Packed(&packed.0[direction].recurrent[index]),
             RnnWeights::Raw { recurrent, .. } => {
@@ -475,7 +474,7 @@ impl RnnPlan {
         let shape = self.recurrent_shape(part);
         if part.len() == rows {
             let lhs = Lhs::Matrix(MatrixRef::row_major(state, hidden));
-            return gemm(shape, lhs, rhs, out, scratch, &Epilogue::none(), &Threads::SINGLE);
+            return gemm(shape, lhs, rhs, out, scratch, &Epilogue::none(), threads);
         }
         // Parts of the gates stand side by side in rows that are longer than the product's.
         for batch in 0..self.params.batch {
@@ -491,7 +490,7 @@ impl RnnPlan {
                 out,
                 scratch,
                 &Epilogue::none(),
-                &Threads::SINGLE,
+                threads,
             );
         }
     }

@@ -167,11 +167,10 @@ impl Threads {
     /// started; in wasm they are started by the page and come in through `wasm::thread_main`.
     pub fn new(count: usize) -> Threads {
         let count = count.clamp(1, Threads::MOST);
-        Threads {
-            pool: (count > 1).then(|| Arc::new(Pool::new(count))),
-            count,
-            ..Threads::SINGLE
-        }
+        let mut threads = Threads::SINGLE;
+        threads.pool = (count > 1).then(|| Arc::new(Pool::new(count)));
+        threads.count = count;
+        threads
     }
 
     /// How many threads work, the calling one included.

@@ -9,11 +9,11 @@ use std::fmt::Write;
 use super::epilogue::Epilogue;
 use super::kernel::{Binding, GpuCaps, GpuKernel};
 use super::kernels::elements;
-use super::wgsl::{DispatchBuilder, LINEAR_THREADS, expand_flags, linear_workgroups};
+use super::wgsl::{DispatchBuilder, LINEAR_THREADS, expand_flags, linear_workgroups, shader_text};
 use crate::pointwise::{Access, BinaryOp, CompareOp, Expr, LogicOp, Node, Reg, Storage, TestOp, UnaryOp, collapse};
 
-const KERNEL: &str = include_str!("../../shaders/pointwise.wgsl");
-const MATH: &str = include_str!("../../shaders/pointwise_math.wgsl");
+const KERNEL: &str = shader_text!("../../shaders/pointwise.wgsl");
+const MATH: &str = shader_text!("../../shaders/pointwise_math.wgsl");
 
 /// A tensor that an expression reads or writes, dense and row-major.
 #[derive(Debug, Clone)]

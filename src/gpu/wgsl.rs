@@ -19,6 +19,65 @@ use std::sync::Arc;
 
 use super::kernel::{Binding, Dispatch, GpuCaps, Shader};
 
+/// The text of a shader file. Outside of tests, comments and indentation are left out when the crate is compiled.
+macro_rules! shader_text {
+    ($file:literal) => {{
+        const FILE: &str = include_str!($file);
+        const LENGTH: usize = $crate::gpu::wgsl::condense(FILE, &mut []);
+        const BYTES: [u8; LENGTH] = {
+            let mut bytes = [0; LENGTH];
+            $crate::gpu::wgsl::condense(FILE, &mut bytes);
+            bytes
+        };
+        const TEXT: &str = match std::str::from_utf8(&BYTES) {
+            Ok(text) => text,
+            Err(_) => panic!("a shader is not UTF-8"),
+        };
+        if cfg!(test) { FILE } else { TEXT }
+    }};
+}
+pub(super) use shader_text;
+
+/// Writes a shader's lines to `out` without indentation, comments and empty lines, and gives their length; an empty `out`
+/// only counts. Directives, which look like comments, stay.
+pub(super) const fn condense(file: &str, out: &mut [u8]) -> usize {
+    let bytes = file.as_bytes();
+    let (mut at, mut length) = (0, 0);
+    while at < bytes.len() {
+        while at < bytes.len() && matches!(bytes[at], b' ' | b'\t' | b'\r' | b'\n') {
+            at += 1;
+        }
+        let start = length;
+        while at < bytes.len() && bytes[at] != b'\n' {
+            let comment = bytes[at] == b'/' && at + 1 < bytes.len() && bytes[at + 1] == b'/';
+            let directive = comment && at + 2 < bytes.len() && bytes[at + 2] == b':';
+            if comment && !directive {
+                while at < bytes.len() && bytes[at] != b'\n' {
+                    at += 1;
+                }
+                break;
+            }
+            let count = if directive { 3 } else { 1 };
+            let mut copied = 0;
+            while copied < count {
+                if !out.is_empty() {
+                    out[length] = bytes[at];
+                }
+                length += 1;
+                at += 1;
+                copied += 1;
+            }
+        }
+        if length > start {
+            if !out.is_empty() {
+                out[length] = b'\n';
+            }
+            length += 1;
+        }
+    }
+    length
+}
+
 /// Threads of a workgroup in kernels that give one thread one element (or vector) of a flat range.
 pub const LINEAR_THREADS: u32 = 64;
 
@@ -280,6 +339,23 @@ fn substitute(line: &str, defines: &HashMap<String, String>, out: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_condensed_shader_expands_to_the_same_lines() {
+        let file = "// About it.\n\nfn f() {  // what it does\n    //: for r in 0..2\n    a$r = 1 / 2;\n  //: end\n}";
+        let mut condensed = vec![0; condense(file, &mut [])];
+        condense(file, &mut condensed);
+        let condensed = String::from_utf8(condensed).unwrap();
+        assert_eq!(condensed, "fn f() {  \n//: for r in 0..2\na$r = 1 / 2;\n//: end\n}\n");
+        let lines = |text: &str| -> Vec<String> {
+            let text = expanded(text, &[], &[]);
+            let code = text
+                .lines()
+                .map(|line| line.split("//").next().unwrap_or("").trim().to_owned());
+            code.filter(|line| !line.is_empty()).collect()
+        };
+        assert_eq!(lines(&condensed), lines(file));
+    }
 
     fn expanded(template: &str, defines: &[(&str, &str)], flags: &[&'static str]) -> String {
         let defines = defines

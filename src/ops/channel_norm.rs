@@ -1,8 +1,9 @@
 //! ONNX's other normalisations: `BatchNormalization`, `LRN`, `LpNormalization` and `MeanVarianceNormalization`.
 
 use super::{
-    CpuLowering, InferContext, Operator,
+    ALL_OPERATORS, CpuLowering, InferContext, Operator,
     context::rank_error,
+    of_larger_build,
     widen::{converted, widened},
 };
 use crate::{
@@ -41,14 +42,18 @@ impl BatchNorm {
                 "BatchNormalization that does not train has one output",
             ));
         }
+        let trains = match version {
+            ..14 => further,
+            _ => attributes.flag("training_mode", false)?,
+        };
+        if trains && !ALL_OPERATORS {
+            return Err(of_larger_build("BatchNormalization that trains"));
+        }
         Ok(Box::new(BatchNorm {
             epsilon: attributes.float("epsilon")?.unwrap_or(1e-5),
             momentum: attributes.float("momentum")?.unwrap_or(0.9),
             per_element: version < 9 && !attributes.flag("spatial", true)?,
-            trains: match version {
-                ..14 => further,
-                _ => attributes.flag("training_mode", false)?,
-            },
+            trains,
         }))
     }
 
@@ -200,9 +205,11 @@ impl Operator for BatchNorm {
         }
         match (dtype, self.trains) {
             (DType::F32, false) => self.cpu_f32(ctx),
+            (_, true) if !ALL_OPERATORS => Err(of_larger_build("training")),
             (DType::F32, true) => self.cpu_training::<f32>(ctx),
             (DType::F16 | DType::BF16, false) => widened(ctx, |ctx| self.cpu_f32(ctx)),
             (DType::F16 | DType::BF16, true) => widened(ctx, |ctx| self.cpu_training::<f32>(ctx)),
+            (DType::F64, _) if !ALL_OPERATORS => Err(of_larger_build("float64")),
             (DType::F64, false) => self.cpu_f64(ctx),
             (DType::F64, true) => self.cpu_training::<f64>(ctx),
             _ => Err(ctx.unsupported_type(0)),
@@ -281,6 +288,7 @@ impl Operator for Lrn {
         match ctx.input(0)?.dtype {
             DType::F32 => self.cpu_f32(ctx),
             DType::F16 | DType::BF16 => widened(ctx, |ctx| self.cpu_f32(ctx)),
+            DType::F64 if !ALL_OPERATORS => Err(of_larger_build("float64")),
             DType::F64 => self.cpu_f64(ctx),
             _ => Err(ctx.unsupported_type(0)),
         }
@@ -433,6 +441,7 @@ impl Operator for AxesNorm {
         match ctx.input(0)?.dtype {
             DType::F32 => self.cpu_of::<f32>(ctx),
             DType::F16 | DType::BF16 => widened(ctx, |ctx| self.cpu_of::<f32>(ctx)),
+            DType::F64 if !ALL_OPERATORS => Err(of_larger_build("float64")),
             DType::F64 => self.cpu_of::<f64>(ctx),
             _ => Err(ctx.unsupported_type(0)),
         }

@@ -1,15 +1,16 @@
 //! ONNX `Conv` over one to three spatial axes.
 
 use super::{
-    CpuLowering, GpuLowering, InferContext, Operator, TensorDesc,
+    ALL_OPERATORS, CpuLowering, GpuLowering, InferContext, Operator, TensorDesc,
     context::{equal_dims, rank_error},
     epilogue::{CpuEpilogue, GpuEpilogue, OwnSteps, OwnValues, Rows, gpu_epilogue, gpu_operand},
+    of_larger_build,
     widen::widened,
     window::{Window, check_channels, conv_groups, conv_params},
 };
 use crate::{
     cpu::{
-        conv::{ConvParams, ConvPlan, Filter, PackedFilter},
+        conv::{ConvParams, ConvPlan, Filter, PackedFilter, Weights},
         epilogue::Bias,
         kernel::{CpuKernel, scratch_as_f32},
     },
@@ -50,7 +51,11 @@ impl Conv {
 
     fn cpu_f32(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
         let params = self.params(ctx)?;
-        let plan = ConvPlan::new(params.clone()).ok_or_else(|| {
+        let weights = match ctx.input(1)?.constant {
+            Some(_) => Weights::Constant,
+            None => Weights::AtRunTime,
+        };
+        let plan = ConvPlan::new(params.clone(), weights).ok_or_else(|| {
             Error::new(
                 ErrorCode::LimitExceeded,
                 "the convolution's sizes exceed the address range",
@@ -72,7 +77,7 @@ impl Conv {
         let is_packed = packed.is_some();
         let epilogue_len = epilogue.scratch_len().next_multiple_of(4);
         let scratch_bytes = (epilogue_len + plan.scratch_len(ctx.threads)) * 4;
-        let kernel = CpuKernel::compute_with_scratch("conv_f32", scratch_bytes, move |io| {
+        let kernel = CpuKernel::compute_with_scratch(plan.name(), scratch_bytes, move |io| {
             let filter = match &packed {
                 Some(packed) => Filter::Packed(packed),
                 None => Filter::Raw(io.inputs.get(1)?),
@@ -124,13 +129,8 @@ fn pack(ctx: &CpuLowering<'_>, w: &TensorDesc, plan: &ConvPlan) -> Result<Option
     let Some(constant) = &w.constant else {
         return Ok(None);
     };
+    let layout = format!("conv {} {}", plan.layout(), plan.params().groups);
     let make = || Ok(plan.pack(&constant.to_f32s()?));
-    let groups = plan.params().groups;
-    let shared = ctx.prepared.get(w.constant_id, &format!("conv {groups}"), make)?;
-    if plan.accepts(&shared) {
-        return Ok(Some(shared));
-    }
-    let layout = format!("conv {:?}", plan.params());
     ctx.prepared.get(w.constant_id, &layout, make).map(Some)
 }
 
@@ -230,6 +230,7 @@ impl Operator for Conv {
         match dtype {
             DType::F32 => self.cpu_f32(ctx),
             DType::F16 | DType::BF16 => widened(ctx, |ctx| self.cpu_f32(ctx)),
+            DType::F64 if !ALL_OPERATORS => Err(of_larger_build("float64")),
             DType::F64 => self.cpu_f64(ctx),
             _ => Err(ctx.unsupported_type(0)),
         }

@@ -1,9 +1,10 @@
 //! ONNX `ConvTranspose` over one to three spatial axes.
 
 use super::{
-    CpuLowering, GpuLowering, InferContext, Operator, TensorDesc,
+    ALL_OPERATORS, CpuLowering, GpuLowering, InferContext, Operator, TensorDesc,
     context::{equal_dims, rank_error},
     epilogue::{CpuEpilogue, GpuEpilogue, OwnSteps, OwnValues, Rows, gpu_epilogue, gpu_operand},
+    of_larger_build,
     widen::widened,
     window::{AutoPad, Window},
 };
@@ -406,6 +407,7 @@ impl Operator for ConvTranspose {
         match dtype {
             DType::F32 => self.cpu_f32(ctx),
             DType::F16 | DType::BF16 => widened(ctx, |ctx| self.cpu_f32(ctx)),
+            DType::F64 if !ALL_OPERATORS => Err(of_larger_build("float64")),
             DType::F64 => self.cpu_f64(ctx),
             _ => Err(ctx.unsupported_type(0)),
         }

@@ -5,6 +5,7 @@
 #![cfg_attr(not(feature = "all-operators"), allow(dead_code))]
 
 mod arity;
+mod attention;
 mod binary;
 mod cast;
 mod channel_norm;
@@ -23,6 +24,7 @@ mod gemm;
 pub mod infer;
 mod integer;
 mod join;
+mod lanes;
 mod layout;
 mod lower;
 mod matmul;
@@ -33,6 +35,8 @@ mod on_gpu;
 mod pad;
 mod pointwise;
 mod pool;
+#[cfg(test)]
+mod properties;
 mod quantize;
 mod recurrent;
 mod reduce;
@@ -54,16 +58,24 @@ mod unary;
 mod widen;
 mod window;
 
+pub use attention::{PERMUTATIONS, REPEATS};
 pub use context::{CpuLowering, GpuLowering, InferContext, Prepared, TensorDesc, ValueFacts};
 
 /// Whether this build has the operators that few models need.
 pub const ALL_OPERATORS: bool = cfg!(any(test, feature = "all-operators"));
 
+/// The error of what only the build with all operators computes; at load it makes the loader take that build.
+#[inline(never)]
+fn of_larger_build(what: &str) -> Error {
+    let message = "the model needs the build with all operators";
+    Error::new(ErrorCode::UnsupportedOperator, message).detail(what)
+}
+
 use std::fmt::Debug;
 
 use crate::{
     cpu::kernel::CpuKernel,
-    error::Result,
+    error::{Error, ErrorCode, Result},
     gpu::kernel::GpuKernel,
     graph::{Node, Subgraph, ValueId},
     pointwise::Expr,

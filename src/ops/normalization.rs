@@ -3,8 +3,9 @@
 //! and shifted. (Batch normalisation and the others are in [`super::channel_norm`].)
 
 use super::{
-    CpuLowering, GpuLowering, InferContext, Operator, TensorDesc,
+    ALL_OPERATORS, CpuLowering, GpuLowering, InferContext, Operator, TensorDesc,
     context::rank_error,
+    of_larger_build,
     widen::{converted, widened},
 };
 use crate::{
@@ -324,6 +325,7 @@ impl Operator for RowNorm {
         match dtype {
             DType::F32 if self.stash == DType::F32 => self.cpu_f32(ctx),
             DType::F32 | DType::F16 | DType::BF16 => widened(ctx, |ctx| self.cpu_f32(ctx)),
+            DType::F64 if !ALL_OPERATORS => Err(of_larger_build("float64")),
             DType::F64 => self.cpu_f64(ctx),
             _ => Err(ctx.unsupported_type(0)),
         }
@@ -519,6 +521,7 @@ impl Operator for GroupNorm {
         match ctx.input(0)?.dtype {
             DType::F32 => self.cpu_f32(ctx),
             DType::F16 | DType::BF16 => widened(ctx, |ctx| self.cpu_f32(ctx)),
+            DType::F64 if !ALL_OPERATORS => Err(of_larger_build("float64")),
             DType::F64 => self.cpu_f64(ctx),
             _ => Err(ctx.unsupported_type(0)),
         }

@@ -2,7 +2,10 @@
 
 mod plain;
 
-use super::{CpuLowering, InferContext, Operator, TensorDesc, context::rank_error, widen::widened};
+use super::{
+    ALL_OPERATORS, CpuLowering, InferContext, Operator, TensorDesc, context::rank_error, of_larger_build,
+    widen::widened,
+};
 use crate::{
     cpu::{
         kernel::{CpuKernel, KernelIo, scratch_as_f32},
@@ -211,12 +214,12 @@ impl Recurrent {
             RnnKind::Gru(_) => "gru_f32",
             RnnKind::Rnn => "rnn_f32",
         };
-        let mut kernel = CpuKernel::compute_with_scratch(name, plan.scratch_len() * 4, move |io| {
+        let mut kernel = CpuKernel::compute_with_scratch(name, plan.scratch_len(ctx.threads) * 4, move |io| {
             let KernelIo {
                 inputs,
                 outputs,
                 scratch,
-                ..
+                threads,
             } = io;
             let floats = |wanted: bool, index: usize| -> Result<Option<&[f32]>> {
                 if wanted { inputs.get(index).map(Some) } else { Ok(None) }
@@ -236,6 +239,7 @@ impl Recurrent {
                 initial_h: floats(has[2], INITIAL_H)?,
                 initial_c: floats(has[3], INITIAL_C)?,
                 peepholes: floats(has[4], P)?,
+                threads,
             };
             let mut wanted = |index: usize| -> Result<Option<&mut [f32]>> {
                 if outputs.has(index) {
@@ -367,6 +371,7 @@ impl Operator for Recurrent {
         match dtype {
             DType::F32 => self.cpu_f32(ctx),
             DType::F16 | DType::BF16 => widened(ctx, |ctx| self.cpu_f32(ctx)),
+            DType::F64 if !ALL_OPERATORS => Err(of_larger_build("float64")),
             DType::F64 => self.cpu_f64(ctx),
             _ => Err(ctx.unsupported_type(X)),
         }

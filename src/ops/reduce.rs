@@ -1,7 +1,7 @@
 //! ONNX's reductions: `ReduceSum` and its nine relatives, `ArgMax` and `ArgMin`, and `CumSum`.
 
 use super::{
-    CpuLowering, GpuLowering, InferContext, Operator,
+    ALL_OPERATORS, CpuLowering, GpuLowering, InferContext, Operator, of_larger_build,
     widen::{narrow_ints, wide_ints, widened},
 };
 use crate::{
@@ -275,6 +275,7 @@ impl Operator for Reduce {
         match dtype {
             DType::F16 | DType::BF16 => widened(ctx, |ctx| self.cpu_of::<f32>(ctx)),
             DType::F32 => self.cpu_of::<f32>(ctx),
+            DType::F64 if !ALL_OPERATORS => Err(of_larger_build("float64")),
             DType::F64 => self.cpu_of::<f64>(ctx),
             DType::I64 => self.cpu_of::<i64>(ctx),
             _ if !dtype.is_integer() && (dtype != DType::Bool || !extremum) => Err(ctx.unsupported_type(0)),
@@ -394,6 +395,7 @@ impl Operator for ArgReduce {
         }
         Ok(match input.dtype {
             DType::F32 => self.cpu_of::<f32>(sides),
+            DType::F64 if !ALL_OPERATORS => return Err(of_larger_build("float64")),
             DType::F64 => self.cpu_of::<f64>(sides),
             DType::F16 | DType::BF16 => return widened(ctx, |_| Ok(self.cpu_of::<f32>(sides))),
             DType::I64 => self.cpu_of::<i64>(sides),
@@ -493,6 +495,7 @@ impl Operator for CumSum {
         match ctx.input(0)?.dtype {
             DType::F16 | DType::BF16 => widened(ctx, |ctx| self.cpu_of::<f32>(ctx)),
             DType::F32 => self.cpu_of::<f32>(ctx),
+            DType::F64 if !ALL_OPERATORS => Err(of_larger_build("float64")),
             DType::F64 => self.cpu_of::<f64>(ctx),
             DType::I64 => self.cpu_of::<i64>(ctx),
             // In the lowest bits sums of all integer types are the same.

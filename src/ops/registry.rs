@@ -1,14 +1,16 @@
 //! The one table of operators.
 
 use super::{
-    Operator, arity::ARITIES, binary, cast, channel_norm, control, conv, conv_transpose, dropout, fill, gather, gemm,
-    integer, join, layout, matmul, normalization, pad, pointwise, pool, quantize, recurrent, reduce, resize, scatter,
-    search, select, shape, slice, softmax, transpose, unary,
+    ALL_OPERATORS, Operator, arity::ARITIES, attention, binary, cast, channel_norm, control, conv, conv_transpose,
+    dropout, fill, gather, gemm, integer, join, lanes, layout, matmul, normalization, of_larger_build, pad, pointwise,
+    pool, quantize, recurrent, reduce, resize, scatter, search, select, shape, slice, softmax, transpose, unary,
 };
 use crate::{
     error::{Error, ErrorCode, Result},
-    graph::{Graph, INTERNAL_DOMAIN, Node, NodeId, OperatorId},
+    graph::{Graph, INTERNAL_DOMAIN, Node, NodeId, OperatorId, Value, ValueId, ValueType},
+    tensor::{DType, Tensor, sorted_positions},
 };
+use std::sync::OnceLock;
 
 /// Makes an operator from a node's attributes and version.
 pub type Make = fn(&Node) -> Result<Box<dyn Operator>>;
@@ -23,6 +25,12 @@ pub struct Entry {
     pub since: i64,
     /// Makes the operator.
     pub make: Make,
+}
+
+impl Entry {
+    fn key(&self) -> (&str, &str) {
+        (self.name, self.domain)
+    }
 }
 
 pub(super) const fn onnx(name: &'static str, make: Make) -> Entry {
@@ -88,6 +96,8 @@ static OPERATORS: &[Entry] = &[
     onnx("MatMul", matmul::MatMul::plain),
     internal("FusedMatMul", matmul::MatMul::fused),
     onnx("Gemm", gemm::Gemm::make),
+    internal("FusedAttention", attention::make),
+    internal("Lanes", lanes::make),
     // Convolution.
     onnx("Conv", conv::Conv::make),
     onnx("ConvTranspose", conv_transpose::ConvTranspose::make),
@@ -266,15 +276,17 @@ pub const MAX_OPSET: i64 = 27;
 
 /// The entry for an operator, when it is supported in its version.
 pub fn find(operator: &OperatorId) -> Option<&'static Entry> {
-    let same = |entry: &&Entry| {
-        entry.name == &*operator.name && entry.domain == &*operator.domain && entry.since <= operator.version
-    };
-    TABLES
-        .iter()
-        .copied()
-        .flatten()
-        .filter(same)
-        .max_by_key(|entry| entry.since)
+    static BY_NAME: OnceLock<Vec<&'static Entry>> = OnceLock::new();
+    let by_name = BY_NAME.get_or_init(|| {
+        let all: Vec<&Entry> = TABLES.iter().copied().flatten().collect();
+        let order = sorted_positions(all.len(), &|a, b| all[a].key().cmp(&all[b].key()));
+        order.into_iter().map(|position| all[position]).collect()
+    });
+    let key = (&*operator.name, &*operator.domain);
+    let first = by_name.partition_point(|entry| entry.key() < key);
+    let same = by_name[first..].iter().take_while(|entry| entry.key() == key);
+    let right = same.filter(|entry| entry.since <= operator.version);
+    right.max_by_key(|entry| entry.since).copied()
 }
 
 /// Makes the operator of a node.
@@ -329,6 +341,10 @@ pub fn check(graph: &Graph) -> Result<()> {
     let mut missing = std::collections::BTreeMap::new();
     collect_missing(graph, &mut missing);
     let Some((first, (label, _))) = missing.first_key_value() else {
+        if !ALL_OPERATORS && has_texts(graph) {
+            let message = "the model works on tensors of strings, which takes the build with all operators";
+            return Err(Error::new(ErrorCode::UnsupportedOperator, message).detail("tensors of strings"));
+        }
         return Ok(());
     };
     let mut error = Error::new(
@@ -344,6 +360,66 @@ pub fn check(graph: &Graph) -> Result<()> {
         ));
     }
     Err(error)
+}
+
+/// Operators that compute in double precision in the build with all operators only, beside the reductions.
+const WITHOUT_DOUBLES: &[&str] = &[
+    "Conv",
+    "ConvTranspose",
+    "BatchNormalization",
+    "GroupNormalization",
+    "InstanceNormalization",
+    "LayerNormalization",
+    "RMSNormalization",
+    "AveragePool",
+    "GlobalAveragePool",
+    "GlobalMaxPool",
+    "MaxPool",
+    "GRU",
+    "LSTM",
+    "RNN",
+    "ArgMax",
+    "ArgMin",
+    "CumSum",
+    "Hardmax",
+    "LogSoftmax",
+    "Softmax",
+];
+
+/// Checks that this build computes with the element types of an optimized graph, as far as they are known.
+pub fn check_types(graph: &Graph) -> Result<()> {
+    if ALL_OPERATORS {
+        return Ok(());
+    }
+    let is_double = |id: &ValueId| match &graph.value(*id).ty {
+        ValueType::Tensor(ty) => ty.dtype == Some(DType::F64),
+        _ => false,
+    };
+    for node in &graph.nodes {
+        let name = &*node.operator.name;
+        let lacks = WITHOUT_DOUBLES.contains(&name) || name.starts_with("Reduce");
+        if lacks && node.inputs.iter().flatten().any(is_double) {
+            return Err(of_larger_build(name).at_operator(node.operator.to_string()));
+        }
+        for (_, subgraph) in node.attributes.subgraphs() {
+            check_types(&subgraph.graph)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a graph or a subgraph of it has strings to begin with.
+fn has_texts(graph: &Graph) -> bool {
+    let is_text = |value: &Value| {
+        let constant = value.constant.as_ref().map(Tensor::dtype);
+        let declared = match &value.ty {
+            ValueType::Tensor(ty) => ty.dtype,
+            _ => None,
+        };
+        constant.or(declared) == Some(DType::String)
+    };
+    let subgraphs = || graph.nodes.iter().flat_map(|node| node.attributes.subgraphs());
+    graph.values.iter().any(is_text) || subgraphs().any(|(_, subgraph)| has_texts(&subgraph.graph))
 }
 
 fn collect_missing(graph: &Graph, missing: &mut std::collections::BTreeMap<OperatorId, (String, usize)>) {

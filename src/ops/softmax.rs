@@ -1,6 +1,6 @@
 //! ONNX `Softmax`, `LogSoftmax` and `Hardmax`.
 
-use super::{CpuLowering, GpuLowering, InferContext, Operator, widen::widened};
+use super::{ALL_OPERATORS, CpuLowering, GpuLowering, InferContext, Operator, of_larger_build, widen::widened};
 use crate::{
     cpu::{
         kernel::CpuKernel,
@@ -141,6 +141,7 @@ impl Operator for Softmax {
         match ctx.input(0)?.dtype {
             DType::F32 => self.cpu_f32(ctx),
             DType::F16 | DType::BF16 => widened(ctx, |ctx| self.cpu_f32(ctx)),
+            DType::F64 if !ALL_OPERATORS => Err(of_larger_build("float64")),
             DType::F64 => self.cpu_f64(ctx),
             _ => Err(ctx.unsupported_type(0)),
         }

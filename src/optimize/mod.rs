@@ -2,6 +2,7 @@
 //! turns a valid graph into a valid graph that computes the same.
 
 mod affine;
+mod attention;
 mod branches;
 mod captures;
 mod common;
@@ -12,12 +13,17 @@ mod expand;
 mod fold;
 mod identity;
 mod integer;
+mod lanes;
+mod norm;
+mod pad;
 mod parts;
+mod pattern;
 mod pointwise;
 mod reshape;
 mod rewrite;
-
 mod transpose;
+mod views;
+mod widen;
 
 use crate::{
     error::{Error, Result},
@@ -32,7 +38,8 @@ use rewrite::Analysis;
 pub enum Level {
     /// The graph as imported.
     None,
-    /// Passes that keep every node's own kernel: folding of constants and shapes, dead and common code, identities.
+    /// Passes that keep every node's own kernel: folding of constants and shapes, dead and common code, identities. What is
+    /// half precision is computed in f32.
     Basic,
     /// Everything, fusions included.
     #[default]
@@ -102,8 +109,22 @@ const BASIC: &[Pass] = &[
     },
 ];
 
+/// Runs once, when constants are folded and branches chosen.
+const PRECISION: &[Pass] = &[Pass {
+    name: "widen",
+    run: widen::run,
+}];
+
 /// Runs until nothing changes, the basic passes in between.
 const ALGEBRA: &[Pass] = &[
+    Pass {
+        name: "norm",
+        run: norm::run,
+    },
+    Pass {
+        name: "pad",
+        run: pad::run,
+    },
     Pass {
         name: "transpose",
         run: transpose::run,
@@ -114,11 +135,31 @@ const ALGEBRA: &[Pass] = &[
     },
 ];
 
+/// Runs last.
+const STORAGE: &[Pass] = &[
+    Pass {
+        name: "store weights",
+        run: widen::store_weights,
+    },
+    Pass {
+        name: "dead",
+        run: dead::run,
+    },
+];
+
 /// Runs once at the end: fused nodes are opaque to the passes above.
 const FUSION: &[Pass] = &[
     Pass {
         name: "integer scale",
         run: integer::scale,
+    },
+    Pass {
+        name: "pointwise",
+        run: pointwise::run,
+    },
+    Pass {
+        name: "views",
+        run: views::run,
     },
     Pass {
         name: "pointwise",
@@ -138,45 +179,86 @@ const FUSION: &[Pass] = &[
     },
 ];
 
+/// Fusions that the CPU alone has kernels for; they follow those above.
+const CPU_FUSION: &[Pass] = &[
+    Pass {
+        name: "lanes",
+        run: lanes::run,
+    },
+    Pass {
+        name: "attention",
+        run: attention::run,
+    },
+    Pass {
+        name: "dead",
+        run: dead::run,
+    },
+];
+
 /// Passes feed each other; this many rounds have always been enough, and end what would not end by itself.
 const MAX_ROUNDS: usize = 12;
 
+/// Which kernels a graph is rewritten for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kernels {
+    /// Those of the CPU.
+    #[default]
+    Cpu,
+    /// Those of the GPU, with the CPU for what it has none for.
+    Gpu,
+}
+
+/// Rewrites a graph and its subgraphs for the CPU.
+pub fn optimize(graph: Graph, level: Level) -> Result<Graph> {
+    optimize_for(graph, level, Kernels::Cpu)
+}
+
 /// Rewrites a graph and its subgraphs.
-pub fn optimize(mut graph: Graph, level: Level) -> Result<Graph> {
+pub fn optimize_for(mut graph: Graph, level: Level, kernels: Kernels) -> Result<Graph> {
     parts::run(&mut graph)?;
-    optimize_with(&mut graph, level, &[])?;
+    optimize_with(&mut graph, (level, kernels), &[])?;
     Ok(graph)
 }
 
-fn optimize_with(graph: &mut Graph, level: Level, captures: &[ValueFacts]) -> Result<()> {
+fn optimize_with(graph: &mut Graph, settings: (Level, Kernels), captures: &[ValueFacts]) -> Result<()> {
+    let (level, kernels) = settings;
     graph.verify()?;
     if level == Level::None {
         return Ok(());
     }
-    run_until_stable(EXPANSION, graph, captures)?;
+    let mut history = History::default();
+    run_until_stable(EXPANSION, graph, captures, &mut history)?;
     if level == Level::All {
         // Before weights are dequantised for good.
-        run_all(QUANTIZED, graph, captures)?;
+        run_all(QUANTIZED, graph, captures, &mut history)?;
     }
-    run_until_stable(BASIC, graph, captures)?;
+    run_until_stable(BASIC, graph, captures, &mut history)?;
+    if run_all(PRECISION, graph, captures, &mut history)? {
+        run_until_stable(BASIC, graph, captures, &mut history)?;
+    }
     if level == Level::All {
         for _ in 0..MAX_ROUNDS {
-            if !run_all(ALGEBRA, graph, captures)? {
+            if !run_all(ALGEBRA, graph, captures, &mut history)? {
                 break;
             }
-            run_until_stable(BASIC, graph, captures)?;
+            run_until_stable(BASIC, graph, captures, &mut history)?;
         }
     }
-    optimize_subgraphs(graph, level, captures)?;
+    optimize_subgraphs(graph, settings, captures)?;
     if level == Level::All {
-        run_all(FUSION, graph, captures)?;
+        let mut history = History::default();
+        run_all(FUSION, graph, captures, &mut history)?;
+        if kernels == Kernels::Cpu {
+            run_all(CPU_FUSION, graph, captures, &mut history)?;
+        }
     }
+    run_all(STORAGE, graph, captures, &mut History::default())?;
     let facts = Analysis::of(graph, captures)?.facts;
     annotate(graph, &facts);
     Ok(())
 }
 
-fn optimize_subgraphs(graph: &mut Graph, level: Level, captures: &[ValueFacts]) -> Result<()> {
+fn optimize_subgraphs(graph: &mut Graph, settings: (Level, Kernels), captures: &[ValueFacts]) -> Result<()> {
     if graph
         .nodes
         .iter()
@@ -190,7 +272,7 @@ fn optimize_subgraphs(graph: &mut Graph, level: Level, captures: &[ValueFacts]) 
         for subgraph in node.attributes.subgraphs_mut() {
             declare_inputs(&mut subgraph.graph, operator.control(), &given);
             let known: Vec<ValueFacts> = subgraph.captures.iter().map(|id| facts[id.index()].clone()).collect();
-            optimize_with(&mut subgraph.graph, level, &known)?;
+            optimize_with(&mut subgraph.graph, settings, &known)?;
             // What the passes inside made superfluous is no longer taken from outside.
             captures::drop_unused(subgraph);
         }
@@ -214,25 +296,40 @@ fn declare_inputs(body: &mut Graph, control: Option<Control>, given: &[Option<DT
     }
 }
 
-fn run_until_stable(passes: &[Pass], graph: &mut Graph, captures: &[ValueFacts]) -> Result<()> {
+/// Which passes have nothing to do before the graph changes again.
+#[derive(Default)]
+struct History {
+    /// How often the graph has changed.
+    changes: usize,
+    /// Passes that changed nothing, with `changes` as it was then.
+    idle: Vec<(&'static str, usize)>,
+}
+
+fn run_until_stable(passes: &[Pass], graph: &mut Graph, captures: &[ValueFacts], history: &mut History) -> Result<()> {
     for _ in 0..MAX_ROUNDS {
-        if !run_all(passes, graph, captures)? {
+        if !run_all(passes, graph, captures, history)? {
             break;
         }
     }
     Ok(())
 }
 
-fn run_all(passes: &[Pass], graph: &mut Graph, captures: &[ValueFacts]) -> Result<bool> {
+fn run_all(passes: &[Pass], graph: &mut Graph, captures: &[ValueFacts], history: &mut History) -> Result<bool> {
     let mut changed = false;
     for pass in passes {
+        if history.idle.contains(&(pass.name, history.changes)) {
+            continue;
+        }
         if (pass.run)(graph, captures)? {
             changed = true;
+            history.changes += 1;
             if cfg!(debug_assertions) {
                 graph
                     .verify()
                     .map_err(|error| Error::internal(format!("pass {} left an invalid graph: {error}", pass.name)))?;
             }
+        } else {
+            history.idle.push((pass.name, history.changes));
         }
     }
     Ok(changed)

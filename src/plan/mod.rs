@@ -5,6 +5,7 @@
 mod build;
 mod display;
 mod memory;
+mod parts;
 mod place;
 mod select;
 
@@ -36,10 +37,22 @@ pub enum Target {
     Gpu(GpuCaps),
 }
 
+/// How freely programs use memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Memory {
+    /// Weights are also kept in the forms that kernels read fastest.
+    #[default]
+    Fast,
+    /// Large weights are kept once, and brought into those forms piece by piece in every run.
+    Low,
+}
+
 /// What every plan of a session shares.
 pub struct Planner {
     /// Where programs run.
     pub target: Target,
+    /// How freely they use memory.
+    pub memory: Memory,
     /// Constants in kernels' own layouts.
     pub prepared: Prepared,
     /// On how many threads CPU kernels run at most.

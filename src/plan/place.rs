@@ -1,6 +1,6 @@
 //! Decides for each node of a segment whether it runs on the GPU, and lowers it to a kernel there or on the CPU.
 
-use super::{PlanState, Planner, Target};
+use super::{Memory, PlanState, Planner, Target};
 use crate::{
     cpu::{
         executor::run_alone,
@@ -15,6 +15,9 @@ use crate::{
 
 /// A group of light nodes with fewer elements than this in all is not worth moving to the GPU.
 const SMALL_GROUP_ELEMENTS: usize = 4096;
+
+/// Constants up to this many bytes are prepared whatever memory may be used.
+const SMALL_CONSTANT: usize = 1 << 16;
 
 /// What a node became.
 pub(super) enum Lowered {
@@ -148,10 +151,19 @@ struct Described<'a> {
 impl<'a> Described<'a> {
     fn new(planner: &Planner, state: &'a PlanState, id: NodeId) -> Result<Described<'a>> {
         let node = &state.bound.graph.nodes[id.index()];
+        let is_heavy = state.bound.operators[id.index()].is_heavy();
+        let unprepared = planner.memory == Memory::Low && is_heavy && matches!(planner.target, Target::Cpu);
         let describe = |value: &Option<ValueId>| {
             let Some(value) = *value else { return Ok(None) };
             let (dtype, shape) = state.concrete(value)?;
-            let constant = state.facts[value.index()].constant.clone();
+            let mut constant = state.facts[value.index()].constant.clone();
+            if constant
+                .as_ref()
+                .is_some_and(|tensor| unprepared && tensor.bytes().len() > SMALL_CONSTANT)
+            {
+                // Kernels take what is not constant as it is.
+                constant = None;
+            }
             let constant_id = constant
                 .as_ref()
                 .map_or(0, |tensor| planner.prepared.constant_id(tensor));
@@ -164,7 +176,6 @@ impl<'a> Described<'a> {
         };
         let inputs = node.inputs.iter().map(describe).collect::<Result<_>>()?;
         let outputs = node.outputs.iter().map(describe).collect::<Result<_>>()?;
-        let is_heavy = state.bound.operators[id.index()].is_heavy();
         Ok(Described {
             id,
             node,

@@ -10,6 +10,7 @@ mod runner;
 mod runtime;
 mod variant;
 
+pub use crate::plan::Memory as MemoryUse;
 pub use limits::Limits;
 pub use model::{Model, ValueInfo};
 pub use profile::{Profile, ProfileRow};
@@ -21,7 +22,7 @@ use crate::{
     cpu::threads::Threads,
     error::{Error, ErrorCode, Result},
     graph::Graph,
-    optimize::Level,
+    optimize::{Kernels, Level},
     tensor::{Tensor, Value},
 };
 use limits::Meter;
@@ -50,6 +51,8 @@ pub struct SessionOptions {
     pub optimization: Level,
     /// How many programs, one for each set of input shapes, are kept.
     pub program_cache: usize,
+    /// How freely memory is used for speed.
+    pub memory: MemoryUse,
     /// What the model may use.
     pub limits: Limits,
     /// The threads that CPU kernels share; sessions may share a pool.
@@ -64,6 +67,7 @@ impl Default for SessionOptions {
             device: Device::Auto,
             optimization: Level::All,
             program_cache: 8,
+            memory: MemoryUse::default(),
             limits: Limits::default(),
             threads: Threads::default(),
             clock: runtime::default_clock,
@@ -95,6 +99,8 @@ pub struct Session {
     options: SessionOptions,
     timings: Timings,
     released: bool,
+    /// Whether the imported graph has lost its weights.
+    stripped: bool,
 }
 
 /// The outputs of a run, in the model's order; indexed by position or name.
@@ -107,20 +113,33 @@ impl Session {
     /// Fails with `device` when the GPU is asked for and there is none.
     pub async fn new(model: Model, options: SessionOptions) -> Result<Session> {
         let started = (options.clock)();
-        let (imported, parse_ms) = model.into_parts();
+        let (mut imported, parse_ms) = model.into_parts();
         let inputs = model::inputs_of(&imported);
         let outputs = model::outputs_of(&imported)?;
-        let variants = Variants::new(&imported, options.optimization, options.program_cache)?;
-        let optimized = (options.clock)();
         let weights = imported.values.iter().filter_map(|value| value.constant.as_ref());
         let weights = weights.map(|tensor| tensor.bytes().len() as u64).sum();
         let meter = Meter::new(options.limits, options.clock, weights)?;
-        let runtime = Runtime::new(options.device, options.clock, options.threads.clone(), meter).await?;
+        let opening = (options.clock)();
+        let runtime = Runtime::new(
+            options.device,
+            options.memory,
+            options.clock,
+            options.threads.clone(),
+            meter,
+        )
+        .await?;
         let opened = (options.clock)();
+        let kernels = if runtime.uses_gpu() { Kernels::Gpu } else { Kernels::Cpu };
+        let variants = Variants::new(&imported, options.optimization, kernels, options.program_cache)?;
+        // A file that was folded into new weights is given back, unless inputs that have defaults may still be fed.
+        let stripped = variants.detached && imported.inputs.iter().all(|&id| imported.value(id).constant.is_none());
+        if stripped {
+            variant::strip(&mut imported)?;
+        }
         let timings = Timings {
             parse_ms,
-            optimize_ms: optimized - started,
-            device_ms: opened - optimized,
+            optimize_ms: opening - started + (options.clock)() - opened,
+            device_ms: opened - opening,
             ..Timings::default()
         };
         Ok(Session {
@@ -132,6 +151,7 @@ impl Session {
             options,
             timings,
             released: false,
+            stripped,
         })
     }
 
@@ -163,6 +183,10 @@ impl Session {
         let positions = feeds::fetch_positions(&self.outputs, fetches)?;
         let (values, defaults_are_fed) = feeds::ordered(&self.inputs, feeds)?;
         let mut outputs = positions.clone();
+        if self.stripped {
+            // The weights that a variant for these outputs would be made of are gone: the main one gives all outputs.
+            outputs = (0..self.outputs.len()).collect();
+        }
         outputs.sort_unstable();
         outputs.dedup();
         let values = feeds::with_defaults(&self.imported, values, defaults_are_fed)?;

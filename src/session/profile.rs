@@ -2,9 +2,9 @@
 
 use crate::{
     error::Result,
-    graph::NodeId,
+    graph::{NodeId, ValueId},
     plan::{Placement, PlanState},
-    tensor::{element_count, map::HashMap},
+    tensor::{display_shape, element_count, map::HashMap},
 };
 
 /// What several runs of one model took, each step timed by itself.
@@ -29,6 +29,8 @@ pub struct ProfileRow {
     pub on_gpu: bool,
     /// The kernel.
     pub kernel: String,
+    /// The shapes of the node's inputs and outputs, those of its last run; empty for a kernel.
+    pub shapes: String,
     /// How often it ran: more than once in a loop, or when several nodes have the kernel.
     pub calls: u64,
     /// Milliseconds in the run in which they were fewest.
@@ -70,6 +72,7 @@ impl Profile {
                 None => rows.push(ProfileRow {
                     node: String::new(),
                     operator: String::new(),
+                    shapes: String::new(),
                     ..node.clone()
                 }),
             }
@@ -163,7 +166,9 @@ impl Profiler {
         let timed = &mut self.rows[at];
         timed.this_run += own;
         timed.row.calls += 1;
-        timed.row.operations += operations(state, step.node).unwrap_or(0);
+        let (operations, shapes) = work(state, step.node).unwrap_or_default();
+        timed.row.operations += operations;
+        timed.row.shapes = shapes;
         timed.row.bytes += step.bytes.unwrap_or(0);
     }
 
@@ -196,15 +201,20 @@ impl Profiler {
     }
 }
 
-/// What the node's operator says of its work.
-fn operations(state: &PlanState, id: NodeId) -> Result<u64> {
+/// What the node's operator says of its work, and the node's shapes as text.
+fn work(state: &PlanState, id: NodeId) -> Result<(u64, String)> {
     let node = &state.bound.graph.nodes[id.index()];
-    let shape = |id: &Option<crate::graph::ValueId>| {
+    let shape = |id: &Option<ValueId>| {
         let facts = id.and_then(|id| state.facts.get(id.index()));
         facts.and_then(|facts| facts.concrete_shape()).unwrap_or_default()
     };
     let inputs: Vec<_> = node.inputs.iter().map(shape).collect();
     let outputs: Vec<_> = node.outputs.iter().map(shape).collect();
-    let outputs = outputs.first().map_or(Ok(0), |first| element_count(first))?;
-    Ok(state.bound.operators[id.index()].operations(&inputs, outputs as u64))
+    let text = |shapes: &[Vec<usize>]| {
+        let shapes = shapes.iter().map(|shape| display_shape(shape));
+        shapes.collect::<Vec<_>>().join(" ")
+    };
+    let count = outputs.first().map_or(Ok(0), |first| element_count(first))?;
+    let operations = state.bound.operators[id.index()].operations(&inputs, count as u64);
+    Ok((operations, format!("{} → {}", text(&inputs), text(&outputs))))
 }

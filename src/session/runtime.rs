@@ -23,7 +23,7 @@ use crate::{
     error::{Error, Result},
     gpu::program::GpuProgram,
     ops::Prepared,
-    plan::{PlanState, Planner, Target},
+    plan::{Memory, PlanState, Planner, Target},
     tensor::AlignedBytes,
 };
 
@@ -61,10 +61,17 @@ pub(super) struct Recorded {
 }
 
 impl Runtime {
-    pub async fn new(device: Device, clock: fn() -> f64, threads: Threads, meter: Meter) -> Result<Runtime> {
+    pub async fn new(
+        device: Device,
+        memory: Memory,
+        clock: fn() -> f64,
+        threads: Threads,
+        meter: Meter,
+    ) -> Result<Runtime> {
         let mut runtime = Runtime {
             planner: Planner {
                 target: Target::Cpu,
+                memory,
                 prepared: Prepared::timed(clock),
                 threads: threads.count(),
             },

@@ -208,11 +208,16 @@ impl Tensor {
 
     /// The same tensor with data aligned for its element type: shared when it is already, else copied.
     pub fn aligned(&self) -> Result<Tensor> {
-        let bytes = self.bytes();
-        if (bytes.as_ptr() as usize).is_multiple_of((self.dtype.bits().unwrap_or(8) / 8).max(1)) {
+        if self.is_aligned() {
             return Ok(self.clone());
         }
-        Tensor::from_bytes(self.dtype, &self.shape, AlignedBytes::copy_of(bytes)?)
+        Tensor::from_bytes(self.dtype, &self.shape, AlignedBytes::copy_of(self.bytes())?)
+    }
+
+    /// Whether the bytes can be read as the element type where they are.
+    pub fn is_aligned(&self) -> bool {
+        let size = (self.dtype.bits().unwrap_or(8) / 8).max(1);
+        (self.bytes().as_ptr() as usize).is_multiple_of(size)
     }
 
     fn type_error(&self, expected: &str) -> Error {

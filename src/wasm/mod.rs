@@ -22,7 +22,7 @@ use crate::{
     import::onnx::{FileRanges, Segments, external_ranges, read_value, write_tensor},
     optimize::Level,
     plan::Placement,
-    session::Report,
+    session::{MemoryUse, Report},
     tensor::{Bytes, Value, map::HashMap},
 };
 use convert::{error_to_js, info_to_js, tensor_from_js, value_from_js, value_to_js};
@@ -143,6 +143,7 @@ pub struct CoreSession {
 struct Options {
     device: Option<String>,
     optimization: Option<String>,
+    memory: Option<String>,
     limits: LimitsJs,
     threads: Option<u32>,
 }
@@ -185,12 +186,12 @@ impl CoreSession {
     }
 
     /// Runs the model on a list of values, whose form stands in `convert.rs`, and resolves with the outputs in the same.
-    pub fn run(&self, feeds: &Array, fetches: Option<Array>) -> js_sys::Promise {
+    pub fn run(&self, feeds: &Array, fetches: Option<Array>) -> Result<JsValue, JsValue> {
         let feeds = read_feeds(feeds);
         let fetches: Option<Vec<String>> =
             fetches.map(|names| names.iter().filter_map(|name| name.as_string()).collect());
         let holder = Rc::clone(&self.session);
-        start(async move {
+        start_now(async move {
             let feeds = feeds.map_err(|error| error_to_js(&error))?;
             let mut session = take(&holder)?;
             let result = session.run_fetching(feeds, fetches.as_deref()).await;
@@ -297,6 +298,11 @@ async fn load_session(
         Some(name) => Level::from_name(name)
             .ok_or_else(|| invalid_argument(format!("there is no optimization level called {name:?}")))?,
     };
+    let memory = match parsed.memory.as_deref() {
+        None | Some("fast") => MemoryUse::Fast,
+        Some("low") => MemoryUse::Low,
+        Some(other) => return Err(invalid_argument(format!("there is no use of memory called {other:?}"))),
+    };
     let progress = |stage: &str, done: u32| {
         if let Some(callback) = &on_progress {
             // What a callback throws is its own affair.
@@ -312,6 +318,7 @@ async fn load_session(
     let options = SessionOptions {
         device,
         optimization,
+        memory,
         limits: parsed.limits.into(),
         threads: threads(parsed.threads),
         clock: performance_now,
@@ -345,11 +352,18 @@ fn threads(_: Option<u32>) -> Threads {
 /// A promise of what a future gives. The future is polled once right here, and handed to the event loop only if it has
 /// to wait: work on the CPU ends within the call, so that a trap in it is thrown to the caller and not lost in a task.
 fn start(future: impl Future<Output = Result<JsValue, JsValue>> + 'static) -> js_sys::Promise {
+    match start_now(future) {
+        Ok(value) => js_sys::Promise::resolve(&value),
+        Err(error) => js_sys::Promise::reject(&error),
+    }
+}
+
+/// What a future gives, when it need not wait; a promise of it otherwise.
+fn start_now(future: impl Future<Output = Result<JsValue, JsValue>> + 'static) -> Result<JsValue, JsValue> {
     let mut future = Box::pin(future);
     match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(Ok(value)) => js_sys::Promise::resolve(&value),
-        Poll::Ready(Err(error)) => js_sys::Promise::reject(&error),
-        Poll::Pending => wasm_bindgen_futures::future_to_promise(future),
+        Poll::Ready(result) => result,
+        Poll::Pending => Ok(wasm_bindgen_futures::future_to_promise(future).into()),
     }
 }
 

@@ -72,6 +72,34 @@ describe("threads in a browser", { skip: hasBuild ? false : "the builds with thr
     assert.deepEqual(result, onTwo);
   });
 
+  test("WebGPU and threads serve one session", async () => {
+    const gpu = await startDemo({ webgpu: true });
+    try {
+      const page = await gpu.open("script-tag.html");
+      await page.waitForSelector("#result[data-best]");
+      const result = await page.evaluate(async () => {
+        const { Session, Tensor } = await import("/pkg/index.js");
+        const url = "/fixtures/keras/headline_mlp_784_64_10/model.onnx";
+        const pixels = Float32Array.from({ length: 784 * 64 }, (_, i) => Math.abs(Math.sin(i)));
+        const run = async (options) => {
+          const session = await Session.load(url, options);
+          const { output_0 } = await session.run({ keras_tensor: new Tensor("float32", pixels, [64, 784]) });
+          const { device, threads } = session.report();
+          session.release();
+          return { values: output_0.data, device, threads };
+        };
+        const cpu = await run({ device: "cpu", threads: 1 });
+        const both = await run({ device: "webgpu", threads: 2 });
+        const furthest = Math.max(...both.values.map((value, index) => Math.abs(value - cpu.values[index])));
+        return { device: both.device, threads: both.threads, furthest };
+      });
+      assert.ok(result.furthest < 1e-4, `outputs differ by ${result.furthest}`);
+      assert.deepEqual([result.device, result.threads], ["webgpu", { count: 2 }]);
+    } finally {
+      await gpu.close();
+    }
+  });
+
   test("a page that is not isolated runs on one thread and says why", async () => {
     const page = await demo.open("script-tag.html", { prepare: withoutIsolation });
     const { equal, threads, wasm, isolated } = await page.evaluate(inModule);

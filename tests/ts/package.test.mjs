@@ -31,7 +31,7 @@ test("every file that the manifest names is there", () => {
 
 test("nothing evaluates text as code, or makes blob: URLs", () => {
   const builds = ["simd", "relaxed", "full_simd", "full_relaxed"].map((name) => `wasm/modelet_${name}.js`);
-  for (const file of ["index.js", "modelet.global.js", ...builds]) {
+  for (const file of ["index.js", "modelet.global.js", "worker.js", ...builds]) {
     assert.doesNotMatch(read(file), /\beval\(|new Function|createObjectURL/, file);
   }
 });

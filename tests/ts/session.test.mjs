@@ -506,7 +506,7 @@ describe("loading the core", () => {
       onProgress: ({ stage, loaded }) => stages.push(`${stage} ${loaded}`),
     };
     const session = await Session.load(text("rare external w 0-2 3-7"), options);
-    assert.equal(session.report().wasm, "relaxed-simd, all operators");
+    assert.match(session.report().wasm, /, all operators$/);
     assert.deepEqual(fake.fullLog.loads, [{ text: "rare external w 0-2 3-7", expected: 23, pieces: 1 }]);
     assert.deepEqual(fake.fullLog.files, { w: { size: 7, 0: "we", 3: "ghts" } });
     assert.deepEqual([fake.log.bytesFreed, fake.fullLog.bytesFreed], [3, 3]);

@@ -122,7 +122,7 @@ describe("the worker's script", () => {
       (func (export "serveThread") (param i32) ${body})
       (func (export "loseThread") (i32.atomic.store (i32.const 8) (i32.const 1))))`;
     const module = binaryen.parseText(text);
-    module.setFeatures(binaryen.Features.All);
+    module.setFeatures(binaryen.Features.Atomics | binaryen.Features.MutableGlobals);
     return new WebAssembly.Module(module.emitBinary());
   };
   const serve = async (body) => {

@@ -20,9 +20,9 @@ export function printProfile(id: string, profile: Profile): void {
     `${((100 * row.ms) / sum).toFixed(1)} %`,
     row.ms < 1 ? row.ms.toFixed(3) : formatMs(row.ms),
     String(row.calls),
-    row.operations > 0 ? (row.operations / row.ms / 1e6).toFixed(1) : "–",
+    row.operations > 0 && row.ms > 0 ? (row.operations / row.ms / 1e6).toFixed(1) : "–",
     row.bytes > 0 ? formatBytes(row.bytes) : "–",
-    row.bytes > 0 ? (row.bytes / row.ms / 1e6).toFixed(1) : "–",
+    row.bytes > 0 && row.ms > 0 ? (row.bytes / row.ms / 1e6).toFixed(1) : "–",
   ];
   const head = ["share", "ms", "calls", "GFLOP/s", "bytes", "GB/s"];
   printTable(
@@ -31,8 +31,10 @@ export function printProfile(id: string, profile: Profile): void {
   );
   print();
   printTable(
-    ["kernel", ...head, "operator", "node"],
-    profile.nodes.slice(0, shown).map((row) => [kernel(row), ...numbers(row), row.operator, shorten(row.node)]),
+    ["kernel", ...head, "operator", "shapes", "node"],
+    profile.nodes
+      .slice(0, shown)
+      .map((row) => [kernel(row), ...numbers(row), row.operator, shorten(row.shapes), shorten(row.node)]),
   );
   const left = profile.nodes.length - shown;
   if (left > 0) print(paint("dim", `and ${left} more nodes; --json shows all`));

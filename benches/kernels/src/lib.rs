@@ -15,7 +15,16 @@ pub mod tensor;
 mod int8;
 mod tiles;
 
-use cpu::conv::{ConvParams, ConvPlan, Filter};
+// The crate's seeds come from JavaScript; here nothing is random.
+extern crate self as js_sys;
+pub struct Math;
+impl Math {
+    pub fn random() -> f64 {
+        0.5
+    }
+}
+
+use cpu::conv::{ConvParams, ConvPlan, Filter, Weights};
 use cpu::epilogue::{Bias, Clamp, Epilogue};
 use cpu::threads::Threads;
 use cpu::gemm::{GemmShape, Lhs, MatrixRef, PackedB, Rhs, gemm, gemm_scratch_len};
@@ -99,7 +108,7 @@ pub fn conv_bench(
     let bias = values(out_channels);
     let mut output = vec![0.0; params.output_len()];
     let flops = 2.0 * (params.output_len() * in_channels / groups * kernel * kernel) as f64;
-    let plan = ConvPlan::new(params.clone()).expect("sizes of a real layer");
+    let plan = ConvPlan::new(params.clone(), Weights::Constant).expect("sizes of a real layer");
     let filter = plan.pack(&values(params.weights_len()));
     let mut scratch = vec![0.0; plan.scratch_len(1)];
     let run = move || {

@@ -167,6 +167,7 @@ impl Case {
                 initial_h: self.h.as_deref(),
                 initial_c: self.c.as_deref(),
                 peepholes: self.peepholes.as_deref(),
+                threads: &Threads::SINGLE,
             };
             let mut out = expected.clone().map(|values| vec![f32::NAN; values.len()]);
             let [y, y_h, y_c] = &mut out;
@@ -175,7 +176,7 @@ impl Case {
                 y_h: Some(y_h),
                 y_c: Some(y_c),
             };
-            plan.run(&inputs, &mut outputs, &mut vec![f32::NAN; plan.scratch_len()]);
+            plan.run(&inputs, &mut outputs, &mut vec![f32::NAN; plan.scratch_len(1)]);
             let what = format!("{:?} lens {:?}", self.params, self.lens);
             assert_close(&out[0], &expected[0], 1e-4, &format!("Y of {what}"));
             assert_close(&out[1], &expected[1], 1e-4, &format!("Y_h of {what}"));

@@ -325,6 +325,15 @@ mod tests {
     }
 
     #[test]
+    fn work_on_a_pool_that_lost_a_thread_fails_and_does_not_wait() {
+        let threads = Threads::new(2);
+        let pool = threads.serving_pool().unwrap();
+        let run = || threads.run(8, &|_| pool.lose_thread("out of bounds".into()));
+        let payload = catch_unwind(AssertUnwindSafe(run)).unwrap_err();
+        assert!(payload.downcast_ref::<String>().unwrap().ends_with("out of bounds"));
+    }
+
+    #[test]
     fn work_from_several_threads_at_a_time_is_all_done() {
         let threads = Threads::new(3);
         let total = AtomicUsize::new(0);

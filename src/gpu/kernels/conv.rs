@@ -3,15 +3,15 @@
 
 use super::super::epilogue::Epilogue;
 use super::super::kernel::{AdapterKind, Binding, GpuCaps, GpuKernel};
-use super::super::wgsl::{DispatchBuilder, LINEAR_THREADS, linear_workgroups};
+use super::super::wgsl::{DispatchBuilder, LINEAR_THREADS, linear_workgroups, shader_text};
 use super::matmul::{Addend, Matrix, Product, Store, bind_store};
 use super::{Constant, Operand, elements, laid_out, single};
 
-const TILED: &str = include_str!("../../../shaders/matmul_tiled.wgsl");
-const STORE: &str = include_str!("../../../shaders/matmul_store.wgsl");
-const DIRECT: &str = include_str!("../../../shaders/conv_direct.wgsl");
-const DEPTHWISE: &str = include_str!("../../../shaders/conv_depthwise.wgsl");
-const TRANSPOSE: &str = include_str!("../../../shaders/conv_transpose.wgsl");
+const TILED: &str = shader_text!("../../../shaders/matmul_tiled.wgsl");
+const STORE: &str = shader_text!("../../../shaders/matmul_store.wgsl");
+const DIRECT: &str = shader_text!("../../../shaders/conv_direct.wgsl");
+const DEPTHWISE: &str = shader_text!("../../../shaders/conv_depthwise.wgsl");
+const TRANSPOSE: &str = shader_text!("../../../shaders/conv_transpose.wgsl");
 
 /// Attributes of a convolution or pooling, one number per spatial dimension.
 #[derive(Debug, Clone)]

@@ -3,13 +3,13 @@
 
 use super::super::epilogue::Epilogue;
 use super::super::kernel::{AdapterKind, Binding, GpuCaps, GpuKernel};
-use super::super::wgsl::DispatchBuilder;
+use super::super::wgsl::{DispatchBuilder, shader_text};
 use super::{MAX_RANK, Operand, dense_strides, elements, laid_out, single};
 use crate::pointwise::access::broadcast_strides;
 
-const DIRECT: &str = include_str!("../../../shaders/matmul_direct.wgsl");
-const TILED: &str = include_str!("../../../shaders/matmul_tiled.wgsl");
-const STORE: &str = include_str!("../../../shaders/matmul_store.wgsl");
+const DIRECT: &str = shader_text!("../../../shaders/matmul_direct.wgsl");
+const TILED: &str = shader_text!("../../../shaders/matmul_tiled.wgsl");
+const STORE: &str = shader_text!("../../../shaders/matmul_store.wgsl");
 
 /// A matrix in a buffer: where it starts follows from the batch, then elements are `row` and `column` apart.
 #[derive(Debug, Clone)]

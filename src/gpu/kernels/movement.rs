@@ -2,12 +2,12 @@
 //! opaque 32-bit words, so one text serves every type.
 
 use super::super::kernel::{Binding, Dispatch, GpuCaps, GpuKernel};
-use super::super::wgsl::{DispatchBuilder, LINEAR_THREADS, linear_workgroups};
+use super::super::wgsl::{DispatchBuilder, LINEAR_THREADS, linear_workgroups, shader_text};
 use super::{MAX_RANK, dense_strides, elements};
 
-const COPY: &str = include_str!("../../../shaders/copy.wgsl");
-const PAD: &str = include_str!("../../../shaders/pad.wgsl");
-const GATHER: &str = include_str!("../../../shaders/gather.wgsl");
+const COPY: &str = shader_text!("../../../shaders/copy.wgsl");
+const PAD: &str = shader_text!("../../../shaders/pad.wgsl");
+const GATHER: &str = shader_text!("../../../shaders/gather.wgsl");
 
 /// A box of elements and where each of its dimensions leads in the source and in the destination.
 #[derive(Debug, Clone, Default)]

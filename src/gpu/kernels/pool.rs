@@ -1,11 +1,11 @@
 //! Max and average pooling over one or two spatial dimensions. Global pooling is a reduction.
 
 use super::super::kernel::{Binding, GpuCaps, GpuKernel};
-use super::super::wgsl::{DispatchBuilder, LINEAR_THREADS, linear_workgroups};
+use super::super::wgsl::{DispatchBuilder, LINEAR_THREADS, linear_workgroups, shader_text};
 use super::conv::{Window, Window2d};
 use super::{elements, single};
 
-const POOL: &str = include_str!("../../../shaders/pool.wgsl");
+const POOL: &str = shader_text!("../../../shaders/pool.wgsl");
 
 /// What a window of elements becomes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -3,12 +3,12 @@
 
 use super::super::epilogue::Epilogue;
 use super::super::kernel::{AdapterKind, Binding, GpuCaps, GpuKernel, GpuType};
-use super::super::wgsl::{DispatchBuilder, LINEAR_THREADS, fold_workgroups, linear_workgroups};
+use super::super::wgsl::{DispatchBuilder, LINEAR_THREADS, fold_workgroups, linear_workgroups, shader_text};
 use super::{MAX_RANK, dense_strides, elements, single};
 
-const REDUCE: &str = include_str!("../../../shaders/reduce.wgsl");
-const SOFTMAX: &str = include_str!("../../../shaders/softmax.wgsl");
-const NORMALIZE: &str = include_str!("../../../shaders/normalize.wgsl");
+const REDUCE: &str = shader_text!("../../../shaders/reduce.wgsl");
+const SOFTMAX: &str = shader_text!("../../../shaders/softmax.wgsl");
+const NORMALIZE: &str = shader_text!("../../../shaders/normalize.wgsl");
 
 /// Elements per reduction from which a workgroup shares it.
 const SHARED_LENGTH: usize = 128;

@@ -4,10 +4,10 @@
 use std::sync::Arc;
 
 use super::super::kernel::{Binding, ConstantData, ConstantKey, GpuCaps, GpuKernel};
-use super::super::wgsl::{DispatchBuilder, LINEAR_THREADS, linear_workgroups};
+use super::super::wgsl::{DispatchBuilder, LINEAR_THREADS, linear_workgroups, shader_text};
 use super::{elements, single};
 
-const RESIZE: &str = include_str!("../../../shaders/resize.wgsl");
+const RESIZE: &str = shader_text!("../../../shaders/resize.wgsl");
 
 /// Taps per output position at most: cubic interpolation has four.
 const MAX_TAPS: usize = 4;
