@@ -11,7 +11,7 @@ import { gzipSync } from "node:zlib";
 import { prepareConformance } from "../tests/conformance/prepare.mjs";
 import { checkConformance } from "../tests/conformance/run.mjs";
 import { prepareFixtures } from "../tests/fixtures/make_cases.mjs";
-import { prepareModels } from "../tests/models/prepare.mjs";
+import { further, large, prepareModels } from "../tests/models/prepare.mjs";
 import { command, runAll, Skip } from "./lib/steps.mjs";
 import { nativeEnv, possibleVariants, root, toolchain, wasmEnv } from "./lib/toolchain.mjs";
 import { lintSteps } from "./lint.mjs";
@@ -133,6 +133,19 @@ async function verifyThreads() {
   await verify("--device", "cpu", "--threads", "2");
 }
 
+/** Verifies the models with these ids on the CPU. */
+async function verifyModels(models, ...options) {
+  const folders = await prepareModels(models);
+  const cli = join(root, "pkg/cli.js");
+  await command(process.execPath, [cli, "verify", ...folders, "--device", "cpu", ...options], { env: scriptEnv });
+}
+
+/** Steps that run only when they are asked for by name. */
+const optional = [
+  { name: "large models, CPU", run: () => verifyModels(large) },
+  { name: "all models, CPU in Chromium", run: () => verifyModels([...further, ...large], "--browser") },
+];
+
 const steps = [
   ...lintSteps(),
   { name: "build", run: () => command(process.execPath, [join(root, "scripts/build.mjs")]) },
@@ -144,6 +157,7 @@ const steps = [
   { name: "TypeScript tests", run: () => nodeTests("tests/ts") },
   { name: "verify, CPU", run: () => verify("--device", "cpu") },
   { name: "verify, CPU, two threads", run: () => verifyThreads() },
+  { name: "verify further models, CPU", run: () => verifyModels(further) },
   { name: "verify, WebGPU", run: () => verify("--device", "webgpu") },
   { name: "verify, CPU in Chromium", run: () => verify("--device", "cpu", "--browser") },
   { name: "verify, WebGPU in Chromium", run: () => verify("--device", "webgpu", "--browser") },
@@ -152,7 +166,8 @@ const steps = [
 
 fs.mkdirSync(artifacts, { recursive: true });
 const wanted = process.argv.slice(2);
-const chosen = steps.filter(({ name }) => wanted.length === 0 || wanted.some((word) => name.includes(word)));
+const named = ({ name }) => wanted.some((word) => name.includes(word));
+const chosen = wanted.length === 0 ? steps : [...steps, ...optional].filter(named);
 if (chosen.length === 0) {
   console.error(`there is no such part; the parts are: ${steps.map(({ name }) => name).join("; ")}`);
   process.exit(2);

@@ -198,7 +198,8 @@ export interface CoreBytes {
 export interface CoreSession {
   inputs(): ValueInfo[];
   outputs(): ValueInfo[];
-  run(feeds: CoreValue[], fetches?: string[]): Promise<CoreValue[]>;
+  /** The outputs at once when nothing has to be waited for, as on the CPU. */
+  run(feeds: CoreValue[], fetches?: string[]): CoreValue[] | Promise<CoreValue[]>;
   profile(feeds: CoreValue[], runs: number): Promise<Profile>;
   /** The build is named by the loader, which knows why there are so many threads. */
   report(): Omit<Report, "threads" | "wasm"> & { threads: number };
@@ -216,6 +217,8 @@ export interface CoreModule {
   wasmParts?(): { module: unknown; memory: unknown };
   /** Makes the pool, before workers come (builds with threads only). */
   openThreads?(maySleep: boolean): void;
+  /** How many threads there are, the page's own included (builds with threads only). */
+  threadsPresent?(): number;
   /** Says that all workers were terminated (builds with threads only). */
   forgetThreads?(): void;
   /** Calls `handler` with the message of a Rust panic, just before the instance aborts. */

@@ -88,15 +88,19 @@ export class Core {
    * Calls into the instance. An error that the core reports becomes its ModeletError; anything else that is thrown is
    * a trap, which ends this instance. A call that can no longer settle, because the instance died, is rejected.
    */
-  async call<T>(work: (module: CoreModule) => T | PromiseLike<T>): Promise<T> {
-    if (this.failure) throw this.failure;
+  call<T>(work: (module: CoreModule) => T | PromiseLike<T>): T | Promise<T> {
+    const result = this.callSync(work);
+    return isPromise(result) ? this.#settled(result) : result;
+  }
+
+  async #settled<T>(result: PromiseLike<T>): Promise<T> {
     let abandon: (error: ModeletError) => void = () => {};
     const death = new Promise<never>((_, reject) => {
       abandon = reject;
     });
     this.#waiting.add(abandon);
     try {
-      return await Promise.race([work(this.module), death]);
+      return await Promise.race([result, death]);
     } catch (error) {
       throw this.#translate(error);
     } finally {
@@ -119,7 +123,8 @@ export class Core {
     const parts = this.module.wasmParts?.();
     if (!parts) return;
     this.module.openThreads?.(maySleep());
-    this.workers?.attach(parts.module as WebAssembly.Module, parts.memory as WebAssembly.Memory);
+    const present = () => this.module.threadsPresent?.() ?? 1;
+    this.workers?.attach(parts.module as WebAssembly.Module, parts.memory as WebAssembly.Memory, present);
   }
 
   #translate(thrown: unknown): ModeletError {
@@ -142,6 +147,10 @@ export class Core {
   }
 }
 
+function isPromise<T>(value: T | PromiseLike<T>): value is PromiseLike<T> {
+  return typeof (value as PromiseLike<T> | null | undefined)?.then === "function";
+}
+
 type Kind = `${Operators}${"" | ", threads"}`;
 const current: Partial<Record<Kind, Promise<Core>>> = {};
 /** The kinds that are there, those with all operators first: they serve every model. */
@@ -159,14 +168,16 @@ export interface CoreRequest {
    * is there.
    */
   readonly wasmUrl?: string | URL | undefined;
+  /** Where `worker.js` is, when it is not next to this module. */
+  readonly workerUrl?: string | URL | undefined;
 }
 
 /** A live instance, loading it on the first call. Calls share one instance and one download. */
 export async function loadCore(request: CoreRequest = {}): Promise<Core> {
-  const { threads = 1, wasmUrl } = request;
+  const { threads = 1, wasmUrl, workerUrl } = request;
   const kindOf = (operators: Operators): Kind => `${operators}${threads > 1 ? ", threads" : ""}`;
   const kind = kindOf(request.operators ?? (there.includes(kindOf("all")) ? "all" : "common"));
-  current[kind] ??= start(kind, threads, folder ?? wasmUrl);
+  current[kind] ??= start(kind, threads > 1 ? new Workers(workerUrl) : undefined, threads, folder ?? wasmUrl);
   const loading = current[kind];
   try {
     const core = await loading;
@@ -221,11 +232,10 @@ function probe(instruction: readonly number[]): Uint8Array<ArrayBuffer> {
   return new Uint8Array([0, 0x61, 0x73, 0x6d, 1, 0, 0, 0, 1, 5, 1, 0x60, 0, 1, 0x7b, 3, 2, 1, 0, ...code]);
 }
 
-async function start(kind: Kind, threads: number, wasmUrl?: string | URL): Promise<Core> {
+async function start(kind: Kind, workers: Workers | undefined, threads: number, wasmUrl?: string | URL): Promise<Core> {
   const operators = kind.startsWith("all") ? "all" : "common";
   const build = pickBuild(operators, kind.endsWith("threads"));
   const file = files[build];
-  const workers = threads > 1 ? new Workers() : undefined;
   // The workers' script is on its way together with the core.
   const started = workers?.start(threads);
   started?.catch(() => {});
@@ -278,5 +288,5 @@ async function restart(dead: Core): Promise<Core> {
   } catch {
     throw dead.failure;
   }
-  return new Core(dead.module, dead.build, dead.operators, dead.startMs, dead.workers && new Workers());
+  return new Core(dead.module, dead.build, dead.operators, dead.startMs, dead.workers?.successors());
 }

@@ -28,10 +28,11 @@ interface OpenOptions extends LoadOptions {
 /** Loads and compiles a model. */
 export async function openModel(source: ModelSource, options: OpenOptions): Promise<OpenModel> {
   const choice = await chooseThreads(options.threads);
+  const urls = { wasmUrl: options.wasmUrl, workerUrl: options.workerUrl };
   // The model's request goes out while the core is still loading.
   const [stream, home] = await Promise.all([
     openSource(source, options.signal),
-    coreWithThreads({ ...(options.operators === "all" && { operators: "all" }), wasmUrl: options.wasmUrl }, choice),
+    coreWithThreads({ ...(options.operators === "all" && { operators: "all" }), ...urls }, choice),
   ]);
   const model = new ModelInCore(home.core, stream.total);
   const compile = async (model: ModelInCore, { core, threads, warnings }: Home): Promise<OpenModel> => {
@@ -262,11 +263,11 @@ async function move(
   model: ModelInCore,
   lack: ModeletError,
   threads: ThreadsChoice,
-  { signal, onProgress }: LoadOptions,
+  { signal, onProgress, workerUrl }: LoadOptions,
 ): Promise<[ModelInCore, Home]> {
   const tell = (loaded: number) => onProgress?.({ stage: "operators", loaded, total: 1 });
   tell(0);
-  const home = await coreWithThreads({ operators: "all" }, threads).catch((reason) => {
+  const home = await coreWithThreads({ operators: "all", workerUrl }, threads).catch((reason) => {
     const message = `${lack.message}; the build with all operators could not be loaded: ${messageOf(reason)}`;
     throw new ModeletError(lack.code, message, lack, { cause: reason });
   });

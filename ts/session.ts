@@ -80,6 +80,8 @@ export interface LoadOptions {
   readonly threads?: number;
   /** The folder that holds modelet's `.wasm` files, when it is not the package's own `wasm/`. Counts once per page. */
   readonly wasmUrl?: string | URL;
+  /** Where modelet's `worker.js` is, when it is not next to the package's JavaScript. Counts once per page. */
+  readonly workerUrl?: string | URL;
   /** What to call the model in messages and reports. */
   readonly name?: string;
 }

@@ -96,9 +96,9 @@ class Thread {
   #stage: "starting" | "working" | "ended" = "starting";
   #begun = false;
 
-  constructor(lost: (error: unknown) => void) {
+  constructor(lost: (error: unknown) => void, script: string | URL | undefined) {
     this.#lost = lost;
-    this.#worker = isNode ? nodeWorker() : Promise.resolve().then(webWorker);
+    this.#worker = isNode ? nodeWorker(script) : Promise.resolve().then(() => webWorker(script));
     this.#worker.then(
       (worker) => {
         worker.listen((news) => this.#hear(news), this.#fail);
@@ -166,8 +166,20 @@ class Thread {
 /** The workers of one instance. They start while the core is still being loaded. */
 export class Workers {
   readonly #threads: Thread[] = [];
+  readonly #script: string | URL | undefined;
   #lost = (_: unknown): void => {};
   #home: { module: WebAssembly.Module; memory: WebAssembly.Memory } | undefined;
+  #present = (): number => 1;
+
+  /** @param script where `worker.js` is, when it is not next to this module */
+  constructor(script?: string | URL) {
+    this.#script = script;
+  }
+
+  /** The workers of an instance in the place of this one. */
+  successors(): Workers {
+    return new Workers(this.#script);
+  }
 
   /** Sets what is called when a worker ends that had begun to work. */
   onLost(lost: (error: unknown) => void): void {
@@ -176,20 +188,25 @@ export class Workers {
 
   /** Starts workers until there are `count` threads, the page's own included; settled when their scripts run. */
   async start(count: number): Promise<void> {
-    while (this.#threads.length < count - 1) this.#threads.push(new Thread((error) => this.#lost(error)));
+    while (this.#threads.length < count - 1) this.#threads.push(new Thread((error) => this.#lost(error), this.#script));
     this.#begin();
     await Promise.all(this.#threads.map(({ up }) => up));
   }
 
   /** Lets the threads, those to come too, work for an instance. */
-  attach(module: WebAssembly.Module, memory: WebAssembly.Memory): void {
+  attach(module: WebAssembly.Module, memory: WebAssembly.Memory, present: () => number): void {
     this.#home = { module, memory };
+    this.#present = present;
     this.#begin();
   }
 
   /** Settled when all threads work. */
   async working(): Promise<void> {
     await Promise.all(this.#threads.map(({ works }) => works));
+    // A thread says that it works just before it does.
+    for (let tries = 0; tries < 100 && this.#present() <= this.#threads.length; tries++) {
+      await new Promise((resolve) => setTimeout(resolve));
+    }
   }
 
   terminate(): void {
@@ -203,8 +220,11 @@ export class Workers {
   }
 }
 
-function webWorker(): AnyWorker {
-  const worker = new Worker(new URL("./worker.js", import.meta.url), { name: "modelet" });
+function webWorker(script: string | URL | undefined): AnyWorker {
+  // Bundlers find the file by this very expression.
+  const worker = script
+    ? new Worker(script, { name: "modelet" })
+    : new Worker(new URL("./worker.js", import.meta.url), { name: "modelet" });
   return {
     listen(news, failed) {
       worker.onmessage = ({ data }) => news(data);
@@ -217,9 +237,12 @@ function webWorker(): AnyWorker {
   };
 }
 
-async function nodeWorker(): Promise<AnyWorker> {
+async function nodeWorker(script: string | URL | undefined): Promise<AnyWorker> {
   const threads = await importAtRunTime<typeof import("node:worker_threads")>("node:worker_threads");
-  const worker = new threads.Worker(new URL("./worker.js", import.meta.url), { name: "modelet", execArgv: [] });
+  const worker = new threads.Worker(script ?? new URL("./worker.js", import.meta.url), {
+    name: "modelet",
+    execArgv: [],
+  });
   return {
     listen(news, failed) {
       worker.on("message", news);

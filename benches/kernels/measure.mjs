@@ -54,6 +54,14 @@ function list(wasm) {
   for (let index = 0; name(index) !== ""; index++) {
     cases.push({ text: `tile ${name(index)}`, make: () => wasm.bench_tile(index) });
   }
+  // Rates of integers stand beside their own roof, which is a case here.
+  cases.push({ text: "int8 roof", make: () => wasm.bench_int8_roof() });
+  for (const [m, k, n] of products) {
+    cases.push({ text: `int8 gemm ${m}x${k}x${n}`, make: () => wasm.bench_int8_gemm(m, k, n) });
+  }
+  for (const { text, from, to, groups, size, kernel, stride } of convolutions) {
+    cases.push({ text: `int8 ${text}`, make: () => wasm.bench_int8_conv(from, to, groups, size, kernel, stride) });
+  }
   for (const [m, k, n] of products) {
     cases.push({ text: `gemm ${m}x${k}x${n}`, make: () => wasm.bench_gemm(m, k, n, 0) });
     cases.push({ text: `gemm ${m}x${k}x${n}, B packed`, make: () => wasm.bench_gemm(m, k, n, 1) });

@@ -127,12 +127,8 @@ impl AttentionShape {
     /// How much scratch memory [`Attention::run`] needs, in f32.
     pub fn scratch_len(&self) -> usize {
         let rows = self.block_rows();
-        // Depths are cut into blocks of at most this; a shorter run of visible keys may have longer blocks than all.
-        const DEPTH: usize = 256;
-        let product = |k: usize, n: usize| {
-            let k = k.min(DEPTH);
-            gemm_scratch_len(GemmShape { m: rows, k, n }, false, false)
-        };
+        // Fewer keys that are seen need no more.
+        let product = |k: usize, n: usize| gemm_scratch_len(GemmShape { m: rows, k, n }, false, false);
         let products = product(self.head_size, self.keys).max(product(self.keys, self.value_size));
         rows * (self.keys + self.value_size) + products
     }

@@ -6,6 +6,7 @@
 mod depthwise;
 mod im2col;
 pub mod transpose;
+mod winograd;
 
 use std::ops::Range;
 
@@ -14,6 +15,7 @@ use crate::cpu::gemm::{GemmShape, Lhs, MatrixRef, PackedA, Rhs, gemm, gemm_scrat
 use crate::cpu::threads::Threads;
 use depthwise::Depthwise;
 use im2col::Im2colPlan;
+use winograd::Winograd;
 
 /// Spatial axes as (depth, height, width); missing leading axes are 1 (sizes, strides, dilations) or 0 (pads).
 pub type Spatial = [usize; 3];
@@ -69,7 +71,7 @@ impl ConvParams {
     }
 
     /// Whether every size that a kernel computes fits into memory's address range.
-    fn fits(&self) -> bool {
+    pub(in crate::cpu) fn fits(&self) -> bool {
         let padded = (0..3).map(|axis| {
             let padded = self.input[axis] as u128 + self.pads_begin[axis] as u128 + self.pads_end[axis] as u128;
             padded.max(self.kernel[axis] as u128 * self.dilations[axis] as u128) + self.strides[axis] as u128
@@ -120,6 +122,17 @@ enum Method {
     Im2col(Im2colPlan),
     /// One input channel per group, two-dimensional at most.
     Depthwise(Depthwise),
+    /// 3×3, stride 1, constant weights: products of transformed tiles.
+    Winograd(Winograd),
+}
+
+/// When the weights of a convolution are known. Transforming them pays only at plan time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weights {
+    /// Now: [`ConvPlan::pack`] will be asked to pack them.
+    Constant,
+    /// In a run: [`Filter::Raw`].
+    AtRunTime,
 }
 
 /// A convolution planned for concrete sizes. It owns no weights: see [`ConvPlan::pack`].
@@ -130,8 +143,8 @@ pub struct ConvPlan {
     method: Method,
 }
 
-/// Constant weights in the layout that a plan asked for. Plans that differ only in batch and image size, and
-/// [`ConvPlan::accepts`] the weights, may share them.
+/// Constant weights in the layout that a plan asked for. Plans that differ only in batch and image size, and have equal
+/// [`ConvPlan::layout`]s, share them.
 #[derive(Clone, Debug)]
 pub struct PackedFilter(Packed);
 
@@ -141,6 +154,8 @@ enum Packed {
     Groups(Box<[PackedA]>),
     /// As in the model.
     Plain(Box<[f32]>),
+    /// Transformed filters of 3×3.
+    Winograd(Box<[f32]>),
 }
 
 /// The weights of one run.
@@ -155,7 +170,7 @@ pub enum Filter<'a> {
 impl ConvPlan {
     /// Chooses the method. Strides, dilations and groups are at least 1, and groups divide both channel counts.
     /// `None` when the sizes are beyond what can be addressed.
-    pub fn new(params: ConvParams) -> Option<Self> {
+    pub fn new(params: ConvParams, weights: Weights) -> Option<Self> {
         if !params.fits() {
             return None;
         }
@@ -167,6 +182,8 @@ impl ConvPlan {
             Method::Depthwise(Depthwise::new(&params))
         } else if plain {
             Method::Pointwise
+        } else if let Some(winograd) = (weights == Weights::Constant).then(|| Winograd::new(&params)).flatten() {
+            Method::Winograd(winograd)
         } else {
             Method::Im2col(Im2colPlan::new(&params))
         };
@@ -200,6 +217,7 @@ impl ConvPlan {
         let weights = &weights[..self.params.weights_len()];
         PackedFilter(match self.method {
             Method::Depthwise(_) => Packed::Plain(weights.into()),
+            Method::Winograd(ref winograd) => Packed::Winograd(winograd.pack(weights, self.params.groups)),
             Method::Pointwise | Method::Im2col(_) => {
                 let GemmShape { m, k, .. } = self.shape();
                 let group = |g: usize| PackedA::new(MatrixRef::row_major(&weights[g * m * k..], k), m, k);
@@ -208,15 +226,22 @@ impl ConvPlan {
         })
     }
 
-    /// Whether weights of this operator that another plan packed fit this plan too.
-    pub fn accepts(&self, filter: &PackedFilter) -> bool {
-        match (&self.method, &filter.0) {
-            (Method::Depthwise(_), Packed::Plain(weights)) => weights.len() == self.params.weights_len(),
-            (Method::Pointwise | Method::Im2col(_), Packed::Groups(groups)) => {
-                let GemmShape { m, k, .. } = self.shape();
-                groups.len() == self.params.groups && groups.iter().all(|a| (a.rows(), a.k()) == (m, k))
-            }
-            _ => false,
+    /// What the kernel is called in reports and profiles.
+    pub fn name(&self) -> &'static str {
+        match self.method {
+            Method::Depthwise(_) => "conv_depthwise_f32",
+            Method::Winograd(_) => "conv_winograd_f32",
+            Method::Pointwise => "conv_1x1_f32",
+            Method::Im2col(_) => "conv_im2col_f32",
+        }
+    }
+
+    /// The layout that [`ConvPlan::pack`] gives weights: plans with equal layouts and groups share packed weights.
+    pub fn layout(&self) -> &'static str {
+        match self.method {
+            Method::Depthwise(_) => "plain",
+            Method::Winograd(_) => "winograd",
+            Method::Pointwise | Method::Im2col(_) => "panels",
         }
     }
 
@@ -224,7 +249,8 @@ impl ConvPlan {
     pub fn scratch_len(&self, threads: usize) -> usize {
         let product = threads * gemm_scratch_len(self.shape(), false, false);
         match &self.method {
-            Method::Depthwise(depthwise) => depthwise.scratch_len(),
+            Method::Depthwise(depthwise) => threads * depthwise.scratch_len(),
+            Method::Winograd(winograd) => threads * winograd.scratch_len(),
             Method::Pointwise => product,
             Method::Im2col(plan) => plan.image_len() + product,
         }
@@ -260,7 +286,13 @@ impl ConvPlan {
                 Filter::Raw(weights) => weights,
                 Filter::Packed(_) => panic!("the weights were packed for another kind of convolution"),
             };
-            return depthwise.run(params, input, weights, output, scratch, epilogue);
+            return depthwise.run(params, input, weights, output, scratch, epilogue, threads);
+        }
+        if let Method::Winograd(winograd) = &self.method {
+            let Filter::Packed(PackedFilter(Packed::Winograd(filters))) = filter else {
+                panic!("the weights were packed for another kind of convolution")
+            };
+            return winograd.run(params, input, filters, output, scratch, epilogue, threads);
         }
         for image in 0..params.batch {
             for group in 0..params.groups {
@@ -279,7 +311,7 @@ impl ConvPlan {
                 match &self.method {
                     Method::Im2col(plan) => {
                         let (image, rest) = scratch.split_at_mut(plan.image_len());
-                        let matrix = plan.matrix(input, image);
+                        let matrix = plan.matrix(input, image, threads);
                         gemm(shape, lhs, Rhs::Virtual(&matrix), output, rest, &epilogue, threads);
                     }
                     _ => {
@@ -320,7 +352,7 @@ mod tests {
     }
 
     /// Convolution as its definition reads, without an epilogue.
-    fn reference(params: &ConvParams, input: &[f32], weights: &[f32]) -> Vec<f32> {
+    pub(super) fn reference(params: &ConvParams, input: &[f32], weights: &[f32]) -> Vec<f32> {
         let [od, oh, ow] = params.output();
         let [id, ih, iw] = params.input.map(|size| size as isize);
         let [kd, kh, kw] = params.kernel;
@@ -379,10 +411,10 @@ mod tests {
             let channel = row % params.out_channels;
             positioned(&epilogue, row, channel, positions).apply(0, 0, positions, values);
         }
-        let plan = ConvPlan::new(params.clone()).unwrap();
+        let plan = ConvPlan::new(params.clone(), Weights::Constant).unwrap();
         let packed = plan.pack(&weights);
-        assert!(plan.accepts(&packed));
-        for filter in [Filter::Packed(&packed), Filter::Raw(&weights)] {
+        let raw = ConvPlan::new(params.clone(), Weights::AtRunTime).unwrap();
+        for (plan, filter) in [(plan, Filter::Packed(&packed)), (raw, Filter::Raw(&weights))] {
             let run = |threads: &Threads| {
                 let mut scratch = vec![f32::NAN; plan.scratch_len(threads.count())];
                 let mut output = vec![f32::NAN; params.output_len()];
@@ -483,7 +515,9 @@ mod tests {
             in_channels: huge,
             ..image((3, 4), 1, 8, 1, 1, 0)
         };
-        assert!(ConvPlan::new(pads).is_none() && ConvPlan::new(channels).is_none());
+        assert!(
+            ConvPlan::new(pads, Weights::Constant).is_none() && ConvPlan::new(channels, Weights::Constant).is_none()
+        );
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! f32 matrix products `C[m, n] = epilogue(A[m, k] · B[k, n])`: cache blocking around the 4×8 tile, constant operands
+//! f32 matrix products `C[m, n] = epilogue(A[m, k] · B[k, n])`: cache blocking around a tile of [`MR`] × [`NR`], constant operands
 //! packed at plan time, and thin products (a few rows) that stream B without packing it. Convolution and recurrent
 //! layers run on the same driver; other element types are in [`generic`].
 
@@ -15,20 +15,43 @@ use std::ops::Range;
 use crate::cpu::epilogue::Epilogue;
 use crate::cpu::threads::{Disjoint, PerThread, Threads};
 use cut::Grid;
-use pack::{k_block_len, k_blocks, pack_rows_block};
+use pack::{k_blocks, pack_rows_block};
 use tile::Output;
 
-/// Rows of a tile. With [`NR`] columns it needs eight accumulators, which is what V8's register allocator keeps
-/// without spilling.
-pub const MR: usize = 4;
+/// Rows of a tile. With [`NR`] columns, six rows take fifteen of sixteen registers: twelve accumulators, two vectors of B
+/// and one of A. A product that is not fused needs one more for itself. Shares of the multiply-add roof, panels in L1:
+///
+/// | tile | fused: Chromium 156 | fused: Node.js 20 | not fused: Chromium 156 | not fused: Node.js 20 |
+/// |---|---|---|---|---|
+/// | 4×8 | 0.84 | 0.79 | 0.99 | 0.98 |
+/// | 6×8 | 0.94 | 0.60 | 0.99 | 0.76 |
+/// | 5×8 | 0.92 | 0.53 | 0.99 | 0.79 |
+/// | 3×12 | 0.88 | 0.87 | 1.02 | 0.78 |
+/// | 2×16 | 0.86 | 0.79 | 1.01 | 0.91 |
+///
+/// All of them with [`advance`](crate::cpu::simd::advance); without, 6×8 spills in Chromium too (0.66). One vector of A
+/// and lane shuffles instead of broadcast loads: 4×8 0.83, 0.83, 0.78, 0.77. Unrolling by two or four gains nothing.
+/// (Node.js 20 has relaxed SIMD only behind a flag, so it is the unfused build that runs there.)
+pub const MR: usize = if cfg!(all(target_arch = "wasm32", not(target_feature = "relaxed-simd"))) {
+    4
+} else {
+    6
+};
 /// Columns of a tile: two vectors.
 pub const NR: usize = 8;
+/// The first of each four rows of a panel that are moved as one vector. They overlap when four does not divide [`MR`].
+pub(in crate::cpu) const ROW_VECTORS: &[usize] = if MR == 4 { &[0] } else { &[0, MR - 4] };
 /// The longest run of k per pass: a packed panel of B (KC × NR) and one of A (MR × KC) lie in L1 together.
 const KC: usize = 256;
-/// Columns per block: a packed block of B (KC × NC) lies in L2.
+/// The most columns of a block.
 const NC: usize = 256;
-/// Rows per block: a block of A (MC × KC) lies in L2 while the panels of B pass by.
-const MC: usize = 64;
+/// The fewest columns of a block, unless there are fewer.
+const LEAST_COLUMNS: usize = 8 * NR;
+/// A block of B has all of k, and as many columns as this many values give it: it lies in L2, beside a block of C that
+/// is finished before the next begins.
+const B_BLOCK: usize = 256 * 1024;
+/// Rows per block.
+const MC: usize = 16 * MR;
 /// Up to this many rows, packing B costs more than it saves.
 const THIN_ROWS: usize = 4;
 
@@ -103,14 +126,21 @@ pub fn gemm_scratch_len(shape: GemmShape, lhs_packed: bool, rhs_packed: bool) ->
     let rhs = if rhs_packed {
         0
     } else {
-        k_block_len(shape.k) * NC.min(shape.n.next_multiple_of(NR))
+        // An upper bound that grows with the sizes: callers ask for the largest of the products that they compute.
+        let block = |columns: usize| shape.k * columns.min(shape.n.next_multiple_of(NR));
+        block(NC).min(B_BLOCK).max(block(LEAST_COLUMNS))
     };
     lhs + rhs
 }
 
-/// The packed block of A that one pass works on.
+/// The columns of a block.
+fn block_columns(k: usize) -> usize {
+    (B_BLOCK / k.max(1) / NR * NR).clamp(LEAST_COLUMNS, NC)
+}
+
+/// Room for the packed block of A that one pass works on; grows with the sizes.
 fn lhs_block_len(shape: GemmShape) -> usize {
-    k_block_len(shape.k) * MC.min(shape.m.next_multiple_of(MR))
+    KC.min(shape.k) * MC.min(shape.m.next_multiple_of(MR))
 }
 
 /// `out[m, n] = epilogue(lhs[m, k] · rhs[k, n])`, row-major, rows `n` apart. Large products are shared among as many
@@ -180,6 +210,36 @@ pub fn gemm(
     unsafe { driver.run(0..m, 0..n, out.as_mut_ptr(), scratch) }
 }
 
+/// `out[i, j] = a · b` for packed panels `depth` deep: of A `rows.div_ceil(MR)` with element (i, k) at
+/// `i / MR * MR * depth + k * MR + i % MR`, of B `columns / NR`. Rows of `out` are `row_len` apart.
+///
+/// # Panics
+/// When a slice is too short, or `columns` is no multiple of [`NR`].
+pub(in crate::cpu) fn multiply_panels(
+    a: &[f32],
+    b: &[f32],
+    depth: usize,
+    rows: usize,
+    columns: usize,
+    out: &mut [f32],
+    row_len: usize,
+) {
+    assert!(
+        a.len() >= rows.next_multiple_of(MR) * depth
+            && b.len() >= columns * depth
+            && columns.is_multiple_of(NR)
+            && out.len() >= rows.saturating_sub(1) * row_len + columns
+    );
+    let output = Output {
+        out: out.as_mut_ptr(),
+        row_len,
+        accumulate: false,
+        steps: None,
+    };
+    // SAFETY: as was just asserted.
+    unsafe { tile::run_block(a, b, depth, 0..rows, 0..columns, &output) }
+}
+
 struct Driver<'a> {
     shape: GemmShape,
     lhs: Lhs<'a>,
@@ -201,57 +261,58 @@ impl Driver<'_> {
             Lhs::Packed(_) => scratch.split_at_mut(0),
             Lhs::Matrix(_) => scratch.split_at_mut(lhs_block_len(self.shape)),
         };
-        for first_col in columns.clone().step_by(NC) {
-            let cols = first_col..columns.end.min(first_col + NC);
-            for depth in k_blocks(k) {
-                let depth_len = depth.len();
-                let panel_len = depth_len * NR;
-                let panels = cols.len().div_ceil(NR);
-                let b: &[f32] = match self.rhs {
-                    Rhs::Packed(packed) => {
-                        let start = (depth.start * panels_total + (first_col / NR) * depth_len) * NR;
-                        &packed.data()[start..start + panels * panel_len]
+        let block_columns = block_columns(k);
+        for first_col in columns.clone().step_by(block_columns) {
+            let cols = first_col..columns.end.min(first_col + block_columns);
+            let panels = cols.len().div_ceil(NR);
+            if !matches!(self.rhs, Rhs::Packed(_)) {
+                for depth in k_blocks(k) {
+                    let block = &mut b_scratch[depth.start * panels * NR..depth.end * panels * NR];
+                    match self.rhs {
+                        Rhs::Matrix(matrix) => matrix.pack(depth, cols.clone(), block),
+                        Rhs::Virtual(columns) => columns.pack(depth, cols.clone(), block),
+                        Rhs::Packed(_) => {}
                     }
-                    Rhs::Matrix(matrix) => {
-                        let block = &mut b_scratch[..panels * panel_len];
-                        matrix.pack(depth.clone(), cols.clone(), block);
-                        block
-                    }
-                    Rhs::Virtual(columns) => {
-                        let block = &mut b_scratch[..panels * panel_len];
-                        columns.pack(depth.clone(), cols.clone(), block);
-                        block
-                    }
-                };
-                let last = depth.end == k;
-                for first_row in rows.clone().step_by(MC) {
-                    let block_rows = first_row..rows.end.min(first_row + MC);
-                    let output = Output {
-                        out,
-                        row_len: n,
-                        accumulate: depth.start > 0,
-                        steps: if last { Some(self.epilogue) } else { None },
-                    };
+                }
+            }
+            for first_row in rows.clone().step_by(MC) {
+                let block_rows = first_row..rows.end.min(first_row + MC);
+                let padded_rows = block_rows.len().next_multiple_of(MR);
+                for depth in k_blocks(k) {
+                    let depth_len = depth.len();
                     let a: &[f32] = match self.lhs {
                         Lhs::Packed(packed) => {
                             let start = (depth.start * m.div_ceil(MR) + (first_row / MR) * depth_len) * MR;
                             &packed.data()[start..]
                         }
                         Lhs::Matrix(matrix) => {
-                            let block = &mut a_scratch[..block_rows.len().next_multiple_of(MR) * depth_len];
+                            let block = &mut a_scratch[..padded_rows * depth_len];
                             pack_rows_block(matrix, block_rows.clone(), depth.clone(), block);
                             block
                         }
                     };
+                    let b: &[f32] = match self.rhs {
+                        Rhs::Packed(packed) => {
+                            let start = (depth.start * panels_total + (first_col / NR) * depth_len) * NR;
+                            &packed.data()[start..start + panels * depth_len * NR]
+                        }
+                        _ => &b_scratch[depth.start * panels * NR..depth.end * panels * NR],
+                    };
+                    let output = Output {
+                        out,
+                        row_len: n,
+                        accumulate: depth.start > 0,
+                        steps: if depth.end == k { Some(self.epilogue) } else { None },
+                    };
                     // SAFETY: `a` and `b` hold the block by the layouts above, and the caller vouches for `out`.
                     unsafe { tile::run_block(a, b, depth_len, block_rows.clone(), cols.clone(), &output) };
-                    if let (true, Some(program)) = (last, self.epilogue.program) {
-                        for row in block_rows {
-                            // SAFETY: the segment lies within the rows and columns that are ours alone.
-                            let values =
-                                unsafe { std::slice::from_raw_parts_mut(out.add(row * n + cols.start), cols.len()) };
-                            program.apply(self.epilogue.first_row + row, cols.start, values);
-                        }
+                }
+                if let Some(program) = self.epilogue.program {
+                    for row in block_rows {
+                        // SAFETY: the segment lies within the rows and columns that are ours alone.
+                        let values =
+                            unsafe { std::slice::from_raw_parts_mut(out.add(row * n + cols.start), cols.len()) };
+                        program.apply(self.epilogue.first_row + row, cols.start, values);
                     }
                 }
             }

@@ -31,8 +31,22 @@ pub struct ComputeKernel {
     pub scratch_bytes: usize,
     /// Inputs that were prepared at plan time (packed weights) and are not read in a run.
     pub prepared_inputs: Vec<usize>,
+    /// What the outputs have to do with the inputs in memory.
+    pub layout: Layout,
     /// The work.
     pub run: Box<ComputeFn>,
+}
+
+/// How the elements of a kernel's outputs follow from the places of its inputs, when it does no more than copy them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Layout {
+    /// It does more.
+    #[default]
+    Own,
+    /// The output is the inputs one after another.
+    Joined,
+    /// Each output stands in the first input, from this byte on.
+    Parts(Vec<usize>),
 }
 
 /// The body of a [`DynamicKernel`]: tensors in, one tensor for each of the node's outputs out.
@@ -65,6 +79,7 @@ impl CpuKernel {
             name,
             scratch_bytes,
             prepared_inputs: Vec::new(),
+            layout: Layout::Own,
             run: Box::new(run),
         })
     }
@@ -78,6 +93,14 @@ impl CpuKernel {
             name,
             run: Box::new(run),
         })
+    }
+
+    /// Says that the kernel copies only.
+    pub fn with_layout(mut self, layout: Layout) -> CpuKernel {
+        if let CpuKernel::Compute(kernel) = &mut self {
+            kernel.layout = layout;
+        }
+        self
     }
 
     /// Says that an input was packed at plan time and is not read in a run, so that its memory need not stay.
@@ -200,6 +223,12 @@ impl KernelIo<'_> {
 
 /// The scratch bytes as `f32`s, for kernels that borrow inputs and outputs at the same time.
 pub fn scratch_as_f32(scratch: &mut [u8]) -> &mut [f32] {
+    let len = scratch.len() / 4 * 4;
+    bytemuck::try_cast_slice_mut(&mut scratch[..len]).unwrap_or_default()
+}
+
+/// The scratch bytes as `i32`s.
+pub fn scratch_as_i32(scratch: &mut [u8]) -> &mut [i32] {
     let len = scratch.len() / 4 * 4;
     bytemuck::try_cast_slice_mut(&mut scratch[..len]).unwrap_or_default()
 }

@@ -7,6 +7,7 @@
 
 pub mod attention;
 pub mod conv;
+pub mod dot_attention;
 pub mod elementwise;
 pub mod epilogue;
 pub mod executor;
@@ -14,10 +15,12 @@ pub mod expression;
 pub mod fft;
 pub mod forest;
 pub mod gemm;
+pub mod int8;
 pub mod kernel;
 pub mod math;
 pub mod matmul;
 pub mod movement;
+pub mod nibbles;
 pub mod norm;
 pub mod pointwise;
 pub mod pool;

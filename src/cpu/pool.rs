@@ -1,10 +1,12 @@
-//! Max, average and Lp pooling over one to three spatial axes, and their global forms. Each plane (image × channel) is
-//! pooled by adding kernel positions to whole lines of the output, so that every inner loop runs over contiguous
-//! outputs without border checks.
+//! Max, average and Lp pooling over one to three spatial axes, and their global forms. For f32 maxima and averages, the
+//! lines under a line of the output become one line of column results, which is then folded across, four outputs at a
+//! time. The others add kernel positions to whole lines of the output. Either way, no inner loop checks borders.
 
 use std::ops::Range;
 
 use crate::cpu::conv::{Spatial, inside, volume};
+use crate::cpu::simd::{F32x4, LANES};
+use crate::cpu::threads::{Disjoint, PerThread, Threads};
 
 /// The concrete sizes of a pooling.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -167,20 +169,116 @@ fn fold_line<T: Copy, U>(out: &mut [U], input: &[T], stride: usize, step: impl F
     }
 }
 
-/// The largest value of each window. A NaN in a float window may or may not be seen, as in ONNX Runtime.
+/// How much scratch memory [`max_pool`] and [`AveragePool::run`] need, in f32: a line of the padded input.
+pub fn pool_scratch_len(params: &PoolParams) -> usize {
+    let reach = (params.kernel[2].max(1) - 1).saturating_mul(params.dilations[2]);
+    let columns = (params.output[2].max(1) - 1).saturating_mul(params.strides[2]);
+    // The last step of four outputs reads beyond its last window.
+    columns.saturating_add(reach).saturating_add(1 + 4 * LANES)
+}
+
+/// What is computed of a window.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fold {
+    Largest,
+    Sum,
+}
+
+impl Fold {
+    fn start(self) -> f32 {
+        match self {
+            Fold::Largest => f32::NEG_INFINITY,
+            Fold::Sum => 0.0,
+        }
+    }
+
+    #[inline(always)]
+    fn step(self, so_far: F32x4, value: F32x4) -> F32x4 {
+        match self {
+            Fold::Largest => so_far.at_least(value),
+            Fold::Sum => so_far + value,
+        }
+    }
+
+    /// Folds all windows of all planes. `scratch` has [`pool_scratch_len`] places for each thread.
+    #[inline(never)]
+    fn windows(self, params: &PoolParams, input: &[f32], out: &mut [f32], scratch: &mut [f32], threads: &Threads) {
+        let (from, to) = (volume(params.input), volume(params.output));
+        if to == 0 {
+            return;
+        }
+        let input = &input[..params.planes * from];
+        let out = Disjoint::new(&mut out[..params.planes * to]);
+        let lines = PerThread::new(scratch, pool_scratch_len(params));
+        let split = threads.split(params.planes, from + to * params.kernel[2]);
+        threads.run(split.parts, &|part| {
+            // SAFETY: the piece of the thread that runs this part.
+            let line = unsafe { lines.of(part) };
+            for plane in split.range(part.index) {
+                // SAFETY: each plane belongs to one part.
+                let out = unsafe { out.slice(plane * to..(plane + 1) * to) };
+                self.plane(params, &input[plane * from..(plane + 1) * from], out, line);
+            }
+        });
+    }
+
+    fn plane(self, params: &PoolParams, input: &[f32], out: &mut [f32], line: &mut [f32]) {
+        let [_, in_h, in_w] = params.input;
+        let [_, out_h, out_w] = params.output;
+        let pad = params.pads_begin[2].min(line.len());
+        let width = in_w.min(line.len() - pad);
+        for (index, out) in out.chunks_exact_mut(out_w).enumerate() {
+            line.fill(self.start());
+            for kz in params.taps(0, index / out_h) {
+                for ky in params.taps(1, index % out_h) {
+                    let z = params.input_place(0, index / out_h, kz);
+                    let y = params.input_place(1, index % out_h, ky);
+                    let from = input[(z * in_h + y) * in_w..][..width].chunks(LANES);
+                    for (to, from) in line[pad..pad + width].chunks_mut(LANES).zip(from) {
+                        match (to.as_chunks_mut::<LANES>().0, from.as_chunks::<LANES>().0) {
+                            ([to], [from]) => self.step(F32x4::load(to), F32x4::load(from)).store(to),
+                            _ => self
+                                .step(F32x4::load_partial(to, 0.0), F32x4::load_partial(from, 0.0))
+                                .store_partial(to),
+                        }
+                    }
+                }
+            }
+            self.across(params, line, out);
+        }
+    }
+
+    /// Folds the windows along a line of column results.
+    fn across(self, params: &PoolParams, line: &[f32], out: &mut [f32]) {
+        let stride = params.strides[2];
+        for (step, out) in out.chunks_mut(LANES).enumerate() {
+            let mut result = F32x4::splat(self.start());
+            for tap in 0..params.kernel[2] {
+                let from = &line[step * LANES * stride + tap * params.dilations[2]..];
+                let values = match stride {
+                    1 => F32x4::load(from),
+                    2 => F32x4::even_odd(F32x4::load(from), F32x4::load(&from[LANES - 1..])),
+                    _ => F32x4::from_array(std::array::from_fn(|lane| {
+                        from.get(lane * stride).copied().unwrap_or(0.0)
+                    })),
+                };
+                result = self.step(result, values);
+            }
+            match out.as_chunks_mut::<LANES>().0 {
+                [out] => result.store(out),
+                _ => result.store_partial(out),
+            }
+        }
+    }
+}
+
+/// The largest value of each window. A NaN in a window may or may not be seen, as in ONNX Runtime. `scratch` has
+/// [`pool_scratch_len`] places for each thread.
 ///
 /// # Panics
 /// When a slice is too short.
-pub fn max_pool<T: PoolElement>(params: &PoolParams, input: &[T], out: &mut [T]) {
-    params.for_planes(input, out, |_, input, out| {
-        out.fill(T::LOWEST);
-        params.for_lines(|line, outputs, first| {
-            let out = &mut out[line + outputs.start..line + outputs.end];
-            fold_line(out, &input[first..], params.strides[2], |max, value| {
-                *max = if value > *max { value } else { *max };
-            });
-        });
-    });
+pub fn max_pool(params: &PoolParams, input: &[f32], out: &mut [f32], scratch: &mut [f32], threads: &Threads) {
+    Fold::Largest.windows(params, input, out, scratch, threads);
 }
 
 /// In which order [`max_pool_indices`] numbers the places of a plane.
@@ -249,19 +347,16 @@ impl AveragePool {
         Self { params, factors }
     }
 
-    /// The average of each window; 0 where no position counts.
+    /// The average of each window; 0 where no position counts. `scratch` has [`pool_scratch_len`] places for each
+    /// thread.
     ///
     /// # Panics
     /// When a slice is too short.
-    pub fn run(&self, input: &[f32], out: &mut [f32]) {
+    pub fn run(&self, input: &[f32], out: &mut [f32], scratch: &mut [f32], threads: &Threads) {
         let params = &self.params;
         let [_, out_h, out_w] = params.output;
-        params.for_planes(input, out, |_, input, out| {
-            out.fill(0.0);
-            params.for_lines(|line, outputs, first| {
-                let out = &mut out[line + outputs.start..line + outputs.end];
-                fold_line(out, &input[first..], params.strides[2], |sum, value| *sum += value);
-            });
+        Fold::Sum.windows(params, input, out, scratch, threads);
+        params.for_planes(input, out, |_, _, out| {
             for (line, out) in out.chunks_exact_mut(out_w).enumerate() {
                 let factor = self.factors[0][line / out_h] * self.factors[1][line % out_h];
                 for (value, x) in out.iter_mut().zip(&self.factors[2]) {
@@ -326,13 +421,13 @@ mod tests {
 
     #[test]
     fn random_poolings_match_the_definition() {
-        let mut rng = Rng::new(10);
+        let (mut rng, threads) = (Rng::new(10), Threads::eager(3));
         for round in 0..300 {
             let axes = round % 3;
             let mut pick = |low, high, missing| -> Spatial {
                 std::array::from_fn(|axis| if axis < 2 - axes { missing } else { rng.size(low, high) })
             };
-            let (input, kernel, strides, dilations) = (pick(1, 9, 1), pick(1, 4, 1), pick(1, 3, 1), pick(1, 2, 1));
+            let (input, kernel, strides, dilations) = (pick(1, 19, 1), pick(1, 4, 1), pick(1, 3, 1), pick(1, 2, 1));
             let (pads_begin, pads_end) = (pick(0, 1, 0), pick(0, 1, 0));
             let rounding = if rng.bool() { Rounding::Ceil } else { Rounding::Floor };
             let output = std::array::from_fn(|a| {
@@ -362,8 +457,11 @@ mod tests {
             let mut out = vec![f32::NAN; windows.len()];
 
             let max = expected(&|values, _| values.iter().fold(f32::NEG_INFINITY, |max, v| max.max(v.1)));
-            max_pool(&params, &data, &mut out);
-            assert_eq!(out, max, "max {what}");
+            let mut scratch = vec![f32::NAN; 3 * pool_scratch_len(&params)];
+            for threads in [&Threads::SINGLE, &threads] {
+                max_pool(&params, &data, &mut out, &mut scratch, threads);
+                assert_eq!(out, max, "max {what}");
+            }
 
             let mut indices = vec![7; windows.len()];
             max_pool_indices(&params, &data, &mut out, &mut indices, StorageOrder::RowMajor);
@@ -381,7 +479,7 @@ mod tests {
                     let count = if padded_too { padded } else { values.len() };
                     values.iter().map(|v| v.1).sum::<f32>() / count.max(1) as f32
                 });
-                AveragePool::new(params.clone(), count).run(&data, &mut out);
+                AveragePool::new(params.clone(), count).run(&data, &mut out, &mut scratch, &threads);
                 assert_close(&out, &average, 1e-5, &format!("average {count:?} {what}"));
             }
 

@@ -20,6 +20,8 @@ mod scalar;
 #[cfg(not(any(target_arch = "x86_64", all(target_arch = "wasm32", target_feature = "simd128"))))]
 use scalar as imp;
 
+pub mod bytes;
+
 use std::ops::{Add, AddAssign, BitAnd, BitOr, BitXor, Div, Mul, Neg, Sub};
 
 /// The number of f32 lanes in one vector.

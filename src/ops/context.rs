@@ -9,8 +9,8 @@ use std::{
 use crate::{
     error::{Error, ErrorCode, Result},
     gpu::kernel::GpuCaps,
-    graph::{Epilogue, Node, ValueType},
-    tensor::{AlignedBytes, Bytes, BytesIdentity, DType, Dim, Tensor, map::HashMap},
+    graph::{self, Epilogue, Node, ValueType},
+    tensor::{AlignedBytes, Bool8, Bytes, BytesIdentity, DType, Dim, Tensor, map::HashMap},
 };
 
 /// Integer tensors up to this many elements are tracked by value during inference.
@@ -25,7 +25,8 @@ pub struct ValueFacts {
     pub shape: Option<Vec<Dim>>,
     /// The elements of a small integer tensor, in row-major order.
     pub elements: Option<Arc<[Dim]>>,
-    /// The tensor, when the value is constant.
+    /// The tensor, when the value is constant. Weights of type f32 may be stored in half precision: see
+    /// [`ValueFacts::tensor`].
     pub constant: Option<Tensor>,
     /// The type of a value that is not a tensor.
     pub container: Option<ValueType>,
@@ -46,6 +47,34 @@ impl ValueFacts {
         }
     }
 
+    /// What is known of a graph's value before any node is looked at, when it is not fed.
+    pub fn of_value(value: &graph::Value) -> ValueFacts {
+        let Some(constant) = &value.constant else {
+            return ValueFacts::default();
+        };
+        let mut facts = ValueFacts::of_constant(constant);
+        if constant.dtype().is_half() && value.ty.dtype() == Some(DType::F32) {
+            facts.dtype = Some(DType::F32);
+        }
+        facts
+    }
+
+    /// The constant in the value's element type.
+    pub fn tensor(&self) -> Result<Option<Tensor>> {
+        match &self.constant {
+            Some(stored) if self.is_stored_narrow() => {
+                Tensor::new(stored.shape(), stored.to_f32s()?.into_owned()).map(Some)
+            }
+            stored => Ok(stored.clone()),
+        }
+    }
+
+    /// Whether the value is a constant of type f32 that is stored in half precision.
+    pub fn is_stored_narrow(&self) -> bool {
+        let stored = self.constant.as_ref().map(Tensor::dtype);
+        self.dtype == Some(DType::F32) && stored.is_some_and(DType::is_half)
+    }
+
     /// The facts that a declared type holds.
     pub fn of_type(ty: &ValueType) -> ValueFacts {
         match ty.as_tensor() {
@@ -58,6 +87,29 @@ impl ValueFacts {
                 container: Some(ty.clone()),
                 ..ValueFacts::default()
             },
+        }
+    }
+
+    /// The tensor that a value surely is: it is constant, or all its elements are known.
+    pub fn known_tensor(&self) -> Option<Tensor> {
+        if let Some(constant) = &self.constant {
+            return Some(constant.clone());
+        }
+        let shape = self.concrete_shape()?;
+        let elements: Vec<i64> = self.elements.as_ref()?.iter().map(Dim::known).collect::<Option<_>>()?;
+        match self.dtype? {
+            DType::I64 => Tensor::new(&shape, elements).ok(),
+            DType::I32 => Tensor::new(
+                &shape,
+                elements
+                    .iter()
+                    .map(|&v| i32::try_from(v))
+                    .collect::<Result<_, _>>()
+                    .ok()?,
+            )
+            .ok(),
+            DType::Bool => Tensor::new(&shape, elements.iter().map(|&v| Bool8::from(v != 0)).collect()).ok(),
+            _ => None,
         }
     }
 
@@ -314,7 +366,8 @@ pub struct TensorDesc {
     pub dtype: DType,
     /// The shape.
     pub shape: Vec<usize>,
-    /// The data, when constant.
+    /// The data, when constant. It may be half precision where `dtype` is f32: take the elements by
+    /// [`Tensor::to_f32s`].
     pub constant: Option<Tensor>,
     /// Tells this constant from every other of the session; equal numbers are equal constants.
     pub constant_id: u64,
@@ -349,6 +402,17 @@ impl Prepared {
         let mut ids = self.ids.borrow_mut();
         let next = ids.len() as u64 + 1;
         *ids.entry(bytes.identity()).or_insert(next)
+    }
+
+    /// A constant in its value's element type; what is stored in half precision is widened once per session.
+    pub fn tensor(&self, facts: &ValueFacts) -> Result<Option<Tensor>> {
+        match &facts.constant {
+            Some(stored) if facts.is_stored_narrow() => {
+                let wide = self.get(self.constant_id(stored), "wide", || facts.tensor())?;
+                Ok((*wide).clone())
+            }
+            stored => Ok(stored.clone()),
+        }
     }
 
     /// A constant whose bytes are aligned for its element type: itself, or a copy that all programs share.

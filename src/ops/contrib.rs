@@ -80,7 +80,6 @@ pub(super) static OPERATORS: &[Entry] = &[
     contrib("QLinearSoftmax", quantized::make_unary),
     contrib("QLinearWhere", quantized::make_where),
     contrib("QuantizeLinear", quantized::make_linear),
-    onnx("ConvInteger", quantized::make_conv_integer),
     onnx("QLinearConv", quantized::make_conv),
     onnx("QLinearMatMul", quantized::make_matmul),
     // Put together from ONNX's.

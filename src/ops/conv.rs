@@ -6,11 +6,11 @@ use super::{
     epilogue::{CpuEpilogue, GpuEpilogue, OwnSteps, OwnValues, Rows, gpu_epilogue, gpu_operand},
     of_larger_build,
     widen::widened,
-    window::Window,
+    window::{Window, check_channels, conv_groups, conv_params},
 };
 use crate::{
     cpu::{
-        conv::{ConvParams, ConvPlan, Filter, PackedFilter, spatial},
+        conv::{ConvParams, ConvPlan, Filter, PackedFilter, Weights},
         epilogue::Bias,
         kernel::{CpuKernel, scratch_as_f32},
     },
@@ -33,23 +33,14 @@ pub struct Conv {
 impl Conv {
     /// Reads the attributes.
     pub fn make(node: &Node) -> Result<Box<dyn Operator>> {
-        let groups = node.attributes.int("group")?.unwrap_or(1);
-        let groups = usize::try_from(groups)
-            .ok()
-            .filter(|&groups| groups > 0)
-            .ok_or_else(|| {
-                Error::new(ErrorCode::InvalidGraph, "attribute group is out of range")
-                    .expected("at least 1")
-                    .actual(groups.to_string())
-            })?;
         Ok(Box::new(Conv {
             window: Window::of_conv(node)?,
-            groups,
+            groups: conv_groups(node)?,
         }))
     }
 
     fn params(&self, ctx: &CpuLowering<'_>) -> Result<ConvParams> {
-        params(
+        conv_params(
             &self.window,
             self.groups,
             ctx.input(0)?,
@@ -60,7 +51,11 @@ impl Conv {
 
     fn cpu_f32(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
         let params = self.params(ctx)?;
-        let plan = ConvPlan::new(params.clone()).ok_or_else(|| {
+        let weights = match ctx.input(1)?.constant {
+            Some(_) => Weights::Constant,
+            None => Weights::AtRunTime,
+        };
+        let plan = ConvPlan::new(params.clone(), weights).ok_or_else(|| {
             Error::new(
                 ErrorCode::LimitExceeded,
                 "the convolution's sizes exceed the address range",
@@ -82,7 +77,7 @@ impl Conv {
         let is_packed = packed.is_some();
         let epilogue_len = epilogue.scratch_len().next_multiple_of(4);
         let scratch_bytes = (epilogue_len + plan.scratch_len(ctx.threads)) * 4;
-        let kernel = CpuKernel::compute_with_scratch("conv_f32", scratch_bytes, move |io| {
+        let kernel = CpuKernel::compute_with_scratch(plan.name(), scratch_bytes, move |io| {
             let filter = match &packed {
                 Some(packed) => Filter::Packed(packed),
                 None => Filter::Raw(io.inputs.get(1)?),
@@ -129,88 +124,13 @@ impl<'a> CpuLowering<'a> {
     }
 }
 
-/// The concrete sizes of a convolution, checked.
-fn params(
-    window: &Window,
-    groups: usize,
-    x: &TensorDesc,
-    w: &TensorDesc,
-    bias: Option<&TensorDesc>,
-) -> Result<ConvParams> {
-    let ([batch, in_channels, input @ ..], [out_channels, per_group, kernel @ ..]) = (&x.shape[..], &w.shape[..])
-    else {
-        return Err(rank_error(0, "at least 3", x.shape.len()));
-    };
-    if input.len() != kernel.len() {
-        return Err(rank_error(1, x.shape.len(), w.shape.len()));
-    }
-    check_channels(
-        groups,
-        &Dim::from(*in_channels),
-        &Dim::from(*out_channels),
-        &Dim::from(*per_group),
-    )?;
-    if let Some(bias) = bias
-        && bias.shape != [*out_channels]
-    {
-        return Err(
-            Error::new(ErrorCode::ShapeMismatch, "input 2 is not one value per output channel")
-                .expected(format!("[{out_channels}]"))
-                .actual(crate::tensor::display_shape(&bias.shape)),
-        );
-    }
-    let geometry = window.geometry(input, kernel)?;
-    let axes = |values: &[usize], fill| {
-        spatial(values, fill).ok_or_else(|| {
-            Error::new(
-                ErrorCode::UnsupportedOperator,
-                "a convolution over this number of spatial axes is not supported",
-            )
-            .expected("1 to 3")
-            .actual(values.len().to_string())
-        })
-    };
-    Ok(ConvParams {
-        batch: *batch,
-        in_channels: *in_channels,
-        out_channels: *out_channels,
-        groups,
-        input: axes(input, 1)?,
-        kernel: axes(kernel, 1)?,
-        strides: axes(&geometry.strides, 1)?,
-        dilations: axes(&geometry.dilations, 1)?,
-        pads_begin: axes(&geometry.pads_begin, 0)?,
-        pads_end: axes(&geometry.pads_end, 0)?,
-    })
-}
-
-fn check_channels(groups: usize, input: &Dim, output: &Dim, per_group: &Dim) -> Result<()> {
-    let expected = per_group.clone() * Dim::from(groups);
-    equal_dims(&expected, input, "number of input channels")?;
-    if let Some(output) = output.size()
-        && (!output.is_multiple_of(groups) || groups > output.max(1))
-    {
-        return Err(
-            Error::new(ErrorCode::ShapeMismatch, "the groups do not divide the output channels")
-                .expected(format!("a multiple of {groups}"))
-                .actual(output.to_string()),
-        );
-    }
-    Ok(())
-}
-
 /// Constant weights in the plan's layout, shared with other plans where these accept it.
 fn pack(ctx: &CpuLowering<'_>, w: &TensorDesc, plan: &ConvPlan) -> Result<Option<std::sync::Arc<PackedFilter>>> {
     let Some(constant) = &w.constant else {
         return Ok(None);
     };
+    let layout = format!("conv {} {}", plan.layout(), plan.params().groups);
     let make = || Ok(plan.pack(&constant.to_f32s()?));
-    let groups = plan.params().groups;
-    let shared = ctx.prepared.get(w.constant_id, &format!("conv {groups}"), make)?;
-    if plan.accepts(&shared) {
-        return Ok(Some(shared));
-    }
-    let layout = format!("conv {:?}", plan.params());
     ctx.prepared.get(w.constant_id, &layout, make).map(Some)
 }
 

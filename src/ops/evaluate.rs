@@ -27,7 +27,7 @@ pub fn evaluate(
     let describe = |value: &Option<crate::graph::ValueId>| {
         let Some(value) = value else { return Some(None) };
         let facts = &facts[value.index()];
-        let constant = facts.constant.clone();
+        let constant = facts.tensor().ok()?;
         let shape = facts.concrete_shape();
         Some(Some((facts.dtype?, shape, constant)))
     };

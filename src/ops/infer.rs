@@ -63,16 +63,7 @@ pub fn infer_bound(
 
 /// What is known of every value before any node is looked at: declared types of inputs and captures, constants.
 pub fn initial_facts(graph: &Graph) -> Vec<ValueFacts> {
-    let mut facts: Vec<ValueFacts> = graph
-        .values
-        .iter()
-        .map(|value| {
-            value
-                .constant
-                .as_ref()
-                .map_or_else(ValueFacts::default, ValueFacts::of_constant)
-        })
-        .collect();
+    let mut facts: Vec<ValueFacts> = graph.values.iter().map(ValueFacts::of_value).collect();
     for &id in graph.inputs.iter().chain(&graph.captures) {
         facts[id.index()] = ValueFacts::of_type(&graph.value(id).ty);
     }

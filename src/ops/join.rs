@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     cpu::{
-        kernel::CpuKernel,
+        kernel::{CpuKernel, Layout},
         movement::{MoveFn, StridedCopy, dense_steps},
     },
     error::{Error, Result},
@@ -88,7 +88,11 @@ impl Operator for Concat {
         if ctx.input_count() == 1 {
             return Ok(CpuKernel::View { input: 0 });
         }
-        lower_movement(self, ctx)
+        let kernel = lower_movement(self, ctx)?;
+        Ok(match is_outermost(self.axis, &ctx.output(0)?.shape)? {
+            true => kernel.with_layout(Layout::Joined),
+            false => kernel,
+        })
     }
 
     fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
@@ -103,6 +107,12 @@ impl Operator for Concat {
         let axis = resolve_axis(self.axis, ctx.output(0)?.shape.len())?;
         Ok(shapes.and_then(|shapes| movement::concat(&shapes, axis, ctx.caps)))
     }
+}
+
+/// Whether nothing but this axis tells where an element stands: all before it are of size 1.
+fn is_outermost(axis: i64, shape: &[usize]) -> Result<bool> {
+    let axis = resolve_axis(axis, shape.len())?;
+    Ok(shape[..axis].iter().all(|&dim| dim == 1))
 }
 
 impl Movement for Concat {
@@ -255,7 +265,21 @@ impl Operator for Split {
     }
 
     fn cpu(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
-        lower_movement(self, ctx)
+        let kernel = lower_movement(self, ctx)?;
+        if !is_outermost(self.axis, &ctx.input(0)?.shape)? {
+            return Ok(kernel);
+        }
+        let mut offsets = Vec::with_capacity(ctx.outputs.len());
+        let mut end = 0;
+        for output in ctx.outputs {
+            // Where those behind an output that nobody wants begin, or one of fewer bits than a byte, is not worth knowing.
+            let Some(output) = output.as_ref().filter(|output| output.dtype.bits() >= Some(8)) else {
+                return Ok(kernel);
+            };
+            offsets.push(end);
+            end += output.dtype.byte_len(output.shape.iter().product()).unwrap_or(0);
+        }
+        Ok(kernel.with_layout(Layout::Parts(offsets)))
     }
 
     fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {

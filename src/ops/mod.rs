@@ -5,6 +5,7 @@
 #![cfg_attr(not(feature = "all-operators"), allow(dead_code))]
 
 mod arity;
+mod attention;
 mod binary;
 mod cast;
 mod channel_norm;
@@ -21,7 +22,9 @@ mod fill;
 mod gather;
 mod gemm;
 pub mod infer;
+mod integer;
 mod join;
+mod lanes;
 mod layout;
 mod lower;
 mod matmul;
@@ -32,6 +35,8 @@ mod on_gpu;
 mod pad;
 mod pointwise;
 mod pool;
+#[cfg(test)]
+mod properties;
 mod quantize;
 mod recurrent;
 mod reduce;
@@ -53,6 +58,7 @@ mod unary;
 mod widen;
 mod window;
 
+pub use attention::{PERMUTATIONS, REPEATS};
 pub use context::{CpuLowering, GpuLowering, InferContext, Prepared, TensorDesc, ValueFacts};
 
 /// Whether this build has the operators that few models need.

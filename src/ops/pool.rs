@@ -11,8 +11,11 @@ use super::{
 use crate::{
     cpu::{
         conv::spatial,
-        kernel::CpuKernel,
-        pool::{AverageCount, AveragePool, PoolElement, PoolParams, StorageOrder, lp_pool, max_pool, max_pool_indices},
+        kernel::{CpuKernel, scratch_as_f32},
+        pool::{
+            AverageCount, AveragePool, PoolElement, PoolParams, StorageOrder, lp_pool, max_pool, max_pool_indices,
+            pool_scratch_len,
+        },
         reduce::{ReduceElement, ReduceKind, ReducePlan},
     },
     error::{Error, ErrorCode, Result},
@@ -128,39 +131,47 @@ impl Pool {
         })
     }
 
+    /// Maxima with their places, one of which may not be wanted.
     fn cpu_max<T: Element + PoolElement>(&self, ctx: &CpuLowering<'_>, order: StorageOrder) -> Result<CpuKernel> {
         let params = self.params(ctx.input(0)?)?;
-        Ok(
-            match (ctx.optional_output(0).is_some(), ctx.optional_output(1).is_some()) {
-                (_, false) => CpuKernel::compute("max_pool", move |io| {
-                    max_pool::<T>(&params, io.inputs.get(0)?, io.outputs.take(0)?);
-                    Ok(())
-                }),
-                (true, true) => CpuKernel::compute("max_pool_indices", move |io| {
-                    let (out, indices) = (io.outputs.take(0)?, io.outputs.take(1)?);
-                    max_pool_indices::<T>(&params, io.inputs.get(0)?, out, indices, order);
-                    Ok(())
-                }),
-                (false, true) => {
-                    let count = params.planes * params.output.iter().product::<usize>();
-                    CpuKernel::compute_with_scratch("max_pool_indices", count * size_of::<T>(), move |io| {
-                        let out = bytemuck::try_cast_slice_mut(&mut io.scratch[..count * size_of::<T>()])
-                            .map_err(|reason| Error::internal(format!("scratch memory: {reason}")))?;
-                        max_pool_indices::<T>(&params, io.inputs.get(0)?, out, io.outputs.take(1)?, order);
-                        Ok(())
-                    })
-                }
-            },
-        )
+        if ctx.optional_output(0).is_some() {
+            return Ok(CpuKernel::compute("max_pool_indices", move |io| {
+                let (out, indices) = (io.outputs.take(0)?, io.outputs.take(1)?);
+                max_pool_indices::<T>(&params, io.inputs.get(0)?, out, indices, order);
+                Ok(())
+            }));
+        }
+        let bytes = params.planes * params.output.iter().product::<usize>() * size_of::<T>();
+        Ok(CpuKernel::compute_with_scratch("max_pool_indices", bytes, move |io| {
+            let out = bytemuck::try_cast_slice_mut(&mut io.scratch[..bytes])
+                .map_err(|reason| Error::internal(format!("scratch memory: {reason}")))?;
+            max_pool_indices::<T>(&params, io.inputs.get(0)?, out, io.outputs.take(1)?, order);
+            Ok(())
+        }))
     }
 
     fn cpu_f32(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
         match self.kind {
+            Kind::Max(_) if ctx.optional_output(1).is_none() => {
+                let params = self.params(ctx.input(0)?)?;
+                Ok(CpuKernel::compute_with_scratch(
+                    "max_pool_f32",
+                    line_bytes(&params, ctx.threads)?,
+                    move |io| {
+                        let scratch = scratch_as_f32(io.scratch);
+                        max_pool(&params, io.inputs.get(0)?, io.outputs.take(0)?, scratch, io.threads);
+                        Ok(())
+                    },
+                ))
+            }
             Kind::Max(order) => self.cpu_max::<f32>(ctx, order),
             Kind::Average(count) => {
-                let plan = AveragePool::new(self.params(ctx.input(0)?)?, count);
-                Ok(CpuKernel::compute("average_pool_f32", move |io| {
-                    plan.run(io.inputs.get(0)?, io.outputs.take(0)?);
+                let params = self.params(ctx.input(0)?)?;
+                let bytes = line_bytes(&params, ctx.threads)?;
+                let plan = AveragePool::new(params, count);
+                Ok(CpuKernel::compute_with_scratch("average_pool_f32", bytes, move |io| {
+                    let scratch = scratch_as_f32(io.scratch);
+                    plan.run(io.inputs.get(0)?, io.outputs.take(0)?, scratch, io.threads);
                     Ok(())
                 }))
             }
@@ -177,7 +188,9 @@ impl Pool {
 
     fn cpu_f64(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
         let kind = self.kind;
-        if let Kind::Max(order) = kind {
+        if let Kind::Max(order) = kind
+            && ctx.optional_output(1).is_some()
+        {
             return self.cpu_max::<f64>(ctx, order);
         }
         let params = self.params(ctx.input(0)?)?;
@@ -186,6 +199,17 @@ impl Pool {
             Ok(())
         }))
     }
+}
+
+/// The scratch memory of a pooling of f32, in bytes.
+fn line_bytes(params: &PoolParams, threads: usize) -> Result<usize> {
+    let bytes = pool_scratch_len(params).checked_mul(4 * threads);
+    bytes.filter(|&bytes| bytes <= isize::MAX as usize / 2).ok_or_else(|| {
+        Error::new(
+            ErrorCode::LimitExceeded,
+            "the pooling's padded lines exceed the address range",
+        )
+    })
 }
 
 /// Pooling as its definition reads: what f64 takes, and what the fast kernels are tested against.
@@ -249,13 +273,13 @@ impl Operator for Pool {
             (DType::F16 | DType::BF16, _) => widened(ctx, |ctx| self.cpu_f32(ctx)),
             (DType::F64, _) if !ALL_OPERATORS => Err(of_larger_build("float64")),
             (DType::F64, _) => self.cpu_f64(ctx),
-            (DType::I8 | DType::U8, Kind::Max(order)) => converted(
+            (DType::I8 | DType::U8, Kind::Max(_)) => converted(
                 ctx,
                 |dtype| match dtype {
                     DType::I8 | DType::U8 => DType::F32,
                     other => other,
                 },
-                |ctx| self.cpu_max::<f32>(ctx, order),
+                |ctx| self.cpu_f32(ctx),
             ),
             _ => Err(ctx.unsupported_type(0)),
         }

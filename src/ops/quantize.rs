@@ -1,20 +1,18 @@
-//! Quantisation: QuantizeLinear, DequantizeLinear, DynamicQuantizeLinear, and MatMulInteger on what they make.
-
-use std::sync::Arc;
+//! Quantisation: QuantizeLinear, DequantizeLinear and DynamicQuantizeLinear.
 
 use super::{
     CpuLowering, InferContext, Operator, TensorDesc,
-    lower::{invalid, mismatch, operand, unsupported},
+    lower::{invalid, mismatch, unsupported},
 };
 use crate::{
     cpu::{
-        elementwise::{self, TILE, Wide, elements},
+        elementwise::{self, TILE, Wide},
+        int8::quantize::{Quantization, quantize, range},
         kernel::{CpuKernel, KernelInputs},
     },
-    error::{Error, Result},
+    error::Result,
     graph::Node,
-    pointwise::access::broadcast_strides,
-    tensor::{DType, Dim, Rounding, SmallFloat, broadcast_shapes, display_shape, element_count, resolve_axis},
+    tensor::{DType, Dim, Rounding, SmallFloat, display_shape, element_count, resolve_axis},
 };
 
 /// ONNX `QuantizeLinear` (`saturate(round(x / scale) + zero_point)`, halves to even) and `DequantizeLinear`
@@ -139,12 +137,12 @@ impl Linear {
                 None => 0.0,
             };
             if is_quantize {
-                let (low, high) = if is_signed { (-128.0, 127.0) } else { (0.0, 255.0) };
-                let pairs = io.outputs.take_bytes(0)?.iter_mut().zip(io.inputs.get::<f32>(0)?);
-                for (to, x) in pairs {
-                    let rounded = ((x / scale).round_ties_even() + zero_point).clamp(low, high);
-                    *to = if is_signed { rounded as i8 as u8 } else { rounded as u8 };
-                }
+                let to = Quantization {
+                    scale,
+                    zero: zero_point,
+                    is_signed,
+                };
+                quantize(io.inputs.get::<f32>(0)?, to, io.outputs.take_bytes(0)?);
                 return Ok(());
             }
             let table: [f32; 256] = std::array::from_fn(|byte| (number(byte as u8) - zero_point) * scale);
@@ -347,14 +345,16 @@ impl Operator for DynamicQuantize {
     fn cpu(&self, _: &CpuLowering<'_>) -> Result<CpuKernel> {
         Ok(CpuKernel::compute("dynamic_quantize", |io| {
             let x = io.inputs.get::<f32>(0)?;
-            let low = x.iter().fold(0f32, |low, &x| low.min(x));
-            let high = x.iter().fold(0f32, |high, &x| high.max(x));
+            let (low, high) = range(x);
             let scale = if high == low { 1.0 } else { (high - low) / 255.0 };
             let zero_point = (0.0 - low / scale).clamp(0.0, 255.0).round_ties_even();
             if io.outputs.has(0) {
-                let quantize = |x: f32| ((x / scale).round_ties_even() + zero_point).clamp(0.0, 255.0) as u8;
-                let target = io.outputs.take::<u8>(0)?;
-                target.iter_mut().zip(x).for_each(|(to, &x)| *to = quantize(x));
+                let to = Quantization {
+                    scale,
+                    zero: zero_point,
+                    is_signed: false,
+                };
+                quantize(x, to, io.outputs.take::<u8>(0)?);
             }
             if io.outputs.has(1) {
                 io.outputs.take::<f32>(1)?.fill(scale);
@@ -365,235 +365,6 @@ impl Operator for DynamicQuantize {
             Ok(())
         }))
     }
-}
-
-/// ONNX `MatMulInteger` (opset 10): the matrix product of 8-bit integers less their zero points, as int32. The zero point
-/// of the first is one number or one for each row, of the second one or one for each column.
-#[derive(Debug)]
-struct MatMulInteger;
-
-/// Makes [`MatMulInteger`].
-pub fn make_matmul_integer(_: &Node) -> Result<Box<dyn Operator>> {
-    Ok(Box::new(MatMulInteger))
-}
-
-/// The dimensions of a matrix product: leading ones, then rows, depth and columns.
-struct Product<D> {
-    a_lead: Vec<D>,
-    b_lead: Vec<D>,
-    rows: Option<D>,
-    depth: [D; 2],
-    columns: Option<D>,
-}
-
-fn product<D: Clone + std::fmt::Display>(a: &[D], b: &[D]) -> Result<Product<D>> {
-    let (Some(a_last), Some(b_last)) = (a.last(), b.last()) else {
-        return Err(mismatch("a factor of a matrix product is a scalar"));
-    };
-    let is_matrix = |shape: &[D]| shape.len() >= 2;
-    Ok(Product {
-        a_lead: a[..a.len().saturating_sub(2)].to_vec(),
-        b_lead: b[..b.len().saturating_sub(2)].to_vec(),
-        rows: is_matrix(a).then(|| a[a.len() - 2].clone()),
-        depth: [
-            a_last.clone(),
-            if is_matrix(b) {
-                b[b.len() - 2].clone()
-            } else {
-                b_last.clone()
-            },
-        ],
-        columns: is_matrix(b).then(|| b_last.clone()),
-    })
-}
-
-impl Operator for MatMulInteger {
-    fn infer(&self, ctx: &mut InferContext<'_>) -> Result<()> {
-        let shape = match (ctx.shape(0), ctx.shape(1)) {
-            (Some(a), Some(b)) => {
-                let product = product(a, b)?;
-                let [x, y] = &product.depth;
-                if x.known().zip(y.known()).is_some_and(|(x, y)| x != y) {
-                    return Err(mismatch("the depths of the factors differ")
-                        .expected(x.to_string())
-                        .actual(y.to_string()));
-                }
-                let lead = super::context::broadcast_dims(&product.a_lead, &product.b_lead)?;
-                lead.map(|lead| lead.into_iter().chain(product.rows).chain(product.columns).collect())
-            }
-            _ => None,
-        };
-        ctx.set_output(0, DType::I32, shape);
-        Ok(())
-    }
-
-    fn is_heavy(&self) -> bool {
-        true
-    }
-
-    fn operations(&self, inputs: &[Vec<usize>], outputs: u64) -> u64 {
-        2 * outputs * inputs[0].last().map_or(1, |&depth| depth as u64)
-    }
-
-    fn cpu(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
-        let (a, b) = (ctx.input(0)?, ctx.input(1)?);
-        for (index, desc) in [a, b].into_iter().enumerate() {
-            if !matches!(desc.dtype, DType::I8 | DType::U8) {
-                return Err(ctx.unsupported_type(index));
-            }
-        }
-        let product = product(&a.shape, &b.shape)?;
-        let [depth, b_depth] = product.depth;
-        if depth != b_depth {
-            return Err(mismatch("the depths of the factors differ"));
-        }
-        let (rows, columns) = (product.rows.unwrap_or(1), product.columns.unwrap_or(1));
-        let lead = broadcast_shapes(&[&product.a_lead, &product.b_lead])?;
-        let strides = |own: &[usize]| {
-            broadcast_strides(&lead, own).ok_or_else(|| mismatch("leading dimensions do not broadcast"))
-        };
-        let offsets = |strides: &[usize], flat: usize| {
-            let (mut rest, mut offset) = (flat, 0);
-            for (&dim, &stride) in lead.iter().zip(strides).rev() {
-                offset += rest % dim * stride;
-                rest /= dim;
-            }
-            offset
-        };
-        let (a_strides, b_strides) = (strides(&product.a_lead)?, strides(&product.b_lead)?);
-        let pairs: Vec<(usize, usize)> = (0..element_count(&lead)?)
-            .map(|flat| (offsets(&a_strides, flat), offsets(&b_strides, flat)))
-            .collect();
-        let per = |index: usize, along: usize, matrices: &[usize]| -> Result<Option<ZeroPoint>> {
-            let Some(desc) = ctx.optional_input(index) else {
-                return Ok(None);
-            };
-            let count = element_count(&desc.shape)?;
-            let of = operand(index, desc);
-            let of_all = element_count(&[element_count(matrices)?, along])?;
-            match count {
-                1 => Ok(Some(ZeroPoint {
-                    of,
-                    per_matrix: 0,
-                    step: 0,
-                })),
-                _ if count == along => Ok(Some(ZeroPoint {
-                    of,
-                    per_matrix: 0,
-                    step: 1,
-                })),
-                // One for each row or column of each of the factor's matrices.
-                _ if count == of_all => Ok(Some(ZeroPoint {
-                    of,
-                    per_matrix: along,
-                    step: 1,
-                })),
-                _ => Err(
-                    mismatch("the zero points are neither one nor one for each row or column")
-                        .expected(along.to_string())
-                        .actual(display_shape(&desc.shape)),
-                ),
-            }
-        };
-        let (a_zero, b_zero) = (per(2, rows, &product.a_lead)?, per(3, columns, &product.b_lead)?);
-        let types = [a.dtype, b.dtype];
-        // A constant second factor is widened once.
-        let is_fixed = b_zero.is_none() || ctx.constant(3).is_some();
-        let widened: Option<Arc<Vec<i16>>> = match (&b.constant, is_fixed) {
-            (Some(constant), true) => {
-                let zero_id = ctx.optional_input(3).map_or(0, |zero| zero.constant_id);
-                let make = || {
-                    let zeros = match (ctx.constant(3), &b_zero) {
-                        (Some(tensor), Some(_)) => tensor.aligned()?.to_i64s()?,
-                        _ => vec![0],
-                    };
-                    let step = b_zero.as_ref().map_or((0, 0), |zero| (zero.per_matrix, zero.step));
-                    let constant = constant.aligned()?;
-                    widen(types[1], constant.bytes(), depth * columns, columns, &zeros, step)
-                };
-                Some(
-                    ctx.prepared
-                        .get(b.constant_id, &format!("i16 less zero point {zero_id}"), make)?,
-                )
-            }
-            _ => None,
-        };
-        let is_prepared = widened.is_some();
-        let kernel = CpuKernel::compute("matmul_integer", move |io| {
-            let target = io.outputs.take::<i32>(0)?;
-            let made;
-            let b: &[i16] = match &widened {
-                Some(widened) => widened,
-                None => {
-                    let (zeros, step) = read_zeros(&b_zero, &io.inputs)?;
-                    made = widen(types[1], io.inputs.bytes(1)?, depth * columns, columns, &zeros, step)?;
-                    &made
-                }
-            };
-            let a = io.inputs.bytes(0)?;
-            let (zeros, (per_matrix, step)) = read_zeros(&a_zero, &io.inputs)?;
-            let mut row_values = vec![0i64; depth];
-            for (&(a_matrix, b_matrix), target) in pairs.iter().zip(target.chunks_exact_mut((rows * columns).max(1))) {
-                let b = &b[b_matrix * depth * columns..(b_matrix + 1) * depth * columns];
-                for (row, target) in target.chunks_exact_mut(columns.max(1)).enumerate() {
-                    i64::load(types[0], a, (a_matrix * rows + row) * depth, 1, &mut row_values)?;
-                    let zero = zeros[a_matrix * per_matrix + row * step];
-                    target.fill(0);
-                    for (&value, b_row) in row_values.iter().zip(b.chunks_exact(columns.max(1))) {
-                        let value = (value - zero) as i32;
-                        for (sum, &b) in target.iter_mut().zip(b_row) {
-                            *sum = sum.wrapping_add(value * i32::from(b));
-                        }
-                    }
-                }
-            }
-            Ok(())
-        });
-        Ok(if is_prepared {
-            kernel.with_prepared_input(1)
-        } else {
-            kernel
-        })
-    }
-}
-
-/// Zero points of a factor, and how they belong to matrices and to rows or columns.
-struct ZeroPoint {
-    of: elementwise::Operand,
-    per_matrix: usize,
-    step: usize,
-}
-
-fn read_zeros(zero: &Option<ZeroPoint>, inputs: &KernelInputs<'_>) -> Result<(Vec<i64>, (usize, usize))> {
-    let Some(zero) = zero else {
-        return Ok((vec![0], (0, 0)));
-    };
-    let mut values = vec![0i64; element_count(&zero.of.shape)?];
-    i64::load(zero.of.dtype, inputs.bytes(zero.of.index)?, 0, 1, &mut values)?;
-    Ok((values, (zero.per_matrix, zero.step)))
-}
-
-/// The elements of the second factor less their columns' zero points.
-fn widen(
-    dtype: DType,
-    bytes: &[u8],
-    matrix: usize,
-    columns: usize,
-    zeros: &[i64],
-    (per_matrix, step): (usize, usize),
-) -> Result<Vec<i16>> {
-    let raw: &[u8] = elements(bytes)?;
-    let widen = |(index, &byte): (usize, &u8)| {
-        let value = if dtype == DType::I8 {
-            i16::from(byte as i8)
-        } else {
-            i16::from(byte)
-        };
-        let zero = zeros.get(index / matrix.max(1) * per_matrix + index % columns.max(1) * step);
-        zero.map(|&zero| value - zero as i16)
-    };
-    let widened: Option<Vec<i16>> = raw.iter().enumerate().map(widen).collect();
-    widened.ok_or_else(|| Error::internal("a zero point is missing"))
 }
 
 #[cfg(test)]
@@ -608,22 +379,6 @@ mod tests {
             .input(f32s(&[], &[2.0]))
             .input(tensor(&[], &[10i8]));
         assert_eq!(node.run1().unwrap(), tensor(&[6], &[-128i8, 10, 10, 12, 12, 127]));
-    }
-
-    #[test]
-    fn zero_points_of_a_product_are_as_many_as_it_has_rows_or_columns() {
-        let node = |zeros: usize| {
-            TestNode::new("MatMulInteger", 10)
-                .input(tensor(&[2, 2, 1], &[1u8, 2, 3, 4]))
-                .input(tensor(&[1, 1], &[1u8]))
-                .input(tensor(&[zeros], &vec![1u8; zeros]))
-        };
-        for zeros in [1, 2, 4] {
-            assert_eq!(node(zeros).run1().unwrap(), tensor(&[2, 2, 1], &[0, 1, 2, 3]));
-        }
-        for zeros in [0, 3, 6] {
-            assert!(node(zeros).run().is_err(), "{zeros} zero points");
-        }
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! The one table of operators.
 
 use super::{
-    ALL_OPERATORS, Operator, arity::ARITIES, binary, cast, channel_norm, control, conv, conv_transpose, dropout, fill,
-    gather, gemm, join, layout, matmul, normalization, of_larger_build, pad, pointwise, pool, quantize, recurrent,
-    reduce, resize, scatter, search, select, shape, slice, softmax, transpose, unary,
+    ALL_OPERATORS, Operator, arity::ARITIES, attention, binary, cast, channel_norm, control, conv, conv_transpose,
+    dropout, fill, gather, gemm, integer, join, lanes, layout, matmul, normalization, of_larger_build, pad, pointwise,
+    pool, quantize, recurrent, reduce, resize, scatter, search, select, shape, slice, softmax, transpose, unary,
 };
 use crate::{
     error::{Error, ErrorCode, Result},
@@ -96,6 +96,8 @@ static OPERATORS: &[Entry] = &[
     onnx("MatMul", matmul::MatMul::plain),
     internal("FusedMatMul", matmul::MatMul::fused),
     onnx("Gemm", gemm::Gemm::make),
+    internal("FusedAttention", attention::make),
+    internal("Lanes", lanes::make),
     // Convolution.
     onnx("Conv", conv::Conv::make),
     onnx("ConvTranspose", conv_transpose::ConvTranspose::make),
@@ -222,7 +224,10 @@ static OPERATORS: &[Entry] = &[
     onnx("QuantizeLinear", quantize::make_linear),
     onnx("DequantizeLinear", quantize::make_linear),
     onnx("DynamicQuantizeLinear", quantize::make_dynamic),
-    onnx("MatMulInteger", quantize::make_matmul_integer),
+    onnx("ConvInteger", integer::make),
+    onnx("MatMulInteger", integer::make),
+    internal("IntegerConv", integer::make),
+    internal("IntegerMatMul", integer::make),
     // Made from attributes and sizes.
     onnx("Constant", fill::make_constant),
     onnx("ConstantOfShape", fill::make_constant_of_shape),

@@ -8,7 +8,7 @@ use super::{
 use crate::{
     cpu::{
         elementwise::Wide,
-        kernel::CpuKernel,
+        kernel::{CpuKernel, scratch_as_f32},
         movement::{self, TableCopy},
         resample::{self, Taps},
     },
@@ -589,14 +589,32 @@ impl Operator for Resize {
             }
             _ => {}
         }
-        let passes: Vec<(usize, Taps)> = axes
-            .iter()
-            .enumerate()
-            .filter(|(_, axis)| !self.is_identity(axis) && axis.resized > 0)
-            .map(|(number, axis)| Ok((number, self.taps(axis)?)))
+        let mut order: Vec<usize> = (0..axes.len())
+            .filter(|&number| !self.is_identity(&axes[number]) && axes[number].resized > 0)
+            .collect();
+        // What shrinks goes first; of what grows the inner axes, whose steps are the dearer ones.
+        order.sort_by_key(|&number| {
+            let grows = axes[number].resized > input.shape[number];
+            (grows, std::cmp::Reverse(number))
+        });
+        let passes: Vec<(usize, Taps)> = order
+            .into_iter()
+            .map(|number| Ok((number, self.taps(&axes[number])?)))
             .collect::<Result<_>>()?;
         let plan = resample::Plan::new(&input.shape, passes, self.extrapolation)
             .ok_or_else(|| Error::new(ErrorCode::LimitExceeded, "a resized tensor is too large"))?;
+        if dtype == DType::F32 {
+            let scratch_bytes = plan.scratch_len() * size_of::<f32>();
+            return Ok(CpuKernel::compute_with_scratch(
+                "resize_f32",
+                scratch_bytes,
+                move |io| {
+                    let (source, target) = (io.inputs.get(0)?, io.outputs.take(0)?);
+                    plan.run_f32(source, target, scratch_as_f32(io.scratch));
+                    Ok(())
+                },
+            ));
+        }
         Ok(CpuKernel::compute("resize", move |io| {
             let source = io.inputs.bytes(0)?;
             let target = io.outputs.take_bytes(0)?;

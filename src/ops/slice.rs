@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     cpu::{
-        kernel::{CpuKernel, KernelInputs},
+        kernel::{CpuKernel, KernelInputs, Layout},
         movement::{Indices, MoveFn, StridedCopy, dense_steps},
     },
     error::{Error, ErrorCode, Result},
@@ -185,7 +185,11 @@ impl Operator for Slice {
         if ctx.outputs_known && ctx.input(0)?.shape == ctx.output(0)?.shape && self.is_whole(ctx) {
             return Ok(CpuKernel::View { input: 0 });
         }
-        lower_movement(self, ctx)
+        let kernel = lower_movement(self, ctx)?;
+        Ok(match self.place(ctx)? {
+            Some(offset) => kernel.with_layout(Layout::Parts(vec![offset])),
+            None => kernel,
+        })
     }
 
     fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
@@ -226,6 +230,33 @@ impl Slice {
     fn is_whole(&self, ctx: &CpuLowering<'_>) -> bool {
         let has_steps = self.fixed.is_none() && ctx.optional_input(4).is_some();
         !has_steps || ctx.ints(4).is_some_and(|steps| steps.iter().all(|&step| step > 0))
+    }
+
+    /// The byte at which the slice begins in the input, when it is one piece of it.
+    fn place(&self, ctx: &CpuLowering<'_>) -> Result<Option<usize>> {
+        let (input, output) = (ctx.input(0)?, ctx.output(0)?);
+        let is_known = |index: usize| ctx.optional_input(index).is_none() || ctx.constant(index).is_some();
+        let (shape, cut) = (&input.shape, input.shape.iter().position(|&dim| dim != 1));
+        let (Some(cut), true) = (cut, self.fixed.is_some() || (1..=4).all(is_known)) else {
+            return Ok(None);
+        };
+        let [starts, ends, axes, steps] = match &self.fixed {
+            Some([starts, ends, axes]) => [starts.clone(), ends.clone(), axes.clone(), None],
+            None => [1, 2, 3, 4].map(|index| ctx.ints(index)),
+        };
+        let (starts, ends) = (starts.unwrap_or_default(), ends.unwrap_or_default());
+        let bounds = Bounds::new(shape.len(), starts, ends, axes, steps)?;
+        let mut first = 0;
+        for (index, &axis) in bounds.axes.iter().enumerate() {
+            if axis == cut && bounds.steps[index] == 1 {
+                first = clamp(shape[axis], bounds.starts[index], bounds.ends[index], 1)?.0;
+            } else if shape[axis] != output.shape[axis] || bounds.steps[index] < 1 {
+                return Ok(None);
+            }
+        }
+        let row: usize = shape[cut + 1..].iter().product();
+        let bytes = input.dtype.byte_len(1).filter(|_| input.dtype.bits() >= Some(8));
+        Ok(bytes.map(|bytes| first * row * bytes))
     }
 
     fn copy(shape: &[usize], output: &[usize], bounds: &Bounds<i64>) -> Result<StridedCopy> {

@@ -9,7 +9,7 @@ use crate::{
     cpu::{
         elementwise::Wide,
         executor::run_alone,
-        kernel::{ComputeKernel, CpuKernel, InputBytes, KernelInputs, KernelIo, KernelOutputs, OutputBytes},
+        kernel::{ComputeKernel, CpuKernel, InputBytes, KernelInputs, KernelIo, KernelOutputs, Layout, OutputBytes},
     },
     error::{Error, Result},
     tensor::{AlignedBytes, DType, Tensor},
@@ -31,16 +31,12 @@ pub fn narrow_ints(dtype: DType, shape: &[usize], values: &[i64]) -> Result<Tens
     Tensor::from_bytes(dtype, shape, bytes)
 }
 
-fn is_half(dtype: DType) -> bool {
-    matches!(dtype, DType::F16 | DType::BF16)
-}
-
 /// Lowers a node as if its f16 and bf16 inputs and outputs were f32. Constants keep their own type: `lower` takes their
 /// elements with [`Tensor::to_f32s`].
 pub fn widened(ctx: &CpuLowering<'_>, lower: impl FnOnce(&CpuLowering<'_>) -> Result<CpuKernel>) -> Result<CpuKernel> {
     let widen = |descs: &[Option<TensorDesc>]| -> Vec<Option<TensorDesc>> {
         let widen = |desc: &TensorDesc| TensorDesc {
-            dtype: if is_half(desc.dtype) { DType::F32 } else { desc.dtype },
+            dtype: if desc.dtype.is_half() { DType::F32 } else { desc.dtype },
             ..desc.clone()
         };
         descs.iter().map(|desc| desc.as_ref().map(widen)).collect()
@@ -64,7 +60,7 @@ pub fn widened(ctx: &CpuLowering<'_>, lower: impl FnOnce(&CpuLowering<'_>) -> Re
                     .collect::<Result<Vec<_>>>()?;
                 let outputs = (kernel.run)(&widened)?;
                 let narrow = |(tensor, dtype): (Tensor, &Option<DType>)| match dtype {
-                    Some(dtype) if is_half(*dtype) => narrow_tensor(&tensor, *dtype),
+                    Some(dtype) if dtype.is_half() => narrow_tensor(&tensor, *dtype),
                     _ => Ok(tensor),
                 };
                 outputs
@@ -160,7 +156,7 @@ struct Copy {
 fn around_compute(ctx: &CpuLowering<'_>, kernel: ComputeKernel) -> Result<CpuKernel> {
     let mut end = 0usize;
     let mut copy = |index: usize, desc: &Option<TensorDesc>| -> Result<Option<Copy>> {
-        let Some(desc) = desc.as_ref().filter(|desc| is_half(desc.dtype)) else {
+        let Some(desc) = desc.as_ref().filter(|desc| desc.dtype.is_half()) else {
             return Ok(None);
         };
         let len = crate::tensor::element_count(&desc.shape)?;
@@ -187,12 +183,14 @@ fn around_compute(ctx: &CpuLowering<'_>, kernel: ComputeKernel) -> Result<CpuKer
         name,
         scratch_bytes,
         prepared_inputs,
+        layout: _,
         run,
     } = kernel;
     Ok(CpuKernel::Compute(ComputeKernel {
         name,
         scratch_bytes: own_scratch + scratch_bytes,
         prepared_inputs,
+        layout: Layout::Own,
         run: Box::new(move |io| {
             let (mut memory, scratch) = io.scratch.split_at_mut(own_scratch);
             let mut take = |copy: &Copy| {
@@ -285,7 +283,7 @@ fn narrow(wide: &[f32], dtype: DType, bytes: &mut [u8]) -> Result<()> {
 }
 
 fn widen_tensor(tensor: &Tensor) -> Result<Tensor> {
-    if !is_half(tensor.dtype()) {
+    if !tensor.dtype().is_half() {
         return Ok(tensor.clone());
     }
     Tensor::new(tensor.shape(), tensor.to_f32s()?.into_owned())

@@ -1,7 +1,12 @@
 //! Sliding windows: the attributes that convolution and pooling share (`kernel_shape`, `strides`, `dilations`, `pads`,
 //! `auto_pad`, `ceil_mode`), the output's size as a symbolic formula, and the concrete geometry.
 
+use super::{
+    TensorDesc,
+    context::{equal_dims, rank_error},
+};
 use crate::{
+    cpu::conv::{ConvParams, spatial},
     error::{Error, ErrorCode, Result},
     graph::Node,
     tensor::Dim,
@@ -250,6 +255,88 @@ impl Window {
         }
         Ok(geometry)
     }
+}
+
+/// Attribute `group` of a convolution.
+pub fn conv_groups(node: &Node) -> Result<usize> {
+    let groups = node.attributes.int("group")?.unwrap_or(1);
+    let checked = usize::try_from(groups).ok().filter(|&groups| groups > 0);
+    checked.ok_or_else(|| {
+        Error::new(ErrorCode::InvalidGraph, "attribute group is out of range")
+            .expected("at least 1")
+            .actual(groups.to_string())
+    })
+}
+
+/// The concrete sizes of a convolution, checked.
+pub fn conv_params(
+    window: &Window,
+    groups: usize,
+    x: &TensorDesc,
+    w: &TensorDesc,
+    bias: Option<&TensorDesc>,
+) -> Result<ConvParams> {
+    let ([batch, in_channels, input @ ..], [out_channels, per_group, kernel @ ..]) = (&x.shape[..], &w.shape[..])
+    else {
+        return Err(rank_error(0, "at least 3", x.shape.len()));
+    };
+    if input.len() != kernel.len() {
+        return Err(rank_error(1, x.shape.len(), w.shape.len()));
+    }
+    check_channels(
+        groups,
+        &Dim::from(*in_channels),
+        &Dim::from(*out_channels),
+        &Dim::from(*per_group),
+    )?;
+    if let Some(bias) = bias
+        && bias.shape != [*out_channels]
+    {
+        return Err(
+            Error::new(ErrorCode::ShapeMismatch, "input 2 is not one value per output channel")
+                .expected(format!("[{out_channels}]"))
+                .actual(crate::tensor::display_shape(&bias.shape)),
+        );
+    }
+    let geometry = window.geometry(input, kernel)?;
+    let axes = |values: &[usize], fill| {
+        spatial(values, fill).ok_or_else(|| {
+            Error::new(
+                ErrorCode::UnsupportedOperator,
+                "a convolution over this number of spatial axes is not supported",
+            )
+            .expected("1 to 3")
+            .actual(values.len().to_string())
+        })
+    };
+    Ok(ConvParams {
+        batch: *batch,
+        in_channels: *in_channels,
+        out_channels: *out_channels,
+        groups,
+        input: axes(input, 1)?,
+        kernel: axes(kernel, 1)?,
+        strides: axes(&geometry.strides, 1)?,
+        dilations: axes(&geometry.dilations, 1)?,
+        pads_begin: axes(&geometry.pads_begin, 0)?,
+        pads_end: axes(&geometry.pads_end, 0)?,
+    })
+}
+
+/// Checks that `groups` divide the channels.
+pub fn check_channels(groups: usize, input: &Dim, output: &Dim, per_group: &Dim) -> Result<()> {
+    let expected = per_group.clone() * Dim::from(groups);
+    equal_dims(&expected, input, "number of input channels")?;
+    if let Some(output) = output.size()
+        && (!output.is_multiple_of(groups) || groups > output.max(1))
+    {
+        return Err(
+            Error::new(ErrorCode::ShapeMismatch, "the groups do not divide the output channels")
+                .expected(format!("a multiple of {groups}"))
+                .actual(output.to_string()),
+        );
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -43,7 +43,7 @@ fn fold_some(graph: &mut Graph, captures: &[ValueFacts]) -> Result<bool> {
             (is_only_user && is_conv).then_some((value, producer))
         });
         let Some((value, conv)) = conv_input else { continue };
-        let Some(weights) = constant_f32(&analysis, graph.nodes[conv.index()].input(1)) else {
+        let Some(weights) = weights_of(graph, &producers, &analysis, conv) else {
             continue;
         };
         let Some(channels) = output_channels(&graph.nodes[conv.index()], weights)? else {
@@ -84,6 +84,22 @@ fn fold_some(graph: &mut Graph, captures: &[ValueFacts]) -> Result<bool> {
     replace_uses(graph, &replaced);
     retain_nodes(graph, |index| !removed[index]);
     Ok(!replaced.is_empty())
+}
+
+/// The constant weights of a convolution, which may be half precision that a Cast widens.
+fn weights_of<'a>(
+    graph: &Graph,
+    producers: &[Option<NodeId>],
+    analysis: &'a Analysis,
+    conv: NodeId,
+) -> Option<&'a Tensor> {
+    let id = graph.nodes[conv.index()].input(1)?;
+    constant_f32(analysis, Some(id)).or_else(|| {
+        let cast = &graph.nodes[producers[id.index()]?.index()];
+        let stored = analysis.facts[cast.input(0)?.index()].constant.as_ref()?;
+        let widens = analysis.facts[id.index()].dtype == Some(DType::F32) && stored.dtype().is_half();
+        (cast.operator.is_onnx("Cast") && widens).then_some(stored)
+    })
 }
 
 fn is_convolution(node: &Node) -> bool {

@@ -2,7 +2,7 @@
 //! epilogue.
 
 use super::{
-    pointwise::{MAX_INPUTS, defect, is_f32},
+    pointwise::{MAX_INPUTS, defect, is_f32, without_scalars},
     rewrite::{Analysis, Uses, retain_nodes},
 };
 use crate::{
@@ -68,6 +68,7 @@ fn find(
     let node = &graph.nodes[index];
     let Some(output) = node.output(0) else { return Ok(None) };
     let inputs: Vec<ValueId> = form.inputs.iter().filter_map(|&input| node.inputs[input]).collect();
+    let (expr, inputs) = without_scalars(analysis, &form.expr, &inputs)?.unwrap_or((form.expr, inputs));
     // Of several candidates the last made is taken: the others' results are ready when it runs.
     let kernel = inputs
         .iter()
@@ -104,7 +105,7 @@ fn find(
     if others.len() > MAX_INPUTS - 1 {
         return Ok(None);
     }
-    let expr = form.expr.merge_inputs(&map).map_err(defect)?;
+    let expr = expr.merge_inputs(&map).map_err(defect)?;
     if expr.inputs().first() != Some(&Storage::F32) {
         return Ok(None);
     }

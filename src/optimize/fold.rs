@@ -1,12 +1,15 @@
 //! Replaces what is known by constants: nodes whose inputs are all constant, and integer values whose elements shape
 //! inference found, which is where chains of Shape, Gather, Concat and Reshape end.
 
-use super::rewrite::{Analysis, retain_nodes};
+use super::{
+    rewrite::{Analysis, retain_nodes},
+    widen,
+};
 use crate::{
     error::Result,
     graph::{Graph, NodeId},
     ops::{ValueFacts, evaluate::evaluate, infer::infer_node},
-    tensor::{Bool8, DType, Dim, Tensor},
+    tensor::Tensor,
 };
 
 /// A folded result may be this large whatever its inputs are.
@@ -17,19 +20,20 @@ const GROWTH: usize = 4;
 pub(super) fn run(graph: &mut Graph, captures: &[ValueFacts]) -> Result<bool> {
     let Analysis { operators, mut facts } = Analysis::of(graph, captures)?;
     let mut folded = vec![false; graph.nodes.len()];
+    let kept = widen::kept_weights(graph, &facts);
     let mut constants = Vec::new();
     for index in 0..graph.nodes.len() {
         let id = NodeId(index as u32);
         // What is folded before this node tells more about it.
         infer_node(graph, id, &graph.nodes[index], &*operators[index], &mut facts, &mut 0)?;
         let node = &graph.nodes[index];
-        if !operators[index].is_deterministic() || node.outputs.iter().all(Option::is_none) {
+        if kept[index] || !operators[index].is_deterministic() || node.outputs.iter().all(Option::is_none) {
             continue;
         }
         let by_inference: Option<Vec<Option<Tensor>>> = node
             .outputs
             .iter()
-            .map(|id| id.map(|id| known_tensor(&facts[id.index()])).transpose_known())
+            .map(|id| id.map(|id| facts[id.index()].known_tensor()).transpose_known())
             .collect();
         let results = match by_inference {
             Some(tensors) => Some(tensors),
@@ -94,27 +98,4 @@ fn is_small(graph: &Graph, index: usize, facts: &[ValueFacts]) -> bool {
         sum.checked_add(facts.dtype?.byte_len(count).unwrap_or(count.checked_mul(16)?))
     });
     output_bytes.is_some_and(|bytes| bytes <= ALWAYS_BYTES || bytes <= input_bytes.saturating_mul(GROWTH))
-}
-
-/// The tensor of a value whose elements inference knows.
-fn known_tensor(facts: &ValueFacts) -> Option<Tensor> {
-    if let Some(constant) = &facts.constant {
-        return Some(constant.clone());
-    }
-    let shape = facts.concrete_shape()?;
-    let elements: Vec<i64> = facts.elements.as_ref()?.iter().map(Dim::known).collect::<Option<_>>()?;
-    match facts.dtype? {
-        DType::I64 => Tensor::new(&shape, elements).ok(),
-        DType::I32 => Tensor::new(
-            &shape,
-            elements
-                .iter()
-                .map(|&v| i32::try_from(v))
-                .collect::<Result<_, _>>()
-                .ok()?,
-        )
-        .ok(),
-        DType::Bool => Tensor::new(&shape, elements.iter().map(|&v| Bool8::from(v != 0)).collect()).ok(),
-        _ => None,
-    }
 }

@@ -2,20 +2,28 @@
 //! turns a valid graph into a valid graph that computes the same.
 
 mod affine;
+mod attention;
 mod branches;
 mod captures;
 mod common;
 mod dead;
+mod dequantized;
 mod epilogue;
 mod expand;
 mod fold;
 mod identity;
+mod integer;
+mod lanes;
+mod norm;
+mod pad;
 mod parts;
+mod pattern;
 mod pointwise;
 mod reshape;
 mod rewrite;
-
 mod transpose;
+mod views;
+mod widen;
 
 use crate::{
     error::{Error, Result},
@@ -30,7 +38,8 @@ use rewrite::Analysis;
 pub enum Level {
     /// The graph as imported.
     None,
-    /// Passes that keep every node's own kernel: folding of constants and shapes, dead and common code, identities.
+    /// Passes that keep every node's own kernel: folding of constants and shapes, dead and common code, identities. What is
+    /// half precision is computed in f32.
     Basic,
     /// Everything, fusions included.
     #[default]
@@ -60,6 +69,12 @@ struct Pass {
 const EXPANSION: &[Pass] = &[Pass {
     name: "expand",
     run: expand::run,
+}];
+
+/// Runs once, before constants are folded.
+const QUANTIZED: &[Pass] = &[Pass {
+    name: "dequantized",
+    run: dequantized::run,
 }];
 
 /// Runs until nothing changes.
@@ -94,8 +109,22 @@ const BASIC: &[Pass] = &[
     },
 ];
 
+/// Runs once, when constants are folded and branches chosen.
+const PRECISION: &[Pass] = &[Pass {
+    name: "widen",
+    run: widen::run,
+}];
+
 /// Runs until nothing changes, the basic passes in between.
 const ALGEBRA: &[Pass] = &[
+    Pass {
+        name: "norm",
+        run: norm::run,
+    },
+    Pass {
+        name: "pad",
+        run: pad::run,
+    },
     Pass {
         name: "transpose",
         run: transpose::run,
@@ -106,8 +135,32 @@ const ALGEBRA: &[Pass] = &[
     },
 ];
 
+/// Runs last.
+const STORAGE: &[Pass] = &[
+    Pass {
+        name: "store weights",
+        run: widen::store_weights,
+    },
+    Pass {
+        name: "dead",
+        run: dead::run,
+    },
+];
+
 /// Runs once at the end: fused nodes are opaque to the passes above.
 const FUSION: &[Pass] = &[
+    Pass {
+        name: "integer scale",
+        run: integer::scale,
+    },
+    Pass {
+        name: "pointwise",
+        run: pointwise::run,
+    },
+    Pass {
+        name: "views",
+        run: views::run,
+    },
     Pass {
         name: "pointwise",
         run: pointwise::run,
@@ -115,6 +168,26 @@ const FUSION: &[Pass] = &[
     Pass {
         name: "epilogue",
         run: epilogue::run,
+    },
+    Pass {
+        name: "integer quantize",
+        run: integer::quantize,
+    },
+    Pass {
+        name: "dead",
+        run: dead::run,
+    },
+];
+
+/// Fusions that the CPU alone has kernels for; they follow those above.
+const CPU_FUSION: &[Pass] = &[
+    Pass {
+        name: "lanes",
+        run: lanes::run,
+    },
+    Pass {
+        name: "attention",
+        run: attention::run,
     },
     Pass {
         name: "dead",
@@ -125,21 +198,44 @@ const FUSION: &[Pass] = &[
 /// Passes feed each other; this many rounds have always been enough, and end what would not end by itself.
 const MAX_ROUNDS: usize = 12;
 
+/// Which kernels a graph is rewritten for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kernels {
+    /// Those of the CPU.
+    #[default]
+    Cpu,
+    /// Those of the GPU, with the CPU for what it has none for.
+    Gpu,
+}
+
+/// Rewrites a graph and its subgraphs for the CPU.
+pub fn optimize(graph: Graph, level: Level) -> Result<Graph> {
+    optimize_for(graph, level, Kernels::Cpu)
+}
+
 /// Rewrites a graph and its subgraphs.
-pub fn optimize(mut graph: Graph, level: Level) -> Result<Graph> {
+pub fn optimize_for(mut graph: Graph, level: Level, kernels: Kernels) -> Result<Graph> {
     parts::run(&mut graph)?;
-    optimize_with(&mut graph, level, &[])?;
+    optimize_with(&mut graph, (level, kernels), &[])?;
     Ok(graph)
 }
 
-fn optimize_with(graph: &mut Graph, level: Level, captures: &[ValueFacts]) -> Result<()> {
+fn optimize_with(graph: &mut Graph, settings: (Level, Kernels), captures: &[ValueFacts]) -> Result<()> {
+    let (level, kernels) = settings;
     graph.verify()?;
     if level == Level::None {
         return Ok(());
     }
     let mut history = History::default();
     run_until_stable(EXPANSION, graph, captures, &mut history)?;
+    if level == Level::All {
+        // Before weights are dequantised for good.
+        run_all(QUANTIZED, graph, captures, &mut history)?;
+    }
     run_until_stable(BASIC, graph, captures, &mut history)?;
+    if run_all(PRECISION, graph, captures, &mut history)? {
+        run_until_stable(BASIC, graph, captures, &mut history)?;
+    }
     if level == Level::All {
         for _ in 0..MAX_ROUNDS {
             if !run_all(ALGEBRA, graph, captures, &mut history)? {
@@ -148,16 +244,21 @@ fn optimize_with(graph: &mut Graph, level: Level, captures: &[ValueFacts]) -> Re
             run_until_stable(BASIC, graph, captures, &mut history)?;
         }
     }
-    optimize_subgraphs(graph, level, captures)?;
+    optimize_subgraphs(graph, settings, captures)?;
     if level == Level::All {
-        run_all(FUSION, graph, captures, &mut History::default())?;
+        let mut history = History::default();
+        run_all(FUSION, graph, captures, &mut history)?;
+        if kernels == Kernels::Cpu {
+            run_all(CPU_FUSION, graph, captures, &mut history)?;
+        }
     }
+    run_all(STORAGE, graph, captures, &mut History::default())?;
     let facts = Analysis::of(graph, captures)?.facts;
     annotate(graph, &facts);
     Ok(())
 }
 
-fn optimize_subgraphs(graph: &mut Graph, level: Level, captures: &[ValueFacts]) -> Result<()> {
+fn optimize_subgraphs(graph: &mut Graph, settings: (Level, Kernels), captures: &[ValueFacts]) -> Result<()> {
     if graph
         .nodes
         .iter()
@@ -171,7 +272,7 @@ fn optimize_subgraphs(graph: &mut Graph, level: Level, captures: &[ValueFacts]) 
         for subgraph in node.attributes.subgraphs_mut() {
             declare_inputs(&mut subgraph.graph, operator.control(), &given);
             let known: Vec<ValueFacts> = subgraph.captures.iter().map(|id| facts[id.index()].clone()).collect();
-            optimize_with(&mut subgraph.graph, level, &known)?;
+            optimize_with(&mut subgraph.graph, settings, &known)?;
             // What the passes inside made superfluous is no longer taken from outside.
             captures::drop_unused(subgraph);
         }

@@ -6,7 +6,7 @@ use crate::{
     graph::{Attribute, Attributes, Graph, Node, NodeId, OperatorId, ValueId},
     ops::ValueFacts,
     pointwise::{Builder, Expr, ExprError, Storage},
-    tensor::{DType, broadcast_shapes, map::HashMap},
+    tensor::{DType, broadcast_shapes},
 };
 
 /// A GPU binds at least eight storage buffers to one shader; one is the output, one may be a kernel's own result.
@@ -84,7 +84,7 @@ pub(super) fn run(graph: &mut Graph, captures: &[ValueFacts]) -> Result<bool> {
             continue;
         }
         let output = graph.nodes[index].outputs[0];
-        embed_scalars(graph, &analysis, output, &mut group)?;
+        embed_scalars(&analysis, output, &mut group)?;
         let mut node = Node::new(
             OperatorId::internal("Pointwise"),
             group.inputs.iter().copied().map(Some).collect(),
@@ -178,41 +178,14 @@ fn scalar_of(analysis: &Analysis, id: ValueId) -> Option<f32> {
 
 /// Writes constants of one element into the expression, as long as the other inputs still broadcast to the output's
 /// shape.
-fn embed_scalars(graph: &Graph, analysis: &Analysis, output: Option<ValueId>, group: &mut Group) -> Result<()> {
-    let scalars: HashMap<ValueId, f32> = group
-        .inputs
-        .iter()
-        .filter_map(|&id| Some((id, scalar_of(analysis, id)?)))
-        .collect();
-    let kept: Vec<ValueId> = group
-        .inputs
-        .iter()
-        .copied()
-        .filter(|id| !scalars.contains_key(id))
-        .collect();
+fn embed_scalars(analysis: &Analysis, output: Option<ValueId>, group: &mut Group) -> Result<()> {
+    let Some((expr, kept)) = without_scalars(analysis, &group.expr, &group.inputs)? else {
+        return Ok(());
+    };
     let rank_of = |id: &ValueId| analysis.facts[id.index()].shape.as_ref().map(Vec::len);
-    let output_rank = output.and_then(|id| rank_of(&id));
-    if scalars.is_empty() || kept.iter().map(rank_of).max().flatten() != output_rank {
+    if kept.iter().map(rank_of).max().flatten() != output.and_then(|id| rank_of(&id)) {
         return Ok(());
     }
-    let mut builder = Builder::new();
-    let mut arguments = HashMap::new();
-    for (id, storage) in group.inputs.iter().zip(group.expr.inputs()) {
-        if !scalars.contains_key(id) {
-            arguments.insert(*id, builder.input(*storage));
-        }
-    }
-    let arguments: Vec<_> = group
-        .inputs
-        .iter()
-        .map(|id| match arguments.get(id) {
-            Some(reg) => *reg,
-            None => builder.constant(scalars[id]),
-        })
-        .collect();
-    builder.inline_outputs(&group.expr, &arguments);
-    let expr = builder.finish().map_err(defect)?;
-    debug_assert_eq!(expr.inputs().len(), kept.len());
     let (expr, still_read) = expr.without_unused_inputs();
     // An input that is not read may still be what gives the output its shape.
     let shapes: Option<Vec<Vec<usize>>> = still_read
@@ -224,12 +197,41 @@ fn embed_scalars(graph: &Graph, analysis: &Analysis, output: Option<ValueId>, gr
         || shapes
             .zip(output_shape)
             .is_some_and(|(shapes, output)| broadcast_shapes(&shapes).ok() == Some(output));
-    let _ = graph;
     if shape_is_kept {
         group.inputs = still_read.into_iter().map(|index| kept[index]).collect();
         group.expr = expr;
     }
     Ok(())
+}
+
+/// An expression with its inputs of one constant f32 written into it, and the inputs that are left; `None` when there are
+/// no such inputs.
+pub(super) fn without_scalars(
+    analysis: &Analysis,
+    expr: &Expr,
+    inputs: &[ValueId],
+) -> Result<Option<(Expr, Vec<ValueId>)>> {
+    let scalars: Vec<Option<f32>> = inputs.iter().map(|&id| scalar_of(analysis, id)).collect();
+    if scalars.iter().all(Option::is_none) {
+        return Ok(None);
+    }
+    let mut builder = Builder::new();
+    let mut arguments = vec![None; inputs.len()];
+    let mut kept = Vec::new();
+    // Inputs come before everything else.
+    for (index, storage) in expr.inputs().iter().enumerate() {
+        if scalars[index].is_none() {
+            arguments[index] = Some(builder.input(*storage));
+            kept.push(inputs[index]);
+        }
+    }
+    let arguments: Vec<_> = arguments
+        .into_iter()
+        .zip(scalars)
+        .map(|(argument, scalar)| argument.unwrap_or_else(|| builder.constant(scalar.unwrap_or(0.0))))
+        .collect();
+    builder.inline_outputs(expr, &arguments);
+    Ok(Some((builder.finish().map_err(defect)?, kept)))
 }
 
 /// Only f32 and bool values take part, so an expression that does not fit is a defect of the pass.

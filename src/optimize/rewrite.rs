@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     error::Result,
-    graph::{Graph, NodeId, ValueId},
+    graph::{Graph, Node, NodeId, ValueId},
     ops::{
         Operator, PointwiseForm, PointwiseInput, ValueFacts,
         infer::{bind, infer_bound},
@@ -127,4 +127,21 @@ impl Uses {
         let users = &self.nodes[value.index()];
         !self.is_output[value.index()] && !users.is_empty() && users.iter().all(|user| *user == node)
     }
+}
+
+/// The permutation of a Transpose; `None` when its attribute does not fit the rank.
+pub(super) fn permutation(node: &Node, rank: usize) -> Option<Vec<usize>> {
+    let Some(perm) = node.attributes.ints("perm").ok()? else {
+        return Some((0..rank).rev().collect());
+    };
+    let perm: Vec<usize> = perm
+        .iter()
+        .map(|&axis| usize::try_from(axis).ok())
+        .collect::<Option<_>>()?;
+    let mut seen = vec![false; rank];
+    let fits = perm.len() == rank
+        && perm
+            .iter()
+            .all(|&axis| axis < rank && !std::mem::replace(&mut seen[axis], true));
+    fits.then_some(perm)
 }

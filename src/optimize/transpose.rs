@@ -1,7 +1,7 @@
 //! Moves Transpose nodes towards the outputs until they meet their inverse: models converted from channels-last
 //! frameworks wrap every convolution in a pair of them. Also folds a transpose of a matrix into MatMul.
 
-use super::rewrite::{Analysis, Uses};
+use super::rewrite::{Analysis, Uses, permutation};
 use crate::{
     error::Result,
     graph::{Attribute, Graph, INTERNAL_DOMAIN, Node, NodeId, OperatorId, Value, ValueId},
@@ -314,23 +314,6 @@ fn move_attributes(
         }
         _ => Ok(unchanged),
     }
-}
-
-/// The permutation of a Transpose; `None` when its attribute does not fit the rank.
-fn permutation(node: &Node, rank: usize) -> Option<Vec<usize>> {
-    let Some(perm) = node.attributes.ints("perm").ok()? else {
-        return Some((0..rank).rev().collect());
-    };
-    let perm: Vec<usize> = perm
-        .iter()
-        .map(|&axis| usize::try_from(axis).ok())
-        .collect::<Option<_>>()?;
-    let mut seen = vec![false; rank];
-    let fits = perm.len() == rank
-        && perm
-            .iter()
-            .all(|&axis| axis < rank && !std::mem::replace(&mut seen[axis], true));
-    fits.then_some(perm)
 }
 
 fn inverse(perm: &[usize]) -> Vec<usize> {

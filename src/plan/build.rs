@@ -6,6 +6,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use super::{
     NodePlacement, Placement, PlanState, Planner, Segment, SegmentOutput, SlotSource, Step, TailStep, Target,
     memory::{Lifetime, lay_out},
+    parts::{Parts, Values},
     place::{Lowered, Placed, place},
     select::Selection,
 };
@@ -27,7 +28,7 @@ use crate::{
 /// Builds the segment of the selected nodes.
 pub(super) fn build(planner: &Planner, state: &PlanState, selection: Selection) -> Result<Segment> {
     let placed = place(planner, state, &selection.body)?;
-    let mut builder = Builder::new(planner, state, &selection, &placed);
+    let mut builder = Builder::new(planner, state, &selection, &placed)?;
     let nodes = selection
         .folded
         .into_iter()
@@ -132,6 +133,8 @@ struct HostValue {
 enum Home {
     Arena,
     Slot(usize),
+    /// Within another value.
+    Part,
 }
 
 /// Steps before memory is laid out.
@@ -156,6 +159,7 @@ struct Builder<'a> {
     root: HashMap<ValueId, ValueId>,
     /// Roots that this segment makes.
     made: BTreeSet<ValueId>,
+    parts: Parts,
     host: HashMap<ValueId, HostValue>,
     device: HashMap<ValueId, GpuValueId>,
     slots: Vec<SlotSource>,
@@ -164,7 +168,12 @@ struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    fn new(planner: &'a Planner, state: &'a PlanState, selection: &Selection, placed: &[Placed]) -> Builder<'a> {
+    fn new(
+        planner: &'a Planner,
+        state: &'a PlanState,
+        selection: &Selection,
+        placed: &[Placed],
+    ) -> Result<Builder<'a>> {
         let graph = &state.bound.graph;
         let mut root: HashMap<ValueId, ValueId> = HashMap::new();
         let mut made = BTreeSet::new();
@@ -182,18 +191,29 @@ impl<'a> Builder<'a> {
         }
         let owned = selection.live_out.iter().map(|id| root.get(id).copied().unwrap_or(*id));
         let owned = owned.filter(|id| made.contains(id)).collect();
-        Builder {
+        let values = Values {
+            graph,
+            root: &root,
+            owned: &owned,
+            len: &|id| {
+                let (dtype, shape) = state.concrete(id)?;
+                byte_len(dtype, &shape)
+            },
+        };
+        let parts = Parts::find(&values, placed)?;
+        Ok(Builder {
             planner,
             state,
             owned,
             root,
             made,
+            parts,
             host: HashMap::new(),
             device: HashMap::new(),
             slots: Vec::new(),
             drafts: Vec::new(),
             gpu: GpuProgram::default(),
-        }
+        })
     }
 
     fn root(&self, id: ValueId) -> ValueId {
@@ -211,6 +231,8 @@ impl<'a> Builder<'a> {
         let len = byte_len(dtype, &shape)?;
         let home = if self.owned.contains(&id) {
             Home::Slot(self.add_slot(SlotSource::Buffer(len)))
+        } else if self.parts.part.contains_key(&id) {
+            Home::Part
         } else {
             Home::Arena
         };
@@ -239,8 +261,8 @@ impl<'a> Builder<'a> {
             return Err(Error::internal("a value is read on the host before it is there"));
         }
         let (dtype, shape) = self.state.concrete(id)?;
-        let source = match &self.state.facts[id.index()].constant {
-            Some(constant) => SlotSource::Constant(self.planner.prepared.aligned(constant)?),
+        let source = match self.planner.prepared.tensor(&self.state.facts[id.index()])? {
+            Some(constant) => SlotSource::Constant(self.planner.prepared.aligned(&constant)?),
             None => SlotSource::Value(id),
         };
         let home = Home::Slot(self.add_slot(source));
@@ -262,10 +284,11 @@ impl<'a> Builder<'a> {
         let ty = GpuType::from_dtype(dtype).ok_or_else(|| Error::internal(format!("the GPU does not hold {dtype}")))?;
         let elements = element_count(&shape)?;
         let now = self.drafts.len();
-        let storage = match &self.state.facts[id.index()].constant {
+        let facts = &self.state.facts[id.index()];
+        let storage = match &facts.constant {
             Some(constant) => {
                 let id = self.planner.prepared.constant_id(constant);
-                let data = ConstantData::from_tensor(id, constant.clone());
+                let data = facts.tensor()?.and_then(|wide| ConstantData::from_tensor(id, wide));
                 ValueStorage::Constant(Arc::new(
                     data.ok_or_else(|| Error::internal("a constant has no GPU form"))?,
                 ))
@@ -319,6 +342,12 @@ impl<'a> Builder<'a> {
         for entry in batch.drain(..) {
             let Lowered::Cpu(kernel) = entry.lowered else { continue };
             let node = &graph.nodes[entry.node.index()];
+            if self.parts.idle.contains(&entry.node) {
+                for &output in node.outputs.iter().flatten() {
+                    self.define_on_host(output)?;
+                }
+                continue;
+            }
             let mut inputs = Vec::with_capacity(node.inputs.len());
             for (index, input) in node.inputs.iter().enumerate() {
                 let input = input.filter(|_| !kernel.prepared_inputs.contains(&index));
@@ -413,7 +442,7 @@ impl<'a> Builder<'a> {
             Ok(Some(TensorDesc {
                 dtype,
                 shape,
-                constant: facts.constant.clone(),
+                constant: facts.tensor()?,
                 constant_id: 0,
             }))
         };
@@ -489,6 +518,7 @@ impl<'a> Builder<'a> {
                 let node = &graph.nodes[entry.node.index()];
                 let (place, kernel) = match &entry.lowered {
                     Lowered::View { .. } => (Placement::Folded, "view".to_string()),
+                    _ if self.parts.idle.contains(&entry.node) => (Placement::Folded, "view".to_string()),
                     Lowered::Cpu(kernel) => (Placement::Cpu, kernel.name.to_string()),
                     Lowered::Gpu(kernel) => {
                         let label = kernel
@@ -611,19 +641,21 @@ impl<'a> Builder<'a> {
 
     /// Operands of all host values, the arena's size, and each step's scratch offset.
     fn lay_out_arena(&self) -> (HashMap<ValueId, Operand>, usize, Vec<usize>) {
+        // What lies within another value lives as long as that does.
+        let mut lives: HashMap<ValueId, (usize, usize)> = HashMap::new();
+        for (&id, value) in self.host.iter() {
+            let whole = self.parts.resolve(id).whole;
+            let life = lives.entry(whole).or_insert((value.first, value.last));
+            *life = (life.0.min(value.first), life.1.max(value.last));
+        }
         let in_arena: Vec<(ValueId, Lifetime)> = self
             .host
             .iter()
             .filter(|(_, value)| matches!(value.home, Home::Arena))
             .map(|(&id, value)| {
-                (
-                    id,
-                    Lifetime {
-                        len: value.len,
-                        first: value.first,
-                        last: value.last,
-                    },
-                )
+                let (first, last) = lives.get(&id).copied().unwrap_or((value.first, value.last));
+                let len = value.len;
+                (id, Lifetime { len, first, last })
             })
             .collect();
         let order = sorted_positions(in_arena.len(), &|a, b| in_arena[a].0.cmp(&in_arena[b].0));
@@ -654,7 +686,10 @@ impl<'a> Builder<'a> {
             .map(|(&id, value)| {
                 let place = match value.home {
                     Home::Slot(slot) => Place::Slot(slot),
-                    Home::Arena => Place::Arena(arena_place.get(&id).copied().unwrap_or(0)),
+                    Home::Arena | Home::Part => {
+                        let part = self.parts.resolve(id);
+                        Place::Arena(arena_place.get(&part.whole).copied().unwrap_or(0) + part.offset)
+                    }
                 };
                 (
                     id,

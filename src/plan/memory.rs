@@ -14,7 +14,7 @@ pub struct Lifetime {
 }
 
 /// Alignment of every offset, in bytes.
-const ALIGNMENT: usize = 16;
+pub(super) const ALIGNMENT: usize = 16;
 
 /// An offset for each value, and the size of the whole arena. Large values are placed first, each at the lowest offset
 /// that is free for its whole life, which in practice stays within a few per cent of the peak of live bytes.

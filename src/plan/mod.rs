@@ -5,6 +5,7 @@
 mod build;
 mod display;
 mod memory;
+mod parts;
 mod place;
 mod select;
 

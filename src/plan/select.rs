@@ -279,6 +279,17 @@ impl PlanState {
     /// Evaluates a node whose inputs are all constant, unless the result is large.
     fn fold(&mut self, graph: &Graph, id: NodeId, operator: &Arc<dyn Operator>) -> Result<bool> {
         let node = &graph.nodes[id.index()];
+        // Shape arithmetic whose elements follow from sizes that are known now.
+        let outputs = node.outputs.iter().flatten();
+        let known = outputs.map(|value| Some((*value, self.facts[value.index()].known_tensor()?)));
+        if let Some(known) = known.collect::<Option<Vec<_>>>()
+            && operator.is_deterministic()
+        {
+            for (value, tensor) in known {
+                self.facts[value.index()] = ValueFacts::of_constant(&tensor);
+            }
+            return Ok(true);
+        }
         let mut inputs = node.inputs.iter().flatten();
         if !inputs.all(|value| self.facts[value.index()].constant.is_some()) || !operator.is_deterministic() {
             return Ok(false);
@@ -317,13 +328,7 @@ impl PlanState {
         let subgraph = subgraph.clone();
         let nodes = inline_subgraph(&mut bound.graph, &subgraph, &node.outputs).map_err(at_node)?;
         let constants = bound.graph.values[self.facts.len()..].iter();
-        let facts = constants.map(|value| {
-            value
-                .constant
-                .as_ref()
-                .map_or_else(ValueFacts::default, ValueFacts::of_constant)
-        });
-        self.facts.extend(facts);
+        self.facts.extend(constants.map(ValueFacts::of_value));
         let mut added = Vec::with_capacity(nodes.len());
         for node in nodes {
             added.push(NodeId(bound.graph.nodes.len() as u32));

@@ -22,7 +22,7 @@ use crate::{
     cpu::threads::Threads,
     error::{Error, ErrorCode, Result},
     graph::Graph,
-    optimize::Level,
+    optimize::{Kernels, Level},
     tensor::{Tensor, Value},
 };
 use limits::Meter;
@@ -116,16 +116,10 @@ impl Session {
         let (mut imported, parse_ms) = model.into_parts();
         let inputs = model::inputs_of(&imported);
         let outputs = model::outputs_of(&imported)?;
-        let variants = Variants::new(&imported, options.optimization, options.program_cache)?;
-        let optimized = (options.clock)();
         let weights = imported.values.iter().filter_map(|value| value.constant.as_ref());
         let weights = weights.map(|tensor| tensor.bytes().len() as u64).sum();
-        // A file that was folded into new weights is given back, unless inputs that have defaults may still be fed.
-        let stripped = variants.detached && imported.inputs.iter().all(|&id| imported.value(id).constant.is_none());
-        if stripped {
-            variant::strip(&mut imported)?;
-        }
         let meter = Meter::new(options.limits, options.clock, weights)?;
+        let opening = (options.clock)();
         let runtime = Runtime::new(
             options.device,
             options.memory,
@@ -135,10 +129,17 @@ impl Session {
         )
         .await?;
         let opened = (options.clock)();
+        let kernels = if runtime.uses_gpu() { Kernels::Gpu } else { Kernels::Cpu };
+        let variants = Variants::new(&imported, options.optimization, kernels, options.program_cache)?;
+        // A file that was folded into new weights is given back, unless inputs that have defaults may still be fed.
+        let stripped = variants.detached && imported.inputs.iter().all(|&id| imported.value(id).constant.is_none());
+        if stripped {
+            variant::strip(&mut imported)?;
+        }
         let timings = Timings {
             parse_ms,
-            optimize_ms: optimized - started,
-            device_ms: opened - optimized,
+            optimize_ms: opening - started + (options.clock)() - opened,
+            device_ms: opened - opening,
             ..Timings::default()
         };
         Ok(Session {

@@ -450,7 +450,7 @@ async fn run_gpu_step(_: &Step, _: &mut Frame<'_>, _: &mut Recorded) -> Result<(
 /// A value that was made, or is constant in the plan.
 fn value_of(state: &PlanState, table: &[Option<Value>], id: ValueId) -> Option<Value> {
     let made = table.get(id.index()).and_then(Option::clone);
-    made.or_else(|| Some(Value::Tensor(state.facts.get(id.index())?.constant.clone()?)))
+    made.or_else(|| Some(Value::Tensor(state.facts.get(id.index())?.tensor().ok()??)))
 }
 
 /// The value with a tensor's data aligned. What containers hold is aligned when it is taken out.

@@ -8,7 +8,7 @@ use crate::{
     error::Result,
     graph::{Graph, ValueId},
     ops::{infer::BoundGraph, registry},
-    optimize::{Level, optimize},
+    optimize::{Kernels, Level, optimize_for},
     tensor::{
         AlignedBytes, Bytes, Tensor,
         map::{HashMap, HashSet},
@@ -36,23 +36,25 @@ pub(super) struct VariantKey {
 pub(super) struct Variants {
     runners: Vec<(VariantKey, Rc<Runner>)>,
     last: Rc<Runner>,
+    kernels: Kernels,
     /// Whether the main variant does without the memory of a model file.
     pub detached: bool,
 }
 
 impl Variants {
     /// Makes the main variant.
-    pub fn new(imported: &Graph, level: Level, program_cache: usize) -> Result<Variants> {
+    pub fn new(imported: &Graph, level: Level, kernels: Kernels, program_cache: usize) -> Result<Variants> {
         let key = VariantKey {
             defaults_are_fed: false,
             outputs: (0..imported.outputs.len()).collect(),
         };
-        let (runner, detached) = make(imported, &key, level, program_cache)?;
+        let (runner, detached) = make(imported, &key, (level, kernels), program_cache)?;
         let runner = Rc::new(runner);
         Ok(Variants {
             detached,
             runners: vec![(key, Rc::clone(&runner))],
             last: runner,
+            kernels,
         })
     }
 
@@ -66,6 +68,7 @@ impl Variants {
             detached: false,
             runners: Vec::new(),
             last: Rc::new(Runner::new(Rc::new(bound), 1)),
+            kernels: Kernels::Cpu,
         }
     }
 
@@ -79,7 +82,7 @@ impl Variants {
         let runner = match found {
             Some(runner) => runner,
             None => {
-                let runner = Rc::new(make(imported, &key, level, program_cache)?.0);
+                let runner = Rc::new(make(imported, &key, (level, self.kernels), program_cache)?.0);
                 if self.runners.len() > MAX_VARIANTS {
                     self.runners.remove(1);
                 }
@@ -102,13 +105,18 @@ impl Variants {
     }
 }
 
-fn make(imported: &Graph, key: &VariantKey, level: Level, program_cache: usize) -> Result<(Runner, bool)> {
+fn make(
+    imported: &Graph,
+    key: &VariantKey,
+    settings: (Level, Kernels),
+    program_cache: usize,
+) -> Result<(Runner, bool)> {
     let mut graph = imported.clone();
     graph.outputs = key.outputs.iter().map(|&position| imported.outputs[position]).collect();
     if !key.defaults_are_fed {
         graph.inputs.retain(|&id| imported.value(id).constant.is_none());
     }
-    let mut graph = optimize(graph, level)?;
+    let mut graph = optimize_for(graph, settings.0, settings.1)?;
     registry::check_types(&graph)?;
     let detached = detach(imported, &mut graph)?;
     let runner = Runner::new(Rc::new(BoundGraph::new(graph)?), program_cache);

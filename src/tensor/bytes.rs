@@ -131,15 +131,13 @@ pub struct AlignedBytes {
 impl AlignedBytes {
     /// `len` zero bytes; an [`ErrorCode::OutOfMemory`] error when the memory cannot be had.
     pub fn zeroed(len: usize) -> Result<AlignedBytes> {
-        let count = len.div_ceil(16);
-        let mut blocks = Vec::new();
-        blocks.try_reserve_exact(count).map_err(|_| {
+        // All at once: a vector that grows by blocks is filled by blocks, which in wasm is a call for each.
+        let blocks = bytemuck::allocation::try_zeroed_vec(len.div_ceil(16)).map_err(|()| {
             Error::new(
                 ErrorCode::OutOfMemory,
                 format!("{len} bytes of memory could not be had"),
             )
         })?;
-        blocks.resize(count, Block([0; 16]));
         Ok(AlignedBytes { blocks, len })
     }
 

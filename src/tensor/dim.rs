@@ -66,20 +66,9 @@ impl Dim {
 
     /// The name, when this is one plain symbol.
     pub fn as_symbol(&self) -> Option<&Arc<str>> {
-        match &self.0 {
-            Repr::Sum(terms) => match terms.as_slice() {
-                [
-                    Term {
-                        factors,
-                        coefficient: 1,
-                    },
-                ] => match factors.as_slice() {
-                    [Atom::Symbol(name)] => Some(name),
-                    _ => None,
-                },
-                _ => None,
-            },
-            Repr::Known(_) => None,
+        match self.as_atom()? {
+            Atom::Symbol(name) => Some(name),
+            _ => None,
         }
     }
 
@@ -138,9 +127,43 @@ impl Dim {
 
     /// Whether this is surely not smaller than `other`, whatever the symbols' (positive) values are.
     pub fn is_at_least(&self, other: &Dim) -> bool {
-        (self.clone() - other.clone())
-            .lower_bound()
-            .is_some_and(|bound| bound >= 0)
+        self.dominates(other, MAX_DEPTH / 2)
+    }
+
+    /// [`Dim::is_at_least`], looking into so many levels of maxima and minima.
+    fn dominates(&self, other: &Dim, levels: usize) -> bool {
+        let difference = self.clone() - other.clone();
+        if difference.lower_bound().is_some_and(|bound| bound >= 0) {
+            return true;
+        }
+        let Some(levels) = levels.checked_sub(1) else {
+            return false;
+        };
+        let any = |test: &dyn Fn(&Dim) -> bool, [a, b]: [&Dim; 2]| test(a) || test(b);
+        match (self.as_atom(), other.as_atom()) {
+            (Some(Atom::Max(a, b)), _) if any(&|part| part.dominates(other, levels), [a, b]) => true,
+            (_, Some(Atom::Min(a, b))) if any(&|part| self.dominates(part, levels), [a, b]) => true,
+            (Some(Atom::Min(a, b)), _) => a.dominates(other, levels) && b.dominates(other, levels),
+            (_, Some(Atom::Max(a, b))) => self.dominates(a, levels) && self.dominates(b, levels),
+            _ => false,
+        }
+    }
+
+    /// The one atom that this is.
+    fn as_atom(&self) -> Option<&Atom> {
+        let Repr::Sum(terms) = &self.0 else { return None };
+        match terms.as_slice() {
+            [
+                Term {
+                    factors,
+                    coefficient: 1,
+                },
+            ] => match factors.as_slice() {
+                [atom] => Some(atom),
+                _ => None,
+            },
+            _ => None,
+        }
     }
 
     /// A number that this surely does not fall below, given that symbols are at least 1.
@@ -267,17 +290,16 @@ impl Dim {
         if self == divisor && divisor.known() != Some(0) {
             return Some(Dim::from(1));
         }
-        let divisor = divisor.terms();
-        let [by] = divisor.as_slice() else { return None };
+        let terms = divisor.terms();
+        let [by] = terms.as_slice() else {
+            // A sum divides what is a multiple of it by one term, which the sums' first terms tell.
+            let mut first = self.terms().into_iter().next()?;
+            first.divide(terms.first()?)?;
+            let quotient = Dim::from_terms([first])?;
+            return (quotient.clone() * divisor.clone() == *self).then_some(quotient);
+        };
         let quotients = self.terms().into_iter().map(|mut term| {
-            if term.coefficient.checked_rem(by.coefficient)? != 0 {
-                return None;
-            }
-            term.coefficient = term.coefficient.checked_div(by.coefficient)?;
-            for factor in &by.factors {
-                let position = term.factors.iter().position(|own| own == factor)?;
-                term.factors.remove(position);
-            }
+            term.divide(by)?;
             Some(term)
         });
         Dim::from_terms(quotients.collect::<Option<Vec<_>>>()?)
@@ -286,6 +308,21 @@ impl Dim {
     /// A dimension that overflowed: unknown, and equal only to the same overflow.
     fn overflow(a: &Dim, operator: &str, b: &Dim) -> Dim {
         Dim::symbol(format!("?overflow({a} {operator} {b})")).opaque()
+    }
+}
+
+impl Term {
+    /// Divides by another term, if it does so without a rest.
+    fn divide(&mut self, by: &Term) -> Option<()> {
+        if self.coefficient.checked_rem(by.coefficient)? != 0 {
+            return None;
+        }
+        self.coefficient = self.coefficient.checked_div(by.coefficient)?;
+        for factor in &by.factors {
+            let position = self.factors.iter().position(|own| own == factor)?;
+            self.factors.remove(position);
+        }
+        Some(())
     }
 }
 
@@ -430,7 +467,11 @@ mod tests {
         assert_eq!(a.maximum(&(a.clone() + n(1))), a.clone() + n(1));
         assert_eq!(a.maximum(&b), b.maximum(&a));
         assert_eq!((a.clone() * n(2) + n(4)).floor_div(&n(2)), a.clone() + n(2));
-        assert_eq!((a.clone() * b.clone() * n(6)).modulo(&(a * n(3))), n(0));
+        assert_eq!((a.clone() * b.clone() * n(6)).modulo(&(a.clone() * n(3))), n(0));
+        let sum = a.clone() * b.clone() + a.clone() * n(3);
+        assert_eq!((sum.clone() * n(8)).floor_div(&(sum.clone() * n(2))), n(4));
+        assert_eq!((sum.clone() * b.clone()).floor_div(&sum), b);
+        assert_eq!((sum.clone() + n(1)).floor_div(&sum).known(), None);
     }
 
     #[test]
@@ -470,8 +511,14 @@ mod tests {
         assert_eq!((a.clone() - b.clone()).lower_bound(), None);
         assert_eq!(a.floor_div(&n(2)).lower_bound(), Some(0));
         assert_eq!((a.clone() - n(1)).maximum(&n(0)), a.clone() - n(1));
-        assert_eq!(a.minimum(&(a.clone() + b)), a);
+        assert_eq!(a.minimum(&(a.clone() + b.clone())), a);
         assert!(!(a.clone() - n(2)).is_at_least(&n(0)));
+        // A slice of at most 512, broadcast with what it was cut from.
+        let part = a.minimum(&n(512));
+        assert_eq!(a.maximum(&part), a);
+        assert_eq!(a.maximum(&b).maximum(&part), a.maximum(&b));
+        assert_eq!(a.minimum(&b).minimum(&b.maximum(&n(7))), a.minimum(&b));
+        assert!(!part.is_at_least(&a));
     }
 
     #[test]

@@ -154,6 +154,11 @@ impl DType {
         Some(count.checked_mul(self.bits()?)?.div_ceil(8))
     }
 
+    /// Whether this is a float of 16 bits.
+    pub fn is_half(self) -> bool {
+        matches!(self, DType::F16 | DType::BF16)
+    }
+
     /// Whether this is a floating-point type of 8 or 4 bits, which is stored and converted but not computed in.
     pub fn is_small_float(self) -> bool {
         super::SmallFloat::of(self).is_some()

@@ -7,7 +7,7 @@ use js_sys::{
     Array, ArrayBuffer, BigInt64Array, BigUint64Array, Float32Array, Float64Array, Int8Array, Int16Array, Int32Array,
     Object, Reflect, Uint8Array, Uint16Array, Uint32Array,
 };
-use wasm_bindgen::{JsCast, JsValue};
+use wasm_bindgen::{JsCast, JsValue, prelude::wasm_bindgen};
 
 use crate::{
     Error, ErrorCode, Result, ValueInfo,
@@ -15,6 +15,41 @@ use crate::{
     session::{Profile, ProfileRow},
     tensor::{AlignedBytes, DType, Dim, Map, Tensor, Value, packed},
 };
+
+// What a run reads and writes has its properties named here, as code: a name that is handed to `Reflect` costs a
+// conversion of its text at each call, which is much of the time of a small model.
+#[wasm_bindgen]
+extern "C" {
+    /// A value as it crosses.
+    #[wasm_bindgen(extends = Object)]
+    type Fields;
+    #[wasm_bindgen(method, getter, structural)]
+    fn name(this: &Fields) -> JsValue;
+    #[wasm_bindgen(method, getter, structural, js_name = type)]
+    fn type_name(this: &Fields) -> JsValue;
+    #[wasm_bindgen(method, getter, structural)]
+    fn shape(this: &Fields) -> JsValue;
+    #[wasm_bindgen(method, getter, structural)]
+    fn data(this: &Fields) -> JsValue;
+    #[wasm_bindgen(method, setter, structural)]
+    fn set_name(this: &Fields, name: &str);
+    #[wasm_bindgen(method, setter, structural, js_name = type)]
+    fn set_type_name(this: &Fields, name: &str);
+    #[wasm_bindgen(method, setter, structural)]
+    fn set_shape(this: &Fields, shape: &Array);
+    #[wasm_bindgen(method, setter, structural)]
+    fn set_data(this: &Fields, data: &JsValue);
+
+    /// A typed array or a DataView.
+    #[wasm_bindgen(extends = Object)]
+    type View;
+    #[wasm_bindgen(method, getter, structural)]
+    fn buffer(this: &View) -> JsValue;
+    #[wasm_bindgen(method, getter, structural, js_name = byteOffset)]
+    fn byte_offset(this: &View) -> f64;
+    #[wasm_bindgen(method, getter, structural, js_name = byteLength)]
+    fn byte_length(this: &View) -> f64;
+}
 
 fn set(object: &Object, key: &str, value: &JsValue) {
     // Setting a property of a fresh plain object cannot fail.
@@ -121,12 +156,12 @@ fn dim_to_js(dim: &Dim) -> JsValue {
 
 /// Reads a value with its name.
 pub(super) fn value_from_js(value: &JsValue) -> Result<(String, Value)> {
-    let type_name = get(value, "type");
-    if !type_name.is_undefined() {
+    let fields: &Fields = value.unchecked_ref();
+    if !fields.type_name().is_undefined() {
         let (name, tensor) = tensor_from_js(value)?;
         return Ok((name, tensor.into()));
     }
-    let name = get(value, "name").as_string().unwrap_or_default();
+    let name = fields.name().as_string().unwrap_or_default();
     let items = get(value, "items");
     if let Some(items) = items.dyn_ref::<Array>() {
         let items = items.iter().map(|item| Ok(value_from_js(&item)?.1));
@@ -167,12 +202,13 @@ pub(super) fn value_to_js(name: &str, value: &Value) -> Result<JsValue> {
 /// Reads a tensor with its name.
 pub(super) fn tensor_from_js(value: &JsValue) -> Result<(String, Tensor)> {
     let invalid = |message: &str| Error::new(ErrorCode::InvalidTensor, message);
-    let name = get(value, "name").as_string().unwrap_or_default();
+    let fields: &Fields = value.unchecked_ref();
+    let name = fields.name().as_string().unwrap_or_default();
     let in_tensor = |error: Error| error.at_input(name.clone());
-    let type_name = get(value, "type").as_string().unwrap_or_default();
+    let type_name = fields.type_name().as_string().unwrap_or_default();
     let dtype = DType::from_name(&type_name)
         .ok_or_else(|| in_tensor(invalid("there is no such element type").actual(type_name.clone())))?;
-    let shape = get(value, "shape");
+    let shape = fields.shape();
     let shape = shape
         .dyn_ref::<Array>()
         .ok_or_else(|| in_tensor(invalid("a tensor's shape is not an array")))?;
@@ -186,7 +222,7 @@ pub(super) fn tensor_from_js(value: &JsValue) -> Result<(String, Tensor)> {
                 .ok_or_else(|| in_tensor(invalid("a dimension is not a whole number")))
         })
         .collect::<Result<Vec<usize>>>()?;
-    let data = get(value, "data");
+    let data = fields.data();
     if dtype == DType::String {
         let list = data
             .dyn_ref::<Array>()
@@ -198,10 +234,9 @@ pub(super) fn tensor_from_js(value: &JsValue) -> Result<(String, Tensor)> {
         return Ok((name, tensor));
     }
     let view = if ArrayBuffer::is_view(&data) {
-        let buffer = get(&data, "buffer");
-        let offset = get(&data, "byteOffset").as_f64().unwrap_or(0.0);
-        let len = get(&data, "byteLength").as_f64().unwrap_or(0.0);
-        Uint8Array::new_with_byte_offset_and_length(&buffer, offset as u32, len as u32)
+        let view: &View = data.unchecked_ref();
+        let (offset, len) = (view.byte_offset(), view.byte_length());
+        Uint8Array::new_with_byte_offset_and_length(&view.buffer(), offset as u32, len as u32)
     } else {
         return Err(in_tensor(invalid("a tensor's data is not a typed array")));
     };
@@ -218,11 +253,11 @@ pub(super) fn tensor_from_js(value: &JsValue) -> Result<(String, Tensor)> {
 
 /// Writes a tensor with a name.
 pub(super) fn tensor_to_js(name: &str, tensor: &Tensor) -> Result<JsValue> {
-    let object = Object::new();
-    set(&object, "name", &name.into());
-    set(&object, "type", &tensor.dtype().name().into());
+    let object: Fields = Object::new().unchecked_into();
+    object.set_name(name);
+    object.set_type_name(tensor.dtype().name());
     let shape: Array = tensor.shape().iter().map(|&dim| JsValue::from(dim as f64)).collect();
-    set(&object, "shape", &shape);
+    object.set_shape(&shape);
     let data = match tensor.dtype() {
         DType::String => tensor.strings()?.iter().map(JsValue::from).collect::<Array>().into(),
         dtype => {
@@ -241,7 +276,7 @@ pub(super) fn tensor_to_js(name: &str, tensor: &Tensor) -> Result<JsValue> {
             array_over(dtype, &bytes.buffer())
         }
     };
-    set(&object, "data", &data);
+    object.set_data(&data);
     Ok(object.into())
 }
 

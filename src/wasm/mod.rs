@@ -186,12 +186,12 @@ impl CoreSession {
     }
 
     /// Runs the model on a list of values, whose form stands in `convert.rs`, and resolves with the outputs in the same.
-    pub fn run(&self, feeds: &Array, fetches: Option<Array>) -> js_sys::Promise {
+    pub fn run(&self, feeds: &Array, fetches: Option<Array>) -> Result<JsValue, JsValue> {
         let feeds = read_feeds(feeds);
         let fetches: Option<Vec<String>> =
             fetches.map(|names| names.iter().filter_map(|name| name.as_string()).collect());
         let holder = Rc::clone(&self.session);
-        start(async move {
+        start_now(async move {
             let feeds = feeds.map_err(|error| error_to_js(&error))?;
             let mut session = take(&holder)?;
             let result = session.run_fetching(feeds, fetches.as_deref()).await;
@@ -352,11 +352,18 @@ fn threads(_: Option<u32>) -> Threads {
 /// A promise of what a future gives. The future is polled once right here, and handed to the event loop only if it has
 /// to wait: work on the CPU ends within the call, so that a trap in it is thrown to the caller and not lost in a task.
 fn start(future: impl Future<Output = Result<JsValue, JsValue>> + 'static) -> js_sys::Promise {
+    match start_now(future) {
+        Ok(value) => js_sys::Promise::resolve(&value),
+        Err(error) => js_sys::Promise::reject(&error),
+    }
+}
+
+/// What a future gives, when it need not wait; a promise of it otherwise.
+fn start_now(future: impl Future<Output = Result<JsValue, JsValue>> + 'static) -> Result<JsValue, JsValue> {
     let mut future = Box::pin(future);
     match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(Ok(value)) => js_sys::Promise::resolve(&value),
-        Poll::Ready(Err(error)) => js_sys::Promise::reject(&error),
-        Poll::Pending => wasm_bindgen_futures::future_to_promise(future),
+        Poll::Ready(result) => result,
+        Poll::Pending => Ok(wasm_bindgen_futures::future_to_promise(future).into()),
     }
 }
 

@@ -12,9 +12,19 @@ pub mod pointwise;
 #[path = "../../../src/tensor/mod.rs"]
 pub mod tensor;
 
+mod int8;
 mod tiles;
 
-use cpu::conv::{ConvParams, ConvPlan, Filter};
+// The crate's seeds come from JavaScript; here nothing is random.
+extern crate self as js_sys;
+pub struct Math;
+impl Math {
+    pub fn random() -> f64 {
+        0.5
+    }
+}
+
+use cpu::conv::{ConvParams, ConvPlan, Filter, Weights};
 use cpu::epilogue::{Bias, Clamp, Epilogue};
 use cpu::threads::Threads;
 use cpu::gemm::{GemmShape, Lhs, MatrixRef, PackedB, Rhs, gemm, gemm_scratch_len};
@@ -60,17 +70,17 @@ pub fn gemm_bench(m: usize, k: usize, n: usize, constant: bool) -> Bench {
     Bench { flops: 2.0 * (m * k * n) as f64, run: Box::new(run) }
 }
 
-/// A square two-dimensional convolution with bias and ReLU.
-pub fn conv_bench(
+/// The sizes of a square two-dimensional convolution.
+fn conv_params(
     in_channels: usize,
     out_channels: usize,
     groups: usize,
     size: usize,
     kernel: usize,
     stride: usize,
-) -> Bench {
+) -> ConvParams {
     let pad = kernel / 2;
-    let params = ConvParams {
+    ConvParams {
         batch: 1,
         in_channels,
         out_channels,
@@ -81,12 +91,24 @@ pub fn conv_bench(
         dilations: [1; 3],
         pads_begin: [0, pad, pad],
         pads_end: [0, pad, pad],
-    };
+    }
+}
+
+/// A square two-dimensional convolution with bias and ReLU.
+pub fn conv_bench(
+    in_channels: usize,
+    out_channels: usize,
+    groups: usize,
+    size: usize,
+    kernel: usize,
+    stride: usize,
+) -> Bench {
+    let params = conv_params(in_channels, out_channels, groups, size, kernel, stride);
     let input = values(params.input_len());
     let bias = values(out_channels);
     let mut output = vec![0.0; params.output_len()];
     let flops = 2.0 * (params.output_len() * in_channels / groups * kernel * kernel) as f64;
-    let plan = ConvPlan::new(params.clone()).expect("sizes of a real layer");
+    let plan = ConvPlan::new(params.clone(), Weights::Constant).expect("sizes of a real layer");
     let filter = plan.pack(&values(params.weights_len()));
     let mut scratch = vec![0.0; plan.scratch_len(1)];
     let run = move || {
@@ -141,6 +163,28 @@ mod exports {
         stride: usize,
     ) -> *mut Bench {
         leak(conv_bench(in_channels, out_channels, groups, size, kernel, stride))
+    }
+
+    #[unsafe(no_mangle)]
+    pub extern "C" fn bench_int8_roof() -> *mut Bench {
+        leak(int8::roof())
+    }
+
+    #[unsafe(no_mangle)]
+    pub extern "C" fn bench_int8_gemm(m: usize, k: usize, n: usize) -> *mut Bench {
+        leak(int8::gemm(m, k, n))
+    }
+
+    #[unsafe(no_mangle)]
+    pub extern "C" fn bench_int8_conv(
+        in_channels: usize,
+        out_channels: usize,
+        groups: usize,
+        size: usize,
+        kernel: usize,
+        stride: usize,
+    ) -> *mut Bench {
+        leak(int8::conv(conv_params(in_channels, out_channels, groups, size, kernel, stride)))
     }
 
     /// # Safety

@@ -8,6 +8,7 @@ use std::ops::Range;
 use super::{ConvParams, Spatial, volume};
 use crate::cpu::gemm::{NR, PackColumns};
 use crate::cpu::simd::{F32x4, I32x4, LANES, copy_short};
+use crate::cpu::threads::Threads;
 
 /// What is known at plan time.
 #[derive(Clone, Debug)]
@@ -61,7 +62,7 @@ impl Im2colPlan {
     }
 
     /// The matrix of one group of one image. `image` holds [`Im2colPlan::image_len`] values.
-    pub fn matrix<'a>(&'a self, input: &'a [f32], image: &'a mut [f32]) -> Im2col<'a> {
+    pub fn matrix<'a>(&'a self, input: &'a [f32], image: &'a mut [f32], threads: &Threads) -> Im2col<'a> {
         if image.is_empty() {
             return Im2col {
                 plan: self,
@@ -69,17 +70,23 @@ impl Im2colPlan {
             };
         }
         let [in_d, in_h, in_w] = self.input;
-        let [padded_d, padded_h, padded_w] = self.padded;
+        let [_, padded_h, padded_w] = self.padded;
         let [pad_d, pad_h, pad_w] = self.pads_begin;
-        image.fill(0.0);
-        if in_w > 0 {
-            for (line, from) in input.chunks_exact(in_w).enumerate() {
-                let (plane, y) = (line / in_h, line % in_h);
-                let (channel, z) = (plane / in_d, plane % in_d);
-                let to = ((channel * padded_d + z + pad_d) * padded_h + y + pad_h) * padded_w + pad_w;
-                copy_short(from, &mut image[to..to + in_w]);
+        let (len, padded_len) = (volume(self.input), volume(self.padded));
+        threads.rows_mut(image, padded_len, padded_len / 2, |first, planes| {
+            planes.fill(0.0);
+            if len == 0 {
+                return;
             }
-        }
+            let inputs = input[first * len..].chunks_exact(len);
+            for (input, plane) in inputs.zip(planes.chunks_exact_mut(padded_len)) {
+                for (line, from) in input.chunks_exact(in_w).enumerate() {
+                    let (z, y) = (line / in_h % in_d, line % in_h);
+                    let to = ((z + pad_d) * padded_h + y + pad_h) * padded_w + pad_w;
+                    copy_short(from, &mut plane[to..to + in_w]);
+                }
+            }
+        });
         Im2col { plan: self, image }
     }
 }
@@ -141,33 +148,45 @@ impl Columns {
             "the image holds {} values, {furthest} is read",
             image.len()
         );
-        let places = out.chunks_mut(NR).zip(rows);
         // SAFETY: no row reads beyond `furthest`, which lies in the image.
         unsafe {
             let image = image.as_ptr();
             match *self {
                 Self::Run(first) => {
-                    for (place, row) in places {
+                    for (place, row) in out.chunks_mut(NR).zip(rows) {
                         F32x4::load_ptr(image.add(row + first)).store(place);
                     }
                 }
                 Self::TwoRuns(first, last, mask) => {
-                    for (place, row) in places {
+                    for (place, row) in out.chunks_mut(NR).zip(rows) {
                         let (first, last) = (image.add(row + first), image.add(row + last));
                         mask.select(F32x4::load_ptr(first), F32x4::load_ptr(last)).store(place);
                     }
                 }
                 Self::EverySecond(first) => {
-                    for (place, row) in places {
+                    for (place, row) in out.chunks_mut(NR).zip(rows) {
                         // The second vector begins one early, so that it ends with the last value that is wanted.
                         let (a, b) = (image.add(row + first), image.add(row + first + LANES - 1));
                         F32x4::even_odd(F32x4::load_ptr(a), F32x4::load_ptr(b)).store(place);
                     }
                 }
                 Self::Anywhere(offsets) => {
-                    for (place, row) in places {
-                        for (value, offset) in place.iter_mut().zip(offsets) {
-                            *value = *image.add(row + offset);
+                    let mut row = 0;
+                    while row < rows.len() {
+                        let out = &mut out[row * NR..];
+                        let at = |lane: usize| image.add(rows[row] + offsets[lane]);
+                        // Rows that follow each other in the image, as those along a kernel do, are transposed.
+                        if (1..LANES).all(|next| rows.get(row + next) == Some(&(rows[row] + next))) {
+                            let columns = std::array::from_fn(|lane| F32x4::load_ptr(at(lane)));
+                            for (i, values) in F32x4::transpose(columns).into_iter().enumerate() {
+                                values.store(&mut out[i * NR..]);
+                            }
+                            row += LANES;
+                        } else {
+                            for lane in 0..LANES {
+                                out[lane] = *at(lane);
+                            }
+                            row += 1;
                         }
                     }
                 }

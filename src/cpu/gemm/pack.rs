@@ -1,10 +1,10 @@
-//! Packing: panels of A four rows wide and panels of B eight columns wide, both with k as the slow axis, so that a
+//! Packing: panels of A [`MR`] rows wide and panels of B eight columns wide, both with k as the slow axis, so that a
 //! tile reads both operands from front to back. k is cut into equal blocks of at most `KC`; within a block panel
-//! follows panel. Missing rows and columns of the last panel are zero.
+//! follows panel. Missing rows of the last panel repeat the last one, missing columns are zero.
 
 use std::ops::Range;
 
-use super::{KC, MR, MatrixRef, NR};
+use super::{KC, MR, MatrixRef, NR, ROW_VECTORS};
 use crate::cpu::simd::{F32x4, LANES};
 
 /// Panels that are packed side by side.
@@ -18,7 +18,7 @@ pub trait PackColumns: Sync {
 }
 
 /// The length of the blocks that k is cut into.
-pub(super) fn k_block_len(k: usize) -> usize {
+fn k_block_len(k: usize) -> usize {
     k.div_ceil(k.div_ceil(KC).max(1))
 }
 
@@ -102,7 +102,7 @@ pub(super) fn packed_rows_len(rows: usize, k: usize) -> usize {
     rows.next_multiple_of(MR) * k
 }
 
-/// Packs all of A: per block of k one panel per four rows, element (r, k) of a panel at `k * MR + r`.
+/// Packs all of A: per block of k one panel per [`MR`] rows, element (r, k) of a panel at `k * MR + r`.
 fn pack_rows(matrix: MatrixRef, rows: usize, k: usize, out: &mut [f32]) {
     let mut out = &mut out[..packed_rows_len(rows, k)];
     for depth in k_blocks(k) {
@@ -122,21 +122,21 @@ pub(super) fn pack_rows_block(matrix: MatrixRef, rows: Range<usize>, depth: Rang
         let count = MR.min(rows.end - first);
         let start = first * matrix.row_stride + depth.start * step;
         let data = &matrix.data[start..];
-        if count < MR {
-            panel.fill(0.0);
-            for r in 0..count {
-                interleave(&data[r * matrix.row_stride..], step, panel, r, MR);
+        let row = |r: usize| &data[r.min(count - 1) * matrix.row_stride..];
+        if step == 1 {
+            for &first in ROW_VECTORS {
+                let rows: [&[f32]; LANES] = std::array::from_fn(|r| &row(first + r)[..k]);
+                transpose_rows(rows, &mut panel[first..], MR);
             }
-        } else if step == 1 {
-            let rows: [&[f32]; MR] = std::array::from_fn(|r| &data[r * matrix.row_stride..][..k]);
-            transpose_rows(rows, panel, MR);
-        } else if matrix.row_stride == 1 {
+        } else if count == MR && matrix.row_stride == 1 {
             for (place, values) in panel.chunks_exact_mut(MR).zip(data.chunks(step)) {
-                F32x4::load(values).store(place);
+                for &first in ROW_VECTORS {
+                    F32x4::load(&values[first..]).store(&mut place[first..]);
+                }
             }
         } else {
             for r in 0..MR {
-                interleave(&data[r * matrix.row_stride..], step, panel, r, MR);
+                interleave(row(r), step, panel, r, MR);
             }
         }
     }

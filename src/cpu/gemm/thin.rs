@@ -10,23 +10,20 @@ const COLUMNS: usize = 1024;
 /// `out = epilogue(a · b)` for up to four rows. A has neighbouring columns; B neighbouring columns or rows.
 pub(super) fn gemm_thin(shape: GemmShape, a: MatrixRef, b: MatrixRef, out: &mut [f32], epilogue: &Epilogue) {
     let GemmShape { m, k, n } = shape;
-    let run = |first: usize, rows: usize, out: &mut [f32]| {
+    // Two rows at a time: bodies for three and four as well would be some 15 kB of code for what is rare.
+    for first in (0..m).step_by(2) {
         let a = MatrixRef {
             data: a.data.get(first * a.row_stride..).unwrap_or(&[]),
             ..a
         };
-        match (b.col_stride == 1, rows) {
+        let out = &mut out[first * n..];
+        match (b.col_stride == 1, m - first) {
             (true, 1) => sum_of_rows::<1>(k, n, a, b, out),
-            (true, 2) => sum_of_rows::<2>(k, n, a, b, out),
-            (true, 3) => sum_of_rows::<3>(k, n, a, b, out),
-            (true, _) => sum_of_rows::<4>(k, n, a, b, out),
+            (true, _) => sum_of_rows::<2>(k, n, a, b, out),
             (false, 1) => dot_products::<1, 8>(k, n, a, b, out),
-            (false, 2) => dot_products::<2, 4>(k, n, a, b, out),
-            (false, 3) => dot_products::<3, 2>(k, n, a, b, out),
-            (false, _) => dot_products::<4, 2>(k, n, a, b, out),
+            (false, _) => dot_products::<2, 4>(k, n, a, b, out),
         }
-    };
-    run(0, m, out);
+    }
     for row in 0..m {
         epilogue.apply(row, 0, n, &mut out[row * n..(row + 1) * n]);
     }
@@ -34,7 +31,7 @@ pub(super) fn gemm_thin(shape: GemmShape, a: MatrixRef, b: MatrixRef, out: &mut 
 
 /// B's rows are contiguous: C's rows are sums of B's rows, four at a time.
 fn sum_of_rows<const M: usize>(k: usize, n: usize, a: MatrixRef, b: MatrixRef, out: &mut [f32]) {
-    out.fill(0.0);
+    out[..M * n].fill(0.0);
     for first in (0..n).step_by(COLUMNS) {
         let len = COLUMNS.min(n - first);
         let mut depth = 0;

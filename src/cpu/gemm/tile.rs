@@ -1,4 +1,4 @@
-//! The inner loops: tiles of up to four rows and eight columns that stay in registers over a block of k, and the step
+//! The inner loops: tiles of up to [`MR`] rows and eight columns that stay in registers over a block of k, and the step
 //! that stores them. Products of one or two rows take four or two panels of B at once to keep eight accumulators busy.
 
 use std::ops::Range;
@@ -43,10 +43,10 @@ pub(super) unsafe fn run_block(
                 col: cols.start + first,
                 count,
             };
-            // SAFETY: four rows of A and one panel of B lie there.
+            // SAFETY: a panel of A and one panel of B lie there.
             unsafe {
                 let (a, b) = (a.as_ptr().add(row * depth), b.as_ptr().add(first / NR * panel_len));
-                tile::<4, 2>(depth, a, b, 0, at, output);
+                tile::<MR, 2>(depth, a, b, 0, at, output);
             }
         }
     }
@@ -65,7 +65,7 @@ pub(super) unsafe fn run_block(
     }
 }
 
-/// The one to three rows below the last whole tile.
+/// The rows below the last whole tile.
 ///
 /// # Safety
 /// As [`run_block`].
@@ -94,7 +94,10 @@ unsafe fn remaining_rows(a: &[f32], b: &[f32], depth: usize, rows: Range<usize>,
                 (1, _) => tile::<1, 2>(depth, a, b, panel_len, at, output),
                 (2, 2) => tile::<2, 4>(depth, a, b, panel_len, at, output),
                 (2, _) => tile::<2, 2>(depth, a, b, panel_len, at, output),
-                _ => tile::<3, 2>(depth, a, b, panel_len, at, output),
+                (3, _) => tile::<3, 2>(depth, a, b, panel_len, at, output),
+                (4, _) if MR > 4 => tile::<4, 2>(depth, a, b, panel_len, at, output),
+                _ if MR > 5 => tile::<5, 2>(depth, a, b, panel_len, at, output),
+                _ => {}
             }
         }
         first += together * NR;

@@ -19,6 +19,7 @@ use crate::{
         epilogue::{Bias, Epilogue},
         gemm::GemmShape,
         kernel::{CpuKernel, KernelInputs, scratch_as_f32},
+        nibbles::Nibbles,
     },
     error::Result,
     graph::{Attribute, Node, OperatorId, ValueId},
@@ -187,6 +188,9 @@ impl MatMulNBits {
             Ok(Some(made))
         };
         let (scales, zeros) = (prepared(SCALES, "scales")?, prepared(ZEROS, "zero points")?);
+        if let Some(kernel) = self.nibbles(ctx, shape, scales.as_deref(), zeros.as_deref())? {
+            return Ok(kernel);
+        }
         let zero_dtype = ctx.optional_input(ZEROS).map(|desc| desc.dtype);
         let has_groups = ctx.optional_input(GROUPS).is_some();
         let has_bias = ctx.optional_input(BIAS).is_some();
@@ -235,6 +239,53 @@ impl MatMulNBits {
             .into_iter()
             .filter(|(_, is_prepared)| *is_prepared)
             .fold(kernel, |kernel, (index, _)| kernel.with_prepared_input(index)))
+    }
+
+    /// The kernel for constant weights of four bits whose blocks lie in order.
+    fn nibbles(
+        &self,
+        ctx: &CpuLowering<'_>,
+        shape: GemmShape,
+        scales: Option<&Vec<f32>>,
+        zeros: Option<&Vec<f32>>,
+    ) -> Result<Option<CpuKernel>> {
+        let is_constant = zeros.is_some() || ctx.optional_input(ZEROS).is_none();
+        let (Some(scales), Some(constant), 4, true, None) = (
+            scales,
+            ctx.constant(1),
+            self.bits,
+            is_constant,
+            ctx.optional_input(GROUPS),
+        ) else {
+            return Ok(None);
+        };
+        let id = |index: usize| ctx.optional_input(index).map_or(0, |desc| desc.constant_id);
+        let layout = format!("nibbles {} {} {} {}", self.k, self.block, id(SCALES), id(ZEROS));
+        let made = ctx.prepared.get(id(1), &layout, || {
+            let zeros = zeros.map(|zeros| &zeros[..]);
+            Ok(Nibbles::new(
+                constant.bytes(),
+                scales,
+                zeros,
+                (self.k, self.n),
+                self.block,
+            ))
+        })?;
+        let has_bias = ctx.optional_input(BIAS).is_some();
+        let scratch_bytes = made.scratch_len(shape.m, ctx.threads) * 4;
+        let kernel = CpuKernel::compute_with_scratch("matmul_4bits", scratch_bytes, move |io| {
+            let epilogue = Epilogue {
+                bias: bias_of(&io.inputs, has_bias)?,
+                ..Epilogue::none()
+            };
+            let (a, out) = (io.inputs.get::<f32>(0)?, io.outputs.take::<f32>(0)?);
+            made.multiply(shape.m, a, out, scratch_as_f32(io.scratch), &epilogue, io.threads);
+            Ok(())
+        });
+        let inputs = [1, SCALES, ZEROS]
+            .into_iter()
+            .filter(|&index| ctx.optional_input(index).is_some());
+        Ok(Some(inputs.fold(kernel, CpuKernel::with_prepared_input)))
     }
 }
 

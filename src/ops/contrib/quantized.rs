@@ -1,5 +1,5 @@
-//! Operators on quantised tensors, by their definition: dequantise, compute, quantise. Convolutions and products keep
-//! the quantised numbers less their zero points, which float32 holds exactly, and scale their result.
+//! Operators on quantised tensors, by their definition: dequantise, compute, quantise. Convolutions and products are those of
+//! integers, whose sums are scaled.
 
 use super::{
     super::{
@@ -51,23 +51,30 @@ pub fn make_conv(node: &Node) -> Result<Box<dyn Operator>> {
     } else {
         x
     };
-    let x = body.dequantize(x, one, Some(x_zero), 1);
-    // The weights take all scales, so that nothing is left to do behind the convolution but to round.
+    // The scales come together, so that nothing is left to do behind the convolution but to round.
     let factor = body.op("Mul", &[w_scale, x_scale]);
     let factor = body.op("Div", &[factor, y_scale]);
-    let w = body.dequantize(w, factor, Some(w_zero), 0);
-    let bias = body.optional(8).map(|bias| {
-        let bias = body.as_f32(bias);
-        body.op("Mul", &[bias, factor])
-    });
-    let inputs = vec![Some(x), Some(w), bias];
-    let y = body.op_keeping("Conv", inputs, |name| name != "channels_last", 1)[0];
+    let bias = body.optional(8);
+    let inputs = [
+        Some(x),
+        Some(w),
+        Some(x_zero),
+        Some(w_zero),
+        bias,
+        Some(factor),
+        Some(one),
+        Some(y_zero),
+    ];
+    let attributes = node.attributes.iter().filter(|(name, _)| *name != "channels_last");
+    let attributes: Vec<_> = attributes
+        .map(|(name, value)| (name.to_string(), value.clone()))
+        .collect();
+    let y = body.node(OperatorId::internal("IntegerConv"), inputs.to_vec(), attributes, 1)[0];
     let y = if channels_last {
         body.transpose(y, &[0, 2, 3, 1])
     } else {
         y
     };
-    let y = body.quantize(y, one, Some(y_zero));
     body.finish(&[Some(y)])
 }
 
@@ -84,40 +91,6 @@ pub fn make_matmul(node: &Node) -> Result<Box<dyn Operator>> {
     let y = body.op("MatMul", &[a, b]);
     let y_scale = body.as_f32(y_scale);
     let y = body.quantize(y, y_scale, Some(y_zero));
-    body.finish(&[Some(y)])
-}
-
-/// ONNX `ConvInteger` (opset 10): the convolution of 8-bit integers less their zero points, as int32. The images are
-/// split into two parts of four bits, whose sums float32 holds exactly up to windows of 4112 products.
-pub fn make_conv_integer(node: &Node) -> Result<Box<dyn Operator>> {
-    let mut body = Body::new(node);
-    let (x, w) = (body.input(0)?, body.input(1)?);
-    let (one, sixteen) = (body.scalar(1.0f32), body.scalar(16.0f32));
-    let x = body.dequantize(x, one, body.optional(2), 1);
-    let w_zero = body.optional(3);
-    // The scales need the shape of the zero points.
-    let ones = match w_zero {
-        Some(zero) => {
-            let wide = body.as_f32(zero);
-            let zeros = body.op("Sub", &[wide, wide]);
-            body.op("Add", &[zeros, one])
-        }
-        None => one,
-    };
-    let w = body.dequantize(w, ones, w_zero, 0);
-    let sixteenth = body.op("Div", &[x, sixteen]);
-    let high = body.op("Floor", &[sixteenth]);
-    let shifted = body.op("Mul", &[high, sixteen]);
-    let low = body.op("Sub", &[x, shifted]);
-    let int = [("to", Attribute::Int(6))];
-    let conv = |body: &mut Body<'_>, x| {
-        let y = body.op_keeping("Conv", vec![Some(x), Some(w)], |_| true, 1)[0];
-        body.op_with("Cast", &[y], &int)
-    };
-    let (high, low) = (conv(&mut body, high), conv(&mut body, low));
-    let sixteen = body.scalar(16i32);
-    let high = body.op("Mul", &[high, sixteen]);
-    let y = body.op("Add", &[high, low]);
     body.finish(&[Some(y)])
 }
 

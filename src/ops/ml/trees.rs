@@ -298,6 +298,8 @@ fn target_count(node: &Node) -> Result<usize> {
 
 /// ONNX-ML `TreeEnsembleRegressor` and `TreeEnsemble`: for each row of `X` `[n, features]`, the aggregate of the leaves' votes
 /// for each target, `[n, targets]`. The first makes f32, the second the type of its input.
+///
+/// Of several targets, one that no leaf of a row votes for is 0 there, whatever its base value, as ONNX Runtime has it.
 #[derive(Debug)]
 struct TreeRegressor {
     targets: usize,
@@ -378,7 +380,11 @@ impl Operator for TreeRegressor {
                 let start = values.len();
                 values.extend_from_slice(&score.values);
                 let row = &mut values[start..];
-                row.iter_mut().zip(&base).for_each(|(value, base)| *value += base);
+                for (index, (value, base)) in row.iter_mut().zip(&base).enumerate() {
+                    if targets == 1 || score.voted[index] {
+                        *value += base;
+                    }
+                }
                 transform.apply(row);
             })?;
             values.resize(shape[0] * targets, 0.0);
@@ -392,6 +398,8 @@ impl Operator for TreeRegressor {
 ///
 /// A model of two classes whose leaves vote for but one of them has one score, that of the second class: a probability
 /// that decides at 0.5 when no weight is negative, else a margin that decides at 0.
+/// Where leaves vote for both, the class with more votes is chosen, as the document says. (ONNX Runtime then compares the
+/// larger score with 0.5 or 0, and answers 1 or 0 whatever the labels are.)
 #[derive(Debug)]
 struct TreeClassifier {
     labels: Arc<Labels>,
@@ -563,6 +571,20 @@ mod tests {
         assert_eq!(node(f32s(&[0, 1], &[])).unwrap(), f32s(&[0, 1], &[]));
         assert!(node(f32s(&[1, 0], &[])).is_err());
         assert!(node(f32s(&[1, 1, 1], &[0.0])).is_err());
+    }
+
+    #[test]
+    fn base_values_are_added_where_there_are_votes() {
+        let node = |targets: i64, ids: [i64; 2], base: &[f32]| {
+            let node = votes(stump("TreeEnsembleRegressor"), "target", ids, [1.0, 2.0]);
+            node.attr("n_targets", targets)
+                .attr("base_values", base.to_vec())
+                .input(f32s(&[2, 1], &[0.0, 1.0]))
+                .run1()
+                .unwrap()
+        };
+        assert_eq!(node(1, [0, 0], &[0.5]), f32s(&[2, 1], &[1.5, 2.5]));
+        assert_eq!(node(2, [0, 1], &[10.0, 20.0]), f32s(&[2, 2], &[11.0, 0.0, 0.0, 22.0]));
     }
 
     #[test]

@@ -1,0 +1,122 @@
+//! f32 to bytes and the range of values, vector by vector.
+
+use crate::cpu::simd::{F32x4, I32x4, LANES};
+
+/// A byte's scale and zero point.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Quantization {
+    pub scale: f32,
+    /// As a value: -128 to 127 of signed bytes, 0 to 255 of others.
+    pub zero: f32,
+    pub is_signed: bool,
+}
+
+impl Quantization {
+    /// One value: `round(x / scale) + zero`, halves to even, within the type's range; NaN is 0.
+    pub fn byte(self, x: f32) -> u8 {
+        let (low, high) = self.range();
+        let rounded = ((x / self.scale).round_ties_even() + self.zero).clamp(low, high);
+        if self.is_signed {
+            rounded as i8 as u8
+        } else {
+            rounded as u8
+        }
+    }
+
+    fn range(self) -> (f32, f32) {
+        if self.is_signed { (-128.0, 127.0) } else { (0.0, 255.0) }
+    }
+}
+
+/// Quantises values as [`Quantization::byte`] does.
+///
+/// # Panics
+/// When the slices have different lengths.
+pub fn quantize(values: &[f32], to: Quantization, out: &mut [u8]) {
+    assert_eq!(values.len(), out.len());
+    let (low, high) = to.range();
+    // Signed bytes are made as unsigned ones that are 128 larger.
+    let flip = if to.is_signed { 128 } else { 0 };
+    let [scale, zero, low, high] = [to.scale, to.zero, low, high].map(F32x4::splat);
+    let (shift, flipped) = (I32x4::splat(flip), I32x4::splat_byte(flip as u8));
+    let (whole, rest) = values.as_chunks::<{ 4 * LANES }>();
+    let (places, rest_out) = out.as_chunks_mut::<{ 4 * LANES }>();
+    for (values, place) in whole.iter().zip(places) {
+        let lanes = std::array::from_fn(|i| {
+            let x = F32x4::load(&values[i * LANES..]) / scale;
+            // What is too large to be rounded this way is far beyond the range.
+            let value = (x.round_small() + zero).at_least(low).at_most(high);
+            let value = value.is_nan().select(F32x4::zero(), value);
+            value.to_i32() + shift
+        });
+        let bytes = I32x4::narrow(lanes) ^ flipped;
+        // SAFETY: the place holds 16 bytes.
+        unsafe { bytes.store_ptr(place.as_mut_ptr()) };
+    }
+    for (&value, out) in rest.iter().zip(rest_out) {
+        *out = to.byte(value);
+    }
+}
+
+/// The least and the largest of zero and the values; NaN is passed over.
+pub fn range(values: &[f32]) -> (f32, f32) {
+    let (whole, rest) = values.as_chunks::<{ 2 * LANES }>();
+    let mut low = [F32x4::zero(); 2];
+    let mut high = low;
+    for values in whole {
+        for i in 0..2 {
+            let x = F32x4::load(&values[i * LANES..]);
+            low[i] = low[i].at_most(x);
+            high[i] = high[i].at_least(x);
+        }
+    }
+    let rest = || rest.iter().copied();
+    let lanes = |of: [F32x4; 2]| of.into_iter().flat_map(F32x4::to_array);
+    (
+        lanes(low).chain(rest()).fold(0.0, f32::min),
+        lanes(high).chain(rest()).fold(0.0, f32::max),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::testing::Rng;
+
+    #[test]
+    fn vectors_give_what_single_values_give() {
+        let mut rng = Rng::new(51);
+        for len in [0, 1, 7, 16, 17, 64, 133] {
+            let mut values: Vec<f32> = rng.vec(len).iter().map(|x| x * 300.0).collect();
+            let special = [
+                f32::NAN,
+                f32::INFINITY,
+                f32::NEG_INFINITY,
+                0.5,
+                1.5,
+                -0.5,
+                1e30,
+                -1e30,
+                2.5,
+            ];
+            for (place, value) in values.iter_mut().zip(special) {
+                *place = value;
+            }
+            for (scale, zero, is_signed) in [
+                (1.0, 3.0, false),
+                (0.3, -7.0, true),
+                (2.0, 0.0, true),
+                (0.0, 128.0, false),
+            ] {
+                let to = Quantization { scale, zero, is_signed };
+                let mut out = vec![1; len];
+                quantize(&values, to, &mut out);
+                let expected: Vec<u8> = values.iter().map(|&x| to.byte(x)).collect();
+                assert_eq!(out, expected, "{to:?}");
+            }
+            let (low, high) = range(&values);
+            assert_eq!(low, values.iter().fold(0f32, |low, &x| low.min(x)));
+            assert_eq!(high, values.iter().fold(0f32, |high, &x| high.max(x)));
+        }
+    }
+}
