@@ -59,7 +59,8 @@ impl Tree {
                     "BRANCH_GTE" => x >= *value,
                     "BRANCH_GT" => x > *value,
                     "BRANCH_EQ" => x == *value,
-                    _ => !x.is_nan() && x != *value,
+                    // So does NaN, which equals nothing.
+                    _ => x != *value,
                 };
                 if passes || (x.is_nan() && *nan_passes) { yes } else { no }.votes(row)
             }
