@@ -181,7 +181,7 @@ pub fn gemm(
         && a.col_stride == 1
         && (b.col_stride == 1 || b.row_stride == 1)
     {
-        return thin::gemm_thin(shape, a, b, &mut out[..m * n], epilogue);
+        return thin::gemm_thin(shape, a, b, &mut out[..m * n], epilogue, threads);
     }
 
     let driver = Driver {
