@@ -1,6 +1,7 @@
 //! Products and convolutions of 8-bit integers, and their roof: the dot products of 16-bit pairs and of bytes, on
 //! accumulators in registers.
 
+use crate::cpu;
 use crate::cpu::conv::{ConvParams, ConvPlan};
 use crate::cpu::epilogue::Epilogue;
 use crate::cpu::gemm::GemmShape;
@@ -72,7 +73,7 @@ pub fn gemm(m: usize, k: usize, n: usize) -> Bench {
 
 /// A convolution to f32.
 pub fn conv(params: ConvParams) -> Bench {
-    assert!(ConvPlan::new(params.clone()).is_some(), "sizes of a real layer");
+    assert!(ConvPlan::new(params.clone(), cpu::conv::Weights::AtRunTime).is_some(), "sizes of a real layer");
     let flops = 2.0 * (params.output_len() * params.weights_len() / params.out_channels) as f64;
     let (input, weights) = (bytes(params.input_len()), bytes(params.weights_len()));
     let mut out = vec![0.0; params.output_len()];
