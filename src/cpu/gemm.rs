@@ -8,7 +8,7 @@ mod pack;
 mod thin;
 mod tile;
 
-pub use pack::{PackColumns, PackedA, PackedB};
+pub use pack::{PackColumns, PackedA, PackedB, flush_subnormals};
 
 use std::ops::Range;
 

@@ -421,13 +421,17 @@ impl Steps {
                 (channels, Fit::PerRow)
             }
         };
-        // One number, a list of one for each channel, or what broadcasts to rows or columns.
+        // One number, one for each channel (a list, or along the channels' axis), or what broadcasts to rows or columns.
+        let behind = if by_channel == Fit::PerColumn {
+            0
+        } else {
+            rows.shape.len() - 2
+        };
         let fit = |desc: &TensorDesc| -> Result<Fit> {
+            let along_channels = desc.shape.len() == 1 || desc.shape.iter().rev().nth(behind) == Some(&channels);
             match element_count(&desc.shape)? {
                 1 => Ok(Fit::Whole),
-                found if found == channels && (desc.shape.len() == 1 || rows.fit(&desc.shape) == by_channel) => {
-                    Ok(by_channel)
-                }
+                found if found == channels && along_channels => Ok(by_channel),
                 _ => match rows.fit(&desc.shape) {
                     fit @ (Fit::PerRow | Fit::PerColumn) => Ok(fit),
                     _ => Err(unsupported("a scale or bias of this shape is not supported")

@@ -133,6 +133,11 @@ fn scaled(graph: &Graph, context: &Context, index: usize) -> Option<(Vec<NodeId>
         let shape = context.facts(scale).concrete_shape()?;
         let channels = rank - shape.len().min(rank);
         let fits = |axis: usize, size: usize| size == 1 || axis == if is_conv { 1 } else { rank - 1 };
+        // A vector on the right leaves no axis for columns.
+        let w_shape = context.facts(node.input(1)?).shape.as_ref()?;
+        if w_shape.len() < 2 && (bias.is_some() || !context.is_one(scale)) {
+            return None;
+        }
         if !context.is_one(scale)
             && !shape
                 .iter()
