@@ -11,7 +11,7 @@ mod winograd;
 use std::ops::Range;
 
 use crate::cpu::epilogue::{Bias, Epilogue};
-use crate::cpu::gemm::{GemmShape, Lhs, MatrixRef, PackedA, Rhs, gemm, gemm_scratch_len};
+use crate::cpu::gemm::{GemmShape, Lhs, MatrixRef, PackedA, Rhs, flush_subnormals, gemm, gemm_scratch_len};
 use crate::cpu::threads::Threads;
 use depthwise::Depthwise;
 use im2col::Im2colPlan;
@@ -216,7 +216,11 @@ impl ConvPlan {
     pub fn pack(&self, weights: &[f32]) -> PackedFilter {
         let weights = &weights[..self.params.weights_len()];
         PackedFilter(match self.method {
-            Method::Depthwise(_) => Packed::Plain(weights.into()),
+            Method::Depthwise(_) => {
+                let mut plain: Box<[f32]> = weights.into();
+                flush_subnormals(&mut plain);
+                Packed::Plain(plain)
+            }
             Method::Winograd(ref winograd) => Packed::Winograd(winograd.pack(weights, self.params.groups)),
             Method::Pointwise | Method::Im2col(_) => {
                 let GemmShape { m, k, .. } = self.shape();

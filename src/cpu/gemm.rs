@@ -8,7 +8,7 @@ mod pack;
 mod thin;
 mod tile;
 
-pub use pack::{PackColumns, PackedA, PackedB};
+pub use pack::{PackColumns, PackedA, PackedB, flush_subnormals};
 
 use std::ops::Range;
 
@@ -181,7 +181,7 @@ pub fn gemm(
         && a.col_stride == 1
         && (b.col_stride == 1 || b.row_stride == 1)
     {
-        return thin::gemm_thin(shape, a, b, &mut out[..m * n], epilogue);
+        return thin::gemm_thin(shape, a, b, &mut out[..m * n], epilogue, threads);
     }
 
     let driver = Driver {

@@ -2,7 +2,10 @@
 
 use std::ops::{Add, Mul};
 
-use super::elementwise::{TILE, Wide};
+use super::{
+    elementwise::{TILE, Wide},
+    threads::Threads,
+};
 use crate::{error::Result, tensor::DType};
 
 /// The elements and weights that each position along an axis is the sum of: equally many for each.
@@ -149,7 +152,7 @@ impl Plan {
     ///
     /// # Panics
     /// When a slice is too short.
-    pub fn run_f32(&self, source: &[f32], target: &mut [f32], scratch: &mut [f32]) {
+    pub fn run_f32(&self, source: &[f32], target: &mut [f32], scratch: &mut [f32], threads: &Threads) {
         let half = self.largest_between();
         let (from, to) = scratch[..2 * half].split_at_mut(half);
         let (mut from, mut to) = (from, to);
@@ -159,20 +162,20 @@ impl Plan {
         };
         for (number, pass) in between.iter().enumerate() {
             let source = if number == 0 { source } else { &*from };
-            pass.run(source, &mut to[..pass.output_len()], self.extrapolation);
+            pass.run(source, &mut to[..pass.output_len()], self.extrapolation, threads);
             std::mem::swap(&mut from, &mut to);
         }
         let source = if between.is_empty() { source } else { &*from };
-        last.run(source, target, self.extrapolation);
+        last.run(source, target, self.extrapolation, threads);
     }
 
     /// Resamples elements of `dtype`, with sums in `R`.
-    pub fn run<R: Real>(&self, dtype: DType, source: &[u8], target: &mut [u8]) -> Result<()> {
+    pub fn run<R: Real + Send + Sync>(&self, dtype: DType, source: &[u8], target: &mut [u8]) -> Result<()> {
         let mut current = vec![R::default(); self.input_len];
         R::load(dtype, source, 0, 1, &mut current)?;
         for pass in &self.passes {
             let mut next = vec![R::default(); pass.output_len()];
-            pass.run(&current, &mut next, R::of(self.extrapolation));
+            pass.run(&current, &mut next, R::of(self.extrapolation), &Threads::SINGLE);
             current = next;
         }
         R::store_sums(dtype, &current, target)
@@ -184,13 +187,23 @@ impl Pass {
         self.outer * self.taps.len() * self.inner
     }
 
-    fn run<R: Real>(&self, source: &[R], target: &mut [R], extrapolation: R) {
-        let (inner, count) = (self.inner, self.taps.count);
-        if inner == 0 || self.len == 0 || self.taps.is_empty() {
+    fn run<R: Real + Send + Sync>(&self, source: &[R], target: &mut [R], extrapolation: R, threads: &Threads) {
+        let (inner, len) = (self.inner, self.len * self.inner);
+        if len == 0 || self.taps.is_empty() {
             return;
         }
+        let block = self.taps.len() * inner;
+        let source = &source[..self.outer * len];
+        threads.rows_mut(target, block, block * self.taps.count, |first, target| {
+            self.run_blocks(&source[first * len..], target, extrapolation);
+        });
+    }
+
+    /// As many of the outer blocks as `target` holds.
+    fn run_blocks<R: Real>(&self, source: &[R], target: &mut [R], extrapolation: R) {
+        let (inner, count) = (self.inner, self.taps.count);
         let (places, weights) = (&self.taps.places[..], &self.taps.weights[..]);
-        let blocks = source[..self.outer * self.len * inner].chunks_exact(self.len * inner);
+        let blocks = source.chunks_exact(self.len * inner);
         for (source, target) in blocks.zip(target.chunks_exact_mut(self.taps.len() * inner)) {
             if inner == 1 {
                 // Neighbours along the axis that is summed over: two taps, as of linear resizing, in one step.
@@ -243,7 +256,7 @@ impl Pass {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cpu::testing::{Rng, assert_close};
+    use crate::cpu::testing::{Rng, assert_close, assert_same_bits};
 
     /// Axis after axis by the definition.
     fn reference(shape: &[usize], source: &[f32], passes: &[(usize, Taps)], extrapolation: f32) -> Vec<f32> {
@@ -274,7 +287,7 @@ mod tests {
 
     #[test]
     fn random_taps_along_any_axes_match_the_definition() {
-        let mut rng = Rng::new(12);
+        let (mut rng, threads) = (Rng::new(12), Threads::eager(3));
         for round in 0..200 {
             let shape: Vec<usize> = (0..4).map(|_| rng.size(1, 6)).collect();
             let mut passes = Vec::new();
@@ -295,7 +308,10 @@ mod tests {
             let plan = Plan::new(&shape, passes, 7.5).unwrap();
             let mut out = vec![f32::NAN; expected.len()];
             let mut scratch = vec![f32::NAN; plan.scratch_len()];
-            plan.run_f32(&source, &mut out, &mut scratch);
+            plan.run_f32(&source, &mut out, &mut scratch, &Threads::SINGLE);
+            let mut cut = vec![f32::NAN; out.len()];
+            plan.run_f32(&source, &mut cut, &mut scratch, &threads);
+            assert_same_bits(&cut, &out, "resampled");
             assert_close(&out, &expected, 1e-5, &format!("round {round}: {shape:?}"));
             let mut bytes = vec![0u8; out.len() * 4];
             plan.run::<f32>(DType::F32, bytemuck::cast_slice(&source), &mut bytes)

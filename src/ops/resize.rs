@@ -610,7 +610,7 @@ impl Operator for Resize {
                 scratch_bytes,
                 move |io| {
                     let (source, target) = (io.inputs.get(0)?, io.outputs.take(0)?);
-                    plan.run_f32(source, target, scratch_as_f32(io.scratch));
+                    plan.run_f32(source, target, scratch_as_f32(io.scratch), io.threads);
                     Ok(())
                 },
             ));

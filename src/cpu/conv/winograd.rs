@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use super::{ConvParams, positioned};
 use crate::cpu::epilogue::{Bias, Epilogue};
-use crate::cpu::gemm::{MR, NR, ROW_VECTORS, multiply_panels};
+use crate::cpu::gemm::{MR, NR, ROW_VECTORS, flush_subnormals, multiply_panels};
 use crate::cpu::simd::{F32x4, LANES};
 use crate::cpu::threads::{Disjoint, PerThread, Threads};
 
@@ -165,6 +165,7 @@ impl Winograd {
                 }
             }
         }
+        flush_subnormals(&mut packed);
         packed
     }
 

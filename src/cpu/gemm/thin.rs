@@ -3,12 +3,50 @@
 use super::{GemmShape, MatrixRef};
 use crate::cpu::epilogue::Epilogue;
 use crate::cpu::simd::{F32x4, LANES};
+use crate::cpu::threads::{Disjoint, Threads};
 
 /// Columns of C that stay in L1 while the rows of B are added to them.
 const COLUMNS: usize = 1024;
 
-/// `out = epilogue(a · b)` for up to four rows. A has neighbouring columns; B neighbouring columns or rows.
-pub(super) fn gemm_thin(shape: GemmShape, a: MatrixRef, b: MatrixRef, out: &mut [f32], epilogue: &Epilogue) {
+/// Columns that threads get as one: vectors end where they would end anyway.
+const SHARED_COLUMNS: usize = 64;
+
+/// `out = epilogue(a · b)` for up to four rows. A has neighbouring columns; B neighbouring columns or rows. A single row
+/// is shared among threads when B is large.
+pub(super) fn gemm_thin(
+    shape: GemmShape,
+    a: MatrixRef,
+    b: MatrixRef,
+    out: &mut [f32],
+    epilogue: &Epilogue,
+    threads: &Threads,
+) {
+    let GemmShape { m, k, n } = shape;
+    // Each value of B comes from memory for one multiply-add.
+    let split = threads.split(n.div_ceil(SHARED_COLUMNS), SHARED_COLUMNS.saturating_mul(k));
+    if m > 1 || split.parts <= 1 {
+        return columns(shape, a, b, 0, out, epilogue);
+    }
+    let out = Disjoint::new(out);
+    threads.run(split.parts, &|part| {
+        let blocks = split.range(part.index);
+        let range = blocks.start * SHARED_COLUMNS..n.min(blocks.end * SHARED_COLUMNS);
+        let shape = GemmShape {
+            n: range.len(),
+            ..shape
+        };
+        let b = MatrixRef {
+            data: b.data.get(range.start * b.col_stride..).unwrap_or(&[]),
+            ..b
+        };
+        // SAFETY: the parts' columns are disjoint.
+        let out = unsafe { out.slice(range.clone()) };
+        columns(shape, a, b, range.start, out, epilogue);
+    });
+}
+
+/// The columns from `first_column` on, with a B that begins there. Where that is not 0 there is one row.
+fn columns(shape: GemmShape, a: MatrixRef, b: MatrixRef, first_column: usize, out: &mut [f32], epilogue: &Epilogue) {
     let GemmShape { m, k, n } = shape;
     // Two rows at a time: bodies for three and four as well would be some 15 kB of code for what is rare.
     for first in (0..m).step_by(2) {
@@ -25,7 +63,7 @@ pub(super) fn gemm_thin(shape: GemmShape, a: MatrixRef, b: MatrixRef, out: &mut 
         }
     }
     for row in 0..m {
-        epilogue.apply(row, 0, n, &mut out[row * n..(row + 1) * n]);
+        epilogue.apply(row, first_column, n, &mut out[row * n..(row + 1) * n]);
     }
 }
 
