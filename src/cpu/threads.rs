@@ -105,10 +105,9 @@ impl Threads {
     /// A pool for which every piece of work is worth cutting.
     #[cfg(test)]
     pub fn eager(count: usize) -> Threads {
-        Threads {
-            grain: 1,
-            ..Threads::new(count)
-        }
+        let mut threads = Threads::new(count);
+        threads.grain = 1;
+        threads
     }
 
     /// Into how many parts `items` are worth cutting that cost about `cost` each. The unit is one element-wise step on

@@ -89,6 +89,8 @@ pub fn make(node: &Node) -> Result<Box<dyn Operator>> {
 }
 
 /// What a kernel does, for concrete sizes.
+// There is one for each kernel, and it is not moved.
+#[allow(clippy::large_enum_variant)]
 enum Work {
     MatMul {
         plan: MatMulPlan,

@@ -81,6 +81,7 @@ impl Depthwise {
         self.plane_words() + self.lines * self.out_w + STEP
     }
 
+    #[allow(clippy::too_many_arguments)]
     pub fn run(
         &self,
         params: &ConvParams,
