@@ -53,8 +53,9 @@ fn clamp(dim: usize, start: i64, end: i64, step: i64) -> Result<(usize, usize)> 
         let (start, end) = (start.clamp(0, size), end.clamp(0, size));
         (start, end - start)
     } else {
-        let (start, end) = (start.clamp(-1, size - 1), end.clamp(-1, size - 1));
-        (start, start - end)
+        // Unlike numpy, the document begins at the first element when `start` lies before it.
+        let (start, end) = (start.clamp(0, (size - 1).max(0)), end.clamp(-1, size - 1));
+        (start, if size == 0 { 0 } else { start - end })
     };
     let count = if span > 0 {
         1 + (span - 1) as u64 / step.unsigned_abs()
