@@ -98,7 +98,7 @@ function recipe({ file, threads, cargoFeatures, extraFeatures, optFeatures: own 
   // Dependencies are compiled once for all builds: only the core itself is told of the extra features.
   // Most of the code runs once per model, and inlining it everywhere is a tenth of the download; what a kernel needs
   // inlined says so itself.
-  const inlining = ["-inline-threshold=30", "-inlinehint-threshold=100"].map((flag) => `-Cllvm-args=${flag}`);
+  const inlining = ["-inline-threshold=30", "-inlinehint-threshold=45"].map((flag) => `-Cllvm-args=${flag}`);
   const extra = [
     ...inlining,
     ...extraFeatures.map((feature) => `-Ctarget-feature=+${feature}`),

@@ -1,4 +1,4 @@
-//! Max, average and Lp pooling over one to three spatial axes, and their global forms. For f32 maxima and averages, the
+//! Max, average and Lp pooling over one to three spatial axes, and their global forms. For f32 maxima, the
 //! lines under a line of the output become one line of column results, which is then folded across, four outputs at a
 //! time. The others add kernel positions to whole lines of the output. Either way, no inner loop checks borders.
 
@@ -169,7 +169,7 @@ fn fold_line<T: Copy, U>(out: &mut [U], input: &[T], stride: usize, step: impl F
     }
 }
 
-/// How much scratch memory [`max_pool`] and [`AveragePool::run`] need, in f32: a line of the padded input.
+/// How much scratch memory [`max_pool`] needs, in f32: a line of the padded input.
 pub fn pool_scratch_len(params: &PoolParams) -> usize {
     let reach = (params.kernel[2].max(1) - 1).saturating_mul(params.dilations[2]);
     let columns = (params.output[2].max(1) - 1).saturating_mul(params.strides[2]);
@@ -177,32 +177,13 @@ pub fn pool_scratch_len(params: &PoolParams) -> usize {
     columns.saturating_add(reach).saturating_add(1 + 4 * LANES)
 }
 
-/// What is computed of a window.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Fold {
-    Largest,
-    Sum,
-}
+/// The largest values of windows, lines first.
+struct Largest;
 
-impl Fold {
-    fn start(self) -> f32 {
-        match self {
-            Fold::Largest => f32::NEG_INFINITY,
-            Fold::Sum => 0.0,
-        }
-    }
-
-    #[inline(always)]
-    fn step(self, so_far: F32x4, value: F32x4) -> F32x4 {
-        match self {
-            Fold::Largest => so_far.at_least(value),
-            Fold::Sum => so_far + value,
-        }
-    }
-
+impl Largest {
     /// Folds all windows of all planes. `scratch` has [`pool_scratch_len`] places for each thread.
     #[inline(never)]
-    fn windows(self, params: &PoolParams, input: &[f32], out: &mut [f32], scratch: &mut [f32], threads: &Threads) {
+    fn windows(params: &PoolParams, input: &[f32], out: &mut [f32], scratch: &mut [f32], threads: &Threads) {
         let (from, to) = (volume(params.input), volume(params.output));
         if to == 0 {
             return;
@@ -217,18 +198,18 @@ impl Fold {
             for plane in split.range(part.index) {
                 // SAFETY: each plane belongs to one part.
                 let out = unsafe { out.slice(plane * to..(plane + 1) * to) };
-                self.plane(params, &input[plane * from..(plane + 1) * from], out, line);
+                Largest::plane(params, &input[plane * from..(plane + 1) * from], out, line);
             }
         });
     }
 
-    fn plane(self, params: &PoolParams, input: &[f32], out: &mut [f32], line: &mut [f32]) {
+    fn plane(params: &PoolParams, input: &[f32], out: &mut [f32], line: &mut [f32]) {
         let [_, in_h, in_w] = params.input;
         let [_, out_h, out_w] = params.output;
         let pad = params.pads_begin[2].min(line.len());
         let width = in_w.min(line.len() - pad);
         for (index, out) in out.chunks_exact_mut(out_w).enumerate() {
-            line.fill(self.start());
+            line.fill(f32::NEG_INFINITY);
             for kz in params.taps(0, index / out_h) {
                 for ky in params.taps(1, index % out_h) {
                     let z = params.input_place(0, index / out_h, kz);
@@ -236,23 +217,23 @@ impl Fold {
                     let from = input[(z * in_h + y) * in_w..][..width].chunks(LANES);
                     for (to, from) in line[pad..pad + width].chunks_mut(LANES).zip(from) {
                         match (to.as_chunks_mut::<LANES>().0, from.as_chunks::<LANES>().0) {
-                            ([to], [from]) => self.step(F32x4::load(to), F32x4::load(from)).store(to),
-                            _ => self
-                                .step(F32x4::load_partial(to, 0.0), F32x4::load_partial(from, 0.0))
+                            ([to], [from]) => F32x4::load(to).at_least(F32x4::load(from)).store(to),
+                            _ => F32x4::load_partial(to, 0.0)
+                                .at_least(F32x4::load_partial(from, 0.0))
                                 .store_partial(to),
                         }
                     }
                 }
             }
-            self.across(params, line, out);
+            Largest::across(params, line, out);
         }
     }
 
     /// Folds the windows along a line of column results.
-    fn across(self, params: &PoolParams, line: &[f32], out: &mut [f32]) {
+    fn across(params: &PoolParams, line: &[f32], out: &mut [f32]) {
         let stride = params.strides[2];
         for (step, out) in out.chunks_mut(LANES).enumerate() {
-            let mut result = F32x4::splat(self.start());
+            let mut result = F32x4::splat(f32::NEG_INFINITY);
             for tap in 0..params.kernel[2] {
                 let from = &line[step * LANES * stride + tap * params.dilations[2]..];
                 let values = match stride {
@@ -262,7 +243,7 @@ impl Fold {
                         from.get(lane * stride).copied().unwrap_or(0.0)
                     })),
                 };
-                result = self.step(result, values);
+                result = result.at_least(values);
             }
             match out.as_chunks_mut::<LANES>().0 {
                 [out] => result.store(out),
@@ -278,7 +259,7 @@ impl Fold {
 /// # Panics
 /// When a slice is too short.
 pub fn max_pool(params: &PoolParams, input: &[f32], out: &mut [f32], scratch: &mut [f32], threads: &Threads) {
-    Fold::Largest.windows(params, input, out, scratch, threads);
+    Largest::windows(params, input, out, scratch, threads);
 }
 
 /// In which order [`max_pool_indices`] numbers the places of a plane.
@@ -347,20 +328,29 @@ impl AveragePool {
         Self { params, factors }
     }
 
-    /// The average of each window; 0 where no position counts. `scratch` has [`pool_scratch_len`] places for each
-    /// thread.
+    /// The average of each window; 0 where no position counts. Values are added in the order of the definition: a
+    /// quantised average that lies half-way between two steps is rounded as by others.
     ///
     /// # Panics
     /// When a slice is too short.
-    pub fn run(&self, input: &[f32], out: &mut [f32], scratch: &mut [f32], threads: &Threads) {
+    pub fn run(&self, input: &[f32], out: &mut [f32], threads: &Threads) {
         let params = &self.params;
         let [_, out_h, out_w] = params.output;
-        Fold::Sum.windows(params, input, out, scratch, threads);
-        params.for_planes(input, out, |_, _, out| {
-            for (line, out) in out.chunks_exact_mut(out_w).enumerate() {
-                let factor = self.factors[0][line / out_h] * self.factors[1][line % out_h];
-                for (value, x) in out.iter_mut().zip(&self.factors[2]) {
-                    *value *= factor * x;
+        let (from, to) = (volume(params.input), volume(params.output));
+        let out = &mut out[..params.planes * to];
+        threads.rows_mut(out, to, to * volume(params.kernel), |first, out| {
+            for (plane, out) in out.chunks_exact_mut(to).enumerate() {
+                let input = &input[(first + plane) * from..][..from];
+                out.fill(0.0);
+                params.for_lines(|line, outputs, first| {
+                    let out = &mut out[line + outputs.start..line + outputs.end];
+                    fold_line(out, &input[first..], params.strides[2], |sum, value| *sum += value);
+                });
+                for (line, out) in out.chunks_exact_mut(out_w).enumerate() {
+                    let factor = self.factors[0][line / out_h] * self.factors[1][line % out_h];
+                    for (value, x) in out.iter_mut().zip(&self.factors[2]) {
+                        *value *= factor * x;
+                    }
                 }
             }
         });
@@ -479,7 +469,7 @@ mod tests {
                     let count = if padded_too { padded } else { values.len() };
                     values.iter().map(|v| v.1).sum::<f32>() / count.max(1) as f32
                 });
-                AveragePool::new(params.clone(), count).run(&data, &mut out, &mut scratch, &threads);
+                AveragePool::new(params.clone(), count).run(&data, &mut out, &threads);
                 assert_close(&out, &average, 1e-5, &format!("average {count:?} {what}"));
             }
 

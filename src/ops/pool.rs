@@ -166,12 +166,9 @@ impl Pool {
             }
             Kind::Max(order) => self.cpu_max::<f32>(ctx, order),
             Kind::Average(count) => {
-                let params = self.params(ctx.input(0)?)?;
-                let bytes = line_bytes(&params, ctx.threads)?;
-                let plan = AveragePool::new(params, count);
-                Ok(CpuKernel::compute_with_scratch("average_pool_f32", bytes, move |io| {
-                    let scratch = scratch_as_f32(io.scratch);
-                    plan.run(io.inputs.get(0)?, io.outputs.take(0)?, scratch, io.threads);
+                let plan = AveragePool::new(self.params(ctx.input(0)?)?, count);
+                Ok(CpuKernel::compute("average_pool_f32", move |io| {
+                    plan.run(io.inputs.get(0)?, io.outputs.take(0)?, io.threads);
                     Ok(())
                 }))
             }
