@@ -11,7 +11,7 @@
 import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import * as fs from "node:fs";
-import { join } from "node:path";
+import { join, relative } from "node:path";
 import { gzipSync } from "node:zlib";
 import { command } from "./lib/steps.mjs";
 import { possibleVariants, root, toolchain, wasmEnv, wasmTargetDir } from "./lib/toolchain.mjs";
@@ -34,10 +34,10 @@ async function part(name, work) {
   console.log(`build: ${name}: ${time}${remark ? `, ${remark}` : ""}`);
 }
 
-/** A hash over the contents of files and over settings. */
+/** A hash over the contents of files, their places in the clone and settings: the same in every clone. */
 function fingerprint(files, ...settings) {
   const hash = createHash("sha256").update(JSON.stringify(settings));
-  for (const file of files) hash.update(file).update(fs.readFileSync(file));
+  for (const file of files) hash.update(relative(root, file)).update(fs.readFileSync(file));
   return hash.digest("hex");
 }
 
