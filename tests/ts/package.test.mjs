@@ -62,7 +62,9 @@ test("bundlers for the web take it without Node's modules, and leave out what is
         "the glue of each build is a chunk of its own",
       );
     }
-    const [tensor] = await bundle('import { Tensor } from "modelet"; console.log(Tensor);');
+    // Chunks that nothing asks for are written all the same, in no promised order.
+    const files = await bundle('import { Tensor } from "modelet"; console.log(Tensor);');
+    const tensor = files.find(({ path }) => path.endsWith("stdin.js"));
     assert.doesNotMatch(tensor.text, /WebAssembly/);
   } finally {
     rmSync(folder, { recursive: true, force: true });
