@@ -103,6 +103,8 @@ mod tests {
         }
     }
 
+    // A build without threads cuts nothing.
+    #[cfg(any(not(target_arch = "wasm32"), modelet_threads))]
     #[test]
     fn small_products_are_not_cut_and_large_ones_evenly() {
         let empty = MatrixRef::row_major(&[], 1);
