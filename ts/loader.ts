@@ -214,20 +214,45 @@ export async function anyCore(): Promise<Core> {
 
 /** The build that this engine runs best. */
 export function pickBuild(operators: Operators, threads: boolean): WasmBuild {
-  if (typeof WebAssembly !== "object" || !WebAssembly.validate(probe([0xfd, 0xe4, 0x01]))) {
+  if (typeof WebAssembly !== "object" || !WebAssembly.validate(simdProbe())) {
     throw new ModeletError("unsupported-environment", "modelet needs WebAssembly with SIMD, which this engine lacks");
   }
-  const set = WebAssembly.validate(probe([0xfd, 0x85, 0x02])) ? "relaxed-simd" : "simd128";
+  const set = hasRelaxedSimd() ? "relaxed-simd" : "simd128";
   const build = operators === "all" ? (`${set}, all operators` as const) : set;
   return threads ? `${build}, threads` : build;
 }
 
-/** A module whose one function applies an instruction to three vectors of zeros and returns a vector. */
-function probe(instruction: readonly number[]): Uint8Array<ArrayBuffer> {
+/** Whether the engine has relaxed SIMD, with extrema that keep a NaN in their second operand. */
+function hasRelaxedSimd(): boolean {
+  const module = extremaProbe();
+  if (!WebAssembly.validate(module)) return false;
+  const { keepsNan } = new WebAssembly.Instance(new WebAssembly.Module(module)).exports;
+  return (keepsNan as () => number)() === 1;
+}
+
+/** A module that says whether f32x4.relaxed_min and f32x4.relaxed_max of 1 and NaN are both NaN. */
+function extremaProbe(): Uint8Array<ArrayBuffer> {
+  const splat = (bytes: readonly number[]) => [0x43, ...bytes, 0xfd, 0x13];
+  const operands = [...splat([0, 0, 0x80, 0x3f]), ...splat([0, 0, 0xc0, 0x7f])];
+  const isNan = (instruction: readonly number[]) => {
+    const lane = [...operands, ...instruction, 0xfd, 0x1f, 0];
+    return [...lane, ...lane, 0x5c];
+  };
+  const body = [0, ...isNan([0xfd, 0x8d, 0x02]), ...isNan([0xfd, 0x8e, 0x02]), 0x71, 0x0b];
+  const name = [...new TextEncoder().encode("keepsNan")];
+  const exported = [7, name.length + 4, 1, name.length, ...name, 0, 0];
+  const code = [0x0a, body.length + 2, 1, body.length, ...body];
+  return new Uint8Array([
+    ...[0, 0x61, 0x73, 0x6d, 1, 0, 0, 0, 1, 5, 1, 0x60, 0, 1, 0x7f, 3, 2, 1, 0],
+    ...exported,
+    ...code,
+  ]);
+}
+
+/** A module whose one function applies f32x4.add to two vectors of zeros and returns a vector. */
+function simdProbe(): Uint8Array<ArrayBuffer> {
   const zeros = [0x41, 0, 0xfd, 0x0f];
-  // f32x4.add takes two operands, f32x4.relaxed_madd three.
-  const operands = instruction[1] === 0x85 ? [...zeros, ...zeros, ...zeros] : [...zeros, ...zeros];
-  const body = [0, ...operands, ...instruction, 0x0b];
+  const body = [0, ...zeros, ...zeros, 0xfd, 0xe4, 0x01, 0x0b];
   const code = [0x0a, body.length + 2, 1, body.length, ...body];
   return new Uint8Array([0, 0x61, 0x73, 0x6d, 1, 0, 0, 0, 1, 5, 1, 0x60, 0, 1, 0x7b, 3, 2, 1, 0, ...code]);
 }

@@ -59,4 +59,11 @@ export const convolutions = [
   conv("mobilenet", 32, 16, 1, 112, 1, 1),
   ...depthwise,
   conv("mobilenet", 240, 240, 240, 28, 5, 1),
+  conv("detector", 64, 64, 1, 174, 1, 1),
+  conv("detector", 128, 128, 1, 87, 1, 1),
+  conv("detector", 256, 64, 1, 87, 1, 1),
+  conv("detector", 16, 32, 1, 348, 1, 1),
+  conv("detector", 3, 16, 1, 700, 3, 2),
+  conv("audio", 3, 32, 1, 180, 3, 1),
+  conv("audio", 32, 1, 1, 172, 5, 1),
 ];

@@ -43,16 +43,19 @@ export async function measure(bytes, only, ort) {
 }
 
 function list(wasm) {
-  const name = (index) => {
+  const name = (index, of = wasm.tile_name) => {
     // Any place that nothing else lies at while no benchmark runs: the end of the stack.
     const place = 1024;
-    const length = wasm.tile_name(index, place);
+    const length = of(index, place);
     const address = new DataView(wasm.memory.buffer).getUint32(place, true);
     return new TextDecoder().decode(new Uint8Array(wasm.memory.buffer, address, length));
   };
   const cases = [];
   for (let index = 0; name(index) !== ""; index++) {
     cases.push({ text: `tile ${name(index)}`, make: () => wasm.bench_tile(index) });
+  }
+  for (let index = 0; name(index, wasm.elementary_name) !== ""; index++) {
+    cases.push({ text: `elementary ${name(index, wasm.elementary_name)}`, make: () => wasm.bench_elementary(index) });
   }
   // Rates of integers stand beside their own roof, which is a case here.
   cases.push({ text: "int8 roof", make: () => wasm.bench_int8_roof() });

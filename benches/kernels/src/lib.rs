@@ -12,6 +12,7 @@ pub mod pointwise;
 #[path = "../../../src/tensor/mod.rs"]
 pub mod tensor;
 
+mod elementary;
 mod int8;
 mod tiles;
 
@@ -163,6 +164,21 @@ mod exports {
         stride: usize,
     ) -> *mut Bench {
         leak(conv_bench(in_channels, out_channels, groups, size, kernel, stride))
+    }
+
+    /// # Safety
+    /// `at` is writable; see [`tile_name`].
+    #[unsafe(no_mangle)]
+    pub unsafe extern "C" fn elementary_name(index: usize, at: *mut *const u8) -> usize {
+        let name = elementary::name(index);
+        // SAFETY: the caller's promise.
+        unsafe { *at = name.as_ptr() };
+        name.len()
+    }
+
+    #[unsafe(no_mangle)]
+    pub extern "C" fn bench_elementary(index: usize) -> *mut Bench {
+        leak(elementary::bench(index))
     }
 
     #[unsafe(no_mangle)]

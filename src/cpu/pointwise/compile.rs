@@ -85,6 +85,8 @@ pub(super) enum Op {
         high: f32,
         gated: bool,
     },
+    /// `x * (erf(x / √2) + 1) * 0.5`: ONNX `Gelu`.
+    Gelu,
 }
 
 /// Two operations on three operands, each rounded.
@@ -238,6 +240,7 @@ impl Finder<'_> {
             Node::Binary(BinaryOp::Mul, a, b) => self
                 .gated(a, b)
                 .or_else(|| self.gated(b, a))
+                .or_else(|| self.gelu(a, b))
                 .or_else(|| self.two(a, b, BinaryOp::Mul)),
             Node::Binary(BinaryOp::Div, a, b) => self.two(a, b, BinaryOp::Div),
             Node::Binary(BinaryOp::Min, a, high) if self.is_plain(a) => {
@@ -367,6 +370,62 @@ impl Finder<'_> {
             }
             _ => None,
         }
+    }
+}
+
+impl Finder<'_> {
+    /// The product `a * b` where it is a GELU by the error function, its three factors in any order.
+    fn gelu(&self, a: Reg, b: Reg) -> Option<Fused> {
+        let (mut factors, mut takes) = (Vec::new(), Vec::new());
+        self.factors(a, &mut factors, &mut takes);
+        self.factors(b, &mut factors, &mut takes);
+        let [x, y, z] = factors[..] else { return None };
+        let orders = [[x, y, z], [x, z, y], [y, x, z], [y, z, x], [z, x, y], [z, y, x]];
+        let x = orders.into_iter().find_map(|[x, half, gate]| {
+            let inner = (self.number(half) == Some(0.5)).then(|| self.gelu_gate(gate, x))??;
+            takes.extend(inner);
+            Some(x)
+        })?;
+        Some(Fused {
+            op: Op::Gelu,
+            args: vec![x],
+            takes,
+        })
+    }
+
+    /// The factors of a product whose inner products nobody else reads.
+    fn factors(&self, reg: Reg, factors: &mut Vec<Reg>, takes: &mut Vec<Reg>) {
+        match self.nodes[reg.index()] {
+            Node::Binary(BinaryOp::Mul, a, b) if self.is_free(reg) && factors.len() < 3 => {
+                takes.push(reg);
+                self.factors(a, factors, takes);
+                self.factors(b, factors, takes);
+            }
+            _ => factors.push(reg),
+        }
+    }
+
+    /// The nodes of `gate` where it is `erf(x / √2) + 1`.
+    fn gelu_gate(&self, gate: Reg, x: Reg) -> Option<[Reg; 3]> {
+        let free = |reg: Reg| self.is_free(reg).then(|| self.nodes[reg.index()]);
+        let is = |reg: Reg, value: f32| self.number(reg).is_some_and(|n| (n / value - 1.0).abs() < 1e-6);
+        let Node::Binary(BinaryOp::Add, a, b) = free(gate)? else {
+            return None;
+        };
+        let erf = [(a, b), (b, a)]
+            .into_iter()
+            .find_map(|(one, erf)| is(one, 1.0).then_some(erf))?;
+        let Node::Unary(UnaryOp::Erf, scaled) = free(erf)? else {
+            return None;
+        };
+        let fits = match free(scaled)? {
+            Node::Binary(BinaryOp::Div, value, root) => value == x && is(root, std::f32::consts::SQRT_2),
+            Node::Binary(BinaryOp::Mul, a, b) => [(a, b), (b, a)]
+                .into_iter()
+                .any(|(value, root)| value == x && is(root, std::f32::consts::FRAC_1_SQRT_2)),
+            _ => false,
+        };
+        fits.then_some([gate, erf, scaled])
     }
 }
 

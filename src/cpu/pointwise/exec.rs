@@ -67,6 +67,7 @@ pub(super) unsafe fn run(op: Op, src: &[Source], dst: *mut f32, n: usize) {
                     false => map(a.pointer(), dst, n, gate),
                 }
             }
+            (Op::Gelu, &[a]) => map_long(a.pointer(), dst, n, math::gelu),
             (Op::Binary(op), &[a, b]) => binary(op, a, b, dst, n),
             (Op::AddRelu, &[a, b]) => zip(a, b, dst, n, |x, y| (x + y).at_least(F32x4::zero())),
             (Op::Compare(op), &[a, b]) => compare(op, a, b, dst, n),

@@ -360,3 +360,94 @@ fn common_chains_take_few_steps() {
     b.output(y, Storage::F32);
     assert_eq!(steps(&b.finish().unwrap(), &[&[4, 100], &[4, 1], &[4, 1]]), (1, 0));
 }
+
+/// GELU as exporters write it, in every order of its factors and operands, becomes one step that agrees with the chain.
+#[test]
+fn gelu_chains_become_one_step() {
+    type Product = fn(&mut Builder, [Reg; 3]) -> Reg;
+    let products: [Product; 3] = [
+        |b, [x, y, z]| {
+            let first = b.mul(x, y);
+            b.mul(first, z)
+        },
+        |b, [x, y, z]| {
+            let last = b.mul(y, z);
+            b.mul(x, last)
+        },
+        |b, [x, y, z]| {
+            let first = b.mul(z, x);
+            b.mul(y, first)
+        },
+    ];
+    let inputs: Vec<f32> = (0..201).map(|i| i as f32 * 0.1 - 10.0).collect();
+    for (case, product) in (0..24).map(|case| (case, products[case % 3])) {
+        let expr = Expr::of_one(|b, x| {
+            let scaled = if case / 3 % 2 == 0 {
+                let root = b.constant(std::f32::consts::SQRT_2);
+                b.div(x, root)
+            } else {
+                b.scale(x, std::f32::consts::FRAC_1_SQRT_2)
+            };
+            let erf = b.unary(UnaryOp::Erf, scaled);
+            let (one, half) = (b.constant(1.0), b.constant(0.5));
+            let gate = if case / 6 % 2 == 0 {
+                b.add(erf, one)
+            } else {
+                b.add(one, erf)
+            };
+            product(
+                b,
+                if case / 12 == 0 {
+                    [x, gate, half]
+                } else {
+                    [half, gate, x]
+                },
+            )
+        });
+        let expr = expr.unwrap();
+        let plan = PointwisePlan::new(&expr, &[201], &[[201]]).unwrap();
+        assert_eq!(plan.compiled.tile_steps.len(), 1, "case {case}: {expr}");
+        let mut output = vec![0.0; 201];
+        let mut scratch = vec![0.0; plan.scratch_len()];
+        plan.run(
+            &[InputSlice::F32(&inputs)],
+            &mut [OutputSlice::f32(&mut output)],
+            &mut scratch,
+            &Threads::SINGLE,
+        );
+        for (&x, &y) in inputs.iter().zip(&output) {
+            let erf = reference::unary(UnaryOp::Erf, x / std::f32::consts::SQRT_2);
+            let expected = x * (erf + 1.0) * 0.5;
+            assert!(
+                (y - expected).abs() <= 1e-6 * (1.0 + x.abs()),
+                "case {case}: {y} for {x}, not {expected}"
+            );
+        }
+    }
+}
+
+/// What only looks like GELU stays as it is.
+#[test]
+fn other_chains_are_not_gelu() {
+    for (half, root, shared) in [(0.25, 1.414_213_6, false), (0.5, 1.5, false), (0.5, 1.414_213_6, true)] {
+        let mut b = Builder::new();
+        let x = b.input(Storage::F32);
+        let root = b.constant(root);
+        let scaled = b.div(x, root);
+        let erf = b.unary(UnaryOp::Erf, scaled);
+        let (one, half) = (b.constant(1.0), b.constant(half));
+        let gate = b.add(erf, one);
+        let product = b.mul(x, gate);
+        let y = b.mul(product, half);
+        b.output(y, Storage::F32);
+        if shared {
+            b.output(erf, Storage::F32);
+        }
+        let expr = b.finish().unwrap();
+        let plan = PointwisePlan::new(&expr, &[7], &[[7]]).unwrap();
+        assert!(
+            plan.compiled.tile_steps.iter().all(|step| step.op != Op::Gelu),
+            "{expr}"
+        );
+    }
+}
