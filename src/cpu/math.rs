@@ -243,10 +243,26 @@ pub fn tanh(x: F32x4) -> F32x4 {
 #[inline(always)]
 pub fn sigmoid(x: F32x4) -> F32x4 {
     let c = constants();
+    splat(c.exp[3]) / one_plus_exp(c, -x)
+}
+
+/// x / (1 + e^-x), with the errors of [`sigmoid`].
+#[inline(always)]
+pub fn swish(x: F32x4) -> F32x4 {
+    x / one_plus_exp(constants(), -x)
+}
+
+/// x (1 + tanh y) / 2, which is x / (1 + e^-2y): at most 5 ulp, or zero where the second factor is subnormal.
+#[inline(always)]
+pub fn tanh_gate(x: F32x4, y: F32x4) -> F32x4 {
+    x / one_plus_exp(constants(), -(y + y))
+}
+
+/// 1 + e^x; infinite where e^-x is subnormal.
+#[inline(always)]
+fn one_plus_exp(c: &Constants, x: F32x4) -> F32x4 {
     let [low, high] = c.sigmoid_bounds;
-    let e = exp_normal(c, (-x).at_least(splat(low)).at_most(splat(high)));
-    let one = splat(c.exp[3]);
-    one / (one + e)
+    splat(c.exp[3]) + exp_normal(c, x.at_least(splat(low)).at_most(splat(high)))
 }
 
 /// x Φ(x), which is x (1 + erf(x / √2)) / 2, with an error of at most 5e-7 of the result above -1; below, the tail keeps

@@ -77,16 +77,21 @@ pub(super) enum Op {
         low: f32,
         high: f32,
     },
-    /// `min(max(a * scale + shift, low), high)`, and that times `a` where gated: ONNX `HardSigmoid` and `HardSwish`.
+    /// `min(max(a * scale + shift, low), high)`: ONNX `HardSigmoid`. Where there is a factor, that times `a` and it: ONNX
+    /// `HardSwish`.
     AffineClamp {
         scale: f32,
         shift: f32,
         low: f32,
         high: f32,
-        gated: bool,
+        factor: Option<f32>,
     },
     /// `x * (erf(x / √2) + 1) * 0.5`: ONNX `Gelu`.
     Gelu,
+    /// `x * (tanh(y) + 1) * 0.5`: ONNX `Gelu` with `approximate = "tanh"`, and others.
+    TanhGate,
+    /// `x * sigmoid(x)`: ONNX `Swish`, SiLU.
+    Swish,
 }
 
 /// Two operations on three operands, each rounded.
@@ -240,15 +245,44 @@ impl Finder<'_> {
             Node::Binary(BinaryOp::Mul, a, b) => self
                 .gated(a, b)
                 .or_else(|| self.gated(b, a))
-                .or_else(|| self.gelu(a, b))
+                .or_else(|| self.half_gate(a, b))
+                .or_else(|| self.scaled(a, Some(1.0), self.number(b)?))
+                .or_else(|| self.scaled(b, Some(1.0), self.number(a)?))
                 .or_else(|| self.two(a, b, BinaryOp::Mul)),
-            Node::Binary(BinaryOp::Div, a, b) => self.two(a, b, BinaryOp::Div),
-            Node::Binary(BinaryOp::Min, a, high) if self.is_plain(a) => {
+            Node::Binary(BinaryOp::Div, a, b) => self
+                .number(b)
+                .and_then(|number| self.scaled(a, Some(1.0), number.recip()))
+                .or_else(|| self.two(a, b, BinaryOp::Div)),
+            Node::Binary(BinaryOp::Min, a, high) if self.is_free(a) => {
+                // relu(x + shift) may be one step already.
+                if let Some(Fused {
+                    op: Op::AddRelu,
+                    args,
+                    takes,
+                }) = &self.fused[a.index()]
+                {
+                    let op = Op::AffineClamp {
+                        scale: 1.0,
+                        shift: self.number(args[1])?,
+                        low: 0.0,
+                        high: self.number(high)?,
+                        factor: None,
+                    };
+                    let takes = takes.iter().copied().chain([a]).collect();
+                    return Some(Fused {
+                        op,
+                        args: vec![args[0]],
+                        takes,
+                    });
+                }
                 let (value, low) = match self.nodes[a.index()] {
                     Node::Binary(BinaryOp::Max, value, low) => (value, self.number(low)?),
                     Node::Unary(UnaryOp::Relu, value) => (value, 0.0),
                     _ => return None,
                 };
+                if self.fused[a.index()].is_some() {
+                    return None;
+                }
                 Some(self.clamp(a, value, low, self.number(high)?))
             }
             Node::Unary(UnaryOp::Relu, a) if self.is_plain(a) => match self.nodes[a.index()] {
@@ -327,7 +361,7 @@ impl Finder<'_> {
                 shift,
                 low,
                 high,
-                gated: false,
+                factor: None,
             };
             let takes = takes.iter().copied().chain([inner, value]).collect();
             return Fused {
@@ -343,53 +377,44 @@ impl Finder<'_> {
         }
     }
 
-    /// `x * gate`, where the gate is an affine clamp of `x`.
+    /// `x * gate`, where the gate is an affine clamp or the sigmoid of `x`.
     fn gated(&self, x: Reg, gate: Reg) -> Option<Fused> {
-        let found = self.fused[gate.index()].as_ref().filter(|_| self.is_free(gate))?;
-        match found.op {
-            Op::AffineClamp {
-                scale,
-                shift,
-                low,
-                high,
-                gated: false,
-            } if found.args == [x] => {
-                let op = Op::AffineClamp {
-                    scale,
-                    shift,
-                    low,
-                    high,
-                    gated: true,
-                };
-                let takes = found.takes.iter().copied().chain([gate]).collect();
-                Some(Fused {
-                    op,
-                    args: vec![x],
-                    takes,
-                })
-            }
-            _ => None,
+        if self.is_plain(gate) && self.nodes[gate.index()] == Node::Unary(UnaryOp::Sigmoid, x) {
+            return Some(Fused {
+                op: Op::Swish,
+                args: vec![x],
+                takes: vec![gate],
+            });
         }
+        self.scaled(gate, None, 1.0).filter(|found| found.args == [x])
+    }
+
+    /// The affine clamp at `inner`, which has the factor `before`, with `factor` instead.
+    fn scaled(&self, inner: Reg, before: Option<f32>, factor: f32) -> Option<Fused> {
+        let found = self.fused[inner.index()].as_ref().filter(|_| self.is_free(inner))?;
+        let mut found = found.clone();
+        match &mut found.op {
+            Op::AffineClamp { factor: place, .. } if *place == before => *place = Some(factor),
+            _ => return None,
+        }
+        found.takes.push(inner);
+        Some(found)
     }
 }
 
 impl Finder<'_> {
-    /// The product `a * b` where it is a GELU by the error function, its three factors in any order.
-    fn gelu(&self, a: Reg, b: Reg) -> Option<Fused> {
+    /// The product `a * b` where its factors are x, 0.5 and `tanh(y) + 1` or `erf(x / √2) + 1`, in any order.
+    fn half_gate(&self, a: Reg, b: Reg) -> Option<Fused> {
         let (mut factors, mut takes) = (Vec::new(), Vec::new());
         self.factors(a, &mut factors, &mut takes);
         self.factors(b, &mut factors, &mut takes);
         let [x, y, z] = factors[..] else { return None };
         let orders = [[x, y, z], [x, z, y], [y, x, z], [y, z, x], [z, x, y], [z, y, x]];
-        let x = orders.into_iter().find_map(|[x, half, gate]| {
-            let inner = (self.number(half) == Some(0.5)).then(|| self.gelu_gate(gate, x))??;
+        orders.into_iter().find_map(|[x, half, gate]| {
+            let (op, args, inner) = (self.number(half) == Some(0.5)).then(|| self.gate(gate, x))??;
             takes.extend(inner);
-            Some(x)
-        })?;
-        Some(Fused {
-            op: Op::Gelu,
-            args: vec![x],
-            takes,
+            let takes = std::mem::take(&mut takes);
+            Some(Fused { op, args, takes })
         })
     }
 
@@ -405,27 +430,30 @@ impl Finder<'_> {
         }
     }
 
-    /// The nodes of `gate` where it is `erf(x / √2) + 1`.
-    fn gelu_gate(&self, gate: Reg, x: Reg) -> Option<[Reg; 3]> {
+    /// What `gate` makes of `x` where it is `tanh(y) + 1` or `erf(x / √2) + 1`: the step, its operands, the nodes taken.
+    fn gate(&self, gate: Reg, x: Reg) -> Option<(Op, Vec<Reg>, Vec<Reg>)> {
         let free = |reg: Reg| self.is_free(reg).then(|| self.nodes[reg.index()]);
         let is = |reg: Reg, value: f32| self.number(reg).is_some_and(|n| (n / value - 1.0).abs() < 1e-6);
         let Node::Binary(BinaryOp::Add, a, b) = free(gate)? else {
             return None;
         };
-        let erf = [(a, b), (b, a)]
+        let inner = [(a, b), (b, a)]
             .into_iter()
-            .find_map(|(one, erf)| is(one, 1.0).then_some(erf))?;
-        let Node::Unary(UnaryOp::Erf, scaled) = free(erf)? else {
-            return None;
-        };
-        let fits = match free(scaled)? {
-            Node::Binary(BinaryOp::Div, value, root) => value == x && is(root, std::f32::consts::SQRT_2),
-            Node::Binary(BinaryOp::Mul, a, b) => [(a, b), (b, a)]
-                .into_iter()
-                .any(|(value, root)| value == x && is(root, std::f32::consts::FRAC_1_SQRT_2)),
-            _ => false,
-        };
-        fits.then_some([gate, erf, scaled])
+            .find_map(|(one, inner)| is(one, 1.0).then_some(inner))?;
+        match free(inner)? {
+            Node::Unary(UnaryOp::Tanh, y) => Some((Op::TanhGate, vec![x, y], vec![gate, inner])),
+            Node::Unary(UnaryOp::Erf, scaled) => {
+                let fits = match free(scaled)? {
+                    Node::Binary(BinaryOp::Div, value, root) => value == x && is(root, std::f32::consts::SQRT_2),
+                    Node::Binary(BinaryOp::Mul, a, b) => [(a, b), (b, a)]
+                        .into_iter()
+                        .any(|(value, root)| value == x && is(root, std::f32::consts::FRAC_1_SQRT_2)),
+                    _ => false,
+                };
+                fits.then(|| (Op::Gelu, vec![x], vec![gate, inner, scaled]))
+            }
+            _ => None,
+        }
     }
 }
 

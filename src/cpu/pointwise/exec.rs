@@ -56,17 +56,19 @@ pub(super) unsafe fn run(op: Op, src: &[Source], dst: *mut f32, n: usize) {
                     shift,
                     low,
                     high,
-                    gated,
+                    factor,
                 },
                 &[a],
             ) => {
                 let [scale, shift, low, high] = [scale, shift, low, high].map(F32x4::splat);
                 let gate = |x: F32x4| (x * scale + shift).at_least(low).at_most(high);
-                match gated {
-                    true => map(a.pointer(), dst, n, |x| x * gate(x)),
-                    false => map(a.pointer(), dst, n, gate),
+                match factor.map(F32x4::splat) {
+                    Some(factor) => map(a.pointer(), dst, n, |x| x * gate(x) * factor),
+                    None => map(a.pointer(), dst, n, gate),
                 }
             }
+            (Op::Swish, &[a]) => map_long(a.pointer(), dst, n, math::swish),
+            (Op::TanhGate, &[a, b]) => zip(a, b, dst, n, math::tanh_gate),
             (Op::Gelu, &[a]) => map_long(a.pointer(), dst, n, math::gelu),
             (Op::Binary(op), &[a, b]) => binary(op, a, b, dst, n),
             (Op::AddRelu, &[a, b]) => zip(a, b, dst, n, |x, y| (x + y).at_least(F32x4::zero())),

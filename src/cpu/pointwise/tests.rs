@@ -361,6 +361,78 @@ fn common_chains_take_few_steps() {
     assert_eq!(steps(&b.finish().unwrap(), &[&[4, 100], &[4, 1], &[4, 1]]), (1, 0));
 }
 
+/// Gates in the forms that exporters write: how many steps they take, and that they compute what the form says.
+#[test]
+fn gates_take_few_steps() {
+    type Form = fn(&mut Builder, Reg) -> Reg;
+    type Exact = fn(f64) -> f64;
+    fn relu6(b: &mut Builder, x: Reg) -> Reg {
+        let (three, six) = (b.constant(3.0), b.constant(6.0));
+        let sum = b.add(x, three);
+        let relu = b.relu(sum);
+        b.min(relu, six)
+    }
+    let hard_swish: Exact = |x| x * (x + 3.0).clamp(0.0, 6.0) / 6.0;
+    let forms: [(usize, Form, Exact); 6] = [
+        (1, |b, x| b.swish(x, 1.0), |x| x / (1.0 + (-x).exp())),
+        (1, relu6, |x| (x + 3.0).clamp(0.0, 6.0)),
+        (
+            1,
+            |b, x| {
+                let (gate, six) = (relu6(b, x), b.constant(6.0));
+                let product = b.mul(x, gate);
+                b.div(product, six)
+            },
+            hard_swish,
+        ),
+        (
+            1,
+            |b, x| {
+                let gate = relu6(b, x);
+                let product = b.mul(gate, x);
+                b.scale(product, 1.0 / 6.0)
+            },
+            hard_swish,
+        ),
+        (
+            2,
+            |b, x| {
+                let gate = relu6(b, x);
+                let product = b.mul(gate, x);
+                b.mul(product, product)
+            },
+            |x| (x * (x + 3.0).clamp(0.0, 6.0)).powi(2),
+        ),
+        (
+            5,
+            |b, x| b.gelu_tanh(x),
+            |x| 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh()),
+        ),
+    ];
+    let inputs: Vec<f32> = (0..203).map(|i| i as f32 * 0.1 - 10.0).collect();
+    for (form, (steps, make, exact)) in forms.into_iter().enumerate() {
+        let expr = Expr::of_one(make).unwrap();
+        let plan = PointwisePlan::new(&expr, &[203], &[[203]]).unwrap();
+        assert!(
+            plan.compiled.tile_steps.len() <= steps,
+            "{expr}: {:?}",
+            plan.compiled.tile_steps
+        );
+        let mut output = vec![0.0; 203];
+        let mut scratch = vec![0.0; plan.scratch_len()];
+        let outputs = &mut [OutputSlice::f32(&mut output)];
+        plan.run(&[InputSlice::F32(&inputs)], outputs, &mut scratch, &Threads::SINGLE);
+        for (&x, &y) in inputs.iter().zip(&output) {
+            let expected = exact(f64::from(x));
+            let error = (f64::from(y) - expected).abs();
+            assert!(
+                error <= 5e-7 * (1.0 + expected.abs()),
+                "form {form}: {y} for {x}, not {expected}"
+            );
+        }
+    }
+}
+
 /// GELU as exporters write it, in every order of its factors and operands, becomes one step that agrees with the chain.
 #[test]
 fn gelu_chains_become_one_step() {
