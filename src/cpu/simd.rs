@@ -269,6 +269,12 @@ impl F32x4 {
         ]
     }
 
+    /// The lanes of both in turns, those of `a` first: `a0 b0 a1 b1` and `a2 b2 a3 b3`.
+    #[inline(always)]
+    pub fn interleave(a: Self, b: Self) -> [Self; 2] {
+        [Self(imp::zip_low(a.0, b.0)), Self(imp::zip_high(a.0, b.0))]
+    }
+
     /// Lanes 0 and 2 of `a`, then lanes 1 and 3 of `b`.
     #[inline(always)]
     pub fn even_odd(a: Self, b: Self) -> Self {

@@ -43,10 +43,29 @@ pub fn softmax_in_place(kind: SoftmaxKind, values: &mut [f32], [outer, axis, inn
 
 /// The largest value, NaN when one is NaN.
 pub(super) fn largest(row: &[f32]) -> f32 {
+    // Several chains, since each step waits for the one before; NaNs are looked for apart from them.
+    const CHAINS: usize = 4;
     let (vectors, tail) = row.as_chunks::<LANES>();
-    let folded = vectors
-        .iter()
-        .fold(F32x4::splat(f32::NEG_INFINITY), |max, v| max.max(F32x4::load(v)));
+    let (blocks, rest) = vectors.as_chunks::<CHAINS>();
+    let mut max = [F32x4::splat(f32::NEG_INFINITY); CHAINS];
+    let mut nans = F32x4::zero().lt(F32x4::zero());
+    for block in blocks {
+        let block = block.map(|vector| F32x4::load(&vector));
+        for (max, vector) in max.iter_mut().zip(block) {
+            *max = max.at_least(vector);
+            nans = nans | vector.is_nan();
+        }
+    }
+    for vector in rest {
+        let vector = F32x4::load(vector);
+        max[0] = max[0].at_least(vector);
+        nans = nans | vector.is_nan();
+    }
+    if nans.any() {
+        return f32::NAN;
+    }
+    let [a, b, c, d] = max;
+    let folded = a.at_least(b).at_least(c.at_least(d));
     tail.iter().fold(folded.max_lane(), |max, &v| max_f32(max, v))
 }
 

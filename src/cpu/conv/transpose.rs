@@ -1,9 +1,12 @@
 //! f32 transposed convolution (ONNX ConvTranspose) over one to three spatial axes: a matrix product of the transposed
 //! weights and the image gives every contribution, which are then added at their places in the output.
 
+use std::ops::Range;
+
 use super::{Spatial, fits, inside, volume};
 use crate::cpu::epilogue::Epilogue;
 use crate::cpu::gemm::{GemmShape, Lhs, MatrixRef, PackedA, Rhs, gemm, gemm_scratch_len};
+use crate::cpu::simd::{F32x4, LANES};
 use crate::cpu::threads::Threads;
 
 /// The concrete sizes of a transposed convolution. `output` already takes output_padding and output_shape into
@@ -22,8 +25,10 @@ pub struct ConvTransposeParams {
     pub pads_begin: Spatial,
 }
 
-/// How many values of contributions are made before they are added up.
-const COLUMNS_BLOCK: usize = 1 << 15;
+/// How many values of contributions are made before they are added up: they stay in L2.
+const CONTRIBUTIONS: usize = 1 << 17;
+/// Input positions that are worked on together, in whole lines along the last axis.
+const POSITIONS: usize = 256;
 
 /// A transposed convolution planned for concrete sizes.
 #[derive(Clone, Debug)]
@@ -31,6 +36,8 @@ pub struct ConvTransposePlan {
     params: ConvTransposeParams,
     /// Output channels whose contributions are made at once.
     channels_block: usize,
+    /// Lines of the input, along its last axis, whose contributions are made at once.
+    lines_block: usize,
 }
 
 /// Constant weights, one left operand per group and block of output channels.
@@ -58,9 +65,15 @@ impl ConvTransposePlan {
         if !fits(columns) || !fits(sizes(params.output).into_iter().chain([channels])) {
             return None;
         }
-        let per_channel = volume(params.kernel) * volume(params.input);
-        let channels_block = (COLUMNS_BLOCK / per_channel.max(1)).max(1);
-        Some(Self { params, channels_block })
+        let [_, _, line] = params.input.map(|size| size.max(1));
+        let lines_block = (POSITIONS / line).max(1);
+        let per_channel = volume(params.kernel).max(1) * lines_block * line;
+        let channels_block = (CONTRIBUTIONS / per_channel).max(1);
+        Some(Self {
+            params,
+            channels_block,
+            lines_block,
+        })
     }
 
     /// The sizes that this plan was made for.
@@ -89,11 +102,15 @@ impl ConvTransposePlan {
         }
     }
 
-    fn shape(&self, channels: usize) -> GemmShape {
+    fn lines(&self) -> usize {
+        self.params.input[0] * self.params.input[1]
+    }
+
+    fn shape(&self, channels: usize, lines: usize) -> GemmShape {
         GemmShape {
             m: channels * volume(self.params.kernel),
             k: self.params.in_channels / self.params.groups,
-            n: volume(self.params.input),
+            n: lines * self.params.input[2],
         }
     }
 
@@ -105,7 +122,7 @@ impl ConvTransposePlan {
         let groups = 0..self.params.groups;
         let blocks = groups.flat_map(|group| self.blocks().map(move |(first, len)| (group, first, len)));
         let pack = |(group, first, len)| {
-            let GemmShape { m, k, .. } = self.shape(len);
+            let GemmShape { m, k, .. } = self.shape(len, 0);
             PackedA::new(self.weights(weights, group, first), m, k)
         };
         PackedTransposeFilter(blocks.map(pack).collect())
@@ -114,7 +131,7 @@ impl ConvTransposePlan {
     /// How much scratch memory [`ConvTransposePlan::run`] needs on so many threads, in f32.
     pub fn scratch_len(&self, threads: usize) -> usize {
         let channels = self.channels_block.min(self.params.out_channels / self.params.groups);
-        let shape = self.shape(channels);
+        let shape = self.shape(channels, self.lines_block.min(self.lines()));
         shape.m * shape.n + threads * gemm_scratch_len(shape, false, false)
     }
 
@@ -148,57 +165,114 @@ impl ConvTransposePlan {
                 let first_in = (image * params.in_channels + group * in_group) * volume_in;
                 let input = &input[first_in..first_in + in_group * volume_in];
                 for (first, len) in self.blocks() {
-                    let shape = self.shape(len);
-                    let (columns, rest) = scratch.split_at_mut(shape.m * shape.n);
                     let lhs = match filter {
                         TransposeFilter::Packed(packed) => Lhs::Packed(&packed.0[block]),
                         TransposeFilter::Raw(weights) => Lhs::Matrix(self.weights(weights, group, first)),
                     };
                     block += 1;
-                    let rhs = Rhs::Matrix(MatrixRef::row_major(input, volume_in));
-                    gemm(shape, lhs, rhs, columns, rest, &Epilogue::none(), threads);
-                    for channel in 0..len {
-                        let out_channel = group * out_group + first + channel;
-                        let row = image * params.out_channels + out_channel;
-                        let plane = &mut output[row * positions..(row + 1) * positions];
-                        let columns = &columns[channel * taps * volume_in..(channel + 1) * taps * volume_in];
-                        self.add_up(columns, plane);
-                        super::positioned(epilogue, row, out_channel, positions).apply(0, 0, positions, plane);
+                    let channel = group * out_group + first;
+                    let row = image * params.out_channels + channel;
+                    let planes = &mut output[row * positions..(row + len) * positions];
+                    planes.fill(0.0);
+                    for line in (0..self.lines()).step_by(self.lines_block) {
+                        let lines = line..self.lines().min(line + self.lines_block);
+                        let shape = self.shape(len, lines.len());
+                        let (columns, rest) = scratch.split_at_mut(shape.m * shape.n);
+                        let rhs = Rhs::Matrix(MatrixRef::row_major(&input[line * params.input[2]..], volume_in));
+                        gemm(shape, lhs, rhs, columns, rest, &Epilogue::none(), threads);
+                        let (columns, each) = (&*columns, taps * shape.n);
+                        threads.rows_mut(planes, positions, each, |first, planes| {
+                            for (plane, channel) in planes.chunks_exact_mut(positions).zip(first..) {
+                                self.add_up(&columns[channel * each..][..each], lines.clone(), plane);
+                            }
+                        });
                     }
+                    threads.rows_mut(planes, positions, positions, |first, planes| {
+                        for (plane, i) in planes.chunks_exact_mut(positions).zip(first..) {
+                            let epilogue = super::positioned(epilogue, row + i, channel + i, positions);
+                            epilogue.apply(0, 0, positions, plane);
+                        }
+                    });
                 }
             }
         }
     }
 
-    /// Adds the contributions of one output channel, `[kernel position][input position]`, at their places.
-    fn add_up(&self, columns: &[f32], plane: &mut [f32]) {
+    /// Adds the contributions of some input lines to one output channel, `[kernel position][input position]`, at their
+    /// places.
+    fn add_up(&self, columns: &[f32], lines: Range<usize>, plane: &mut [f32]) {
         let params = &self.params;
-        plane.fill(0.0);
-        let [in_d, in_h, in_w] = params.input;
-        let [_, out_h, out_w] = params.output;
+        let ([_, in_h, in_w], [_, out_h, out_w]) = (params.input, params.output);
         let [_, kernel_h, kernel_w] = params.kernel;
-        let stride = params.strides[2];
-        for (tap, columns) in columns.chunks_exact((in_d * in_h * in_w).max(1)).enumerate() {
-            let tap = [tap / kernel_w / kernel_h, tap / kernel_w % kernel_h, tap % kernel_w];
-            let offset: Spatial = std::array::from_fn(|axis| tap[axis] * params.dilations[axis]);
-            // Input positions whose contribution falls inside the output: the roles are those of a convolution.
-            let [zs, ys, xs] = std::array::from_fn(|axis| {
-                let (size, pad) = (params.output[axis], params.pads_begin[axis]);
-                inside(size, params.strides[axis], offset[axis], pad, params.input[axis])
-            });
-            let target = |axis: usize, i: usize| i * params.strides[axis] + offset[axis] - params.pads_begin[axis];
-            if xs.is_empty() {
-                continue;
-            }
-            for z in zs {
-                for y in ys.clone() {
-                    let from = &columns[(z * in_h + y) * in_w..][xs.clone()];
-                    let start = (target(0, z) * out_h + target(1, y)) * out_w + target(2, xs.start);
-                    for (sum, value) in plane[start..].iter_mut().step_by(stride).zip(from) {
-                        *sum += value;
+        let per_tap = lines.len() * in_w;
+        // Where on an axis the contribution of position `i` goes, if it falls inside the output.
+        let target = |axis: usize, i: usize, tap: usize| {
+            let at = (i * params.strides[axis] + tap * params.dilations[axis]).checked_sub(params.pads_begin[axis])?;
+            (at < params.output[axis]).then_some(at)
+        };
+        let row_taps = columns.chunks_exact((per_tap * kernel_w).max(1)).enumerate();
+        for (row_tap, columns) in row_taps {
+            let (tap_z, tap_y) = (row_tap / kernel_h, row_tap % kernel_h);
+            for (index, line) in lines.clone().enumerate() {
+                let (Some(z), Some(y)) = (target(0, line / in_h, tap_z), target(1, line % in_h, tap_y)) else {
+                    continue;
+                };
+                let out = &mut plane[(z * out_h + y) * out_w..][..out_w];
+                let from = |tap: usize| &columns[tap * per_tap + index * in_w..][..in_w];
+                let mut tap = 0;
+                while tap < kernel_w {
+                    let pairs = params.strides[2] == 2 && params.dilations[2] == 1 && tap + 1 < kernel_w;
+                    if pairs {
+                        self.add_pairs(tap, from(tap), from(tap + 1), out);
+                    } else {
+                        self.add_line(tap, from(tap), 0..in_w, out);
                     }
+                    tap += if pairs { 2 } else { 1 };
                 }
             }
+        }
+    }
+
+    /// Adds what the positions of `within` of one line contribute by one tap along the last axis.
+    fn add_line(&self, tap: usize, from: &[f32], within: Range<usize>, out: &mut [f32]) {
+        let params = &self.params;
+        let (stride, pad) = (params.strides[2], params.pads_begin[2]);
+        let offset = tap * params.dilations[2];
+        let xs = inside(out.len(), stride, offset, pad, from.len());
+        let xs = xs.start.max(within.start)..xs.end.min(within.end);
+        if xs.is_empty() {
+            return;
+        }
+        let out = &mut out[xs.start * stride + offset - pad..];
+        let from = &from[xs];
+        if stride == 1 {
+            out.iter_mut().zip(from).for_each(|(sum, value)| *sum += value);
+        } else {
+            let sums = out.iter_mut().step_by(stride);
+            sums.zip(from).for_each(|(sum, value)| *sum += value);
+        }
+    }
+
+    /// [`ConvTransposePlan::add_line`] of two neighbouring taps at stride 2, whose contributions take turns.
+    fn add_pairs(&self, tap: usize, even: &[f32], odd: &[f32], out: &mut [f32]) {
+        let pad = self.params.pads_begin[2];
+        let both = |tap| inside(out.len(), 2, tap, pad, even.len());
+        let (a, b) = (both(tap), both(tap + 1));
+        let start = a.start.max(b.start);
+        let end = start + a.end.min(b.end).saturating_sub(start) / LANES * LANES;
+        if start < end {
+            let (even, odd) = (&even[start..end], &odd[start..end]);
+            let out = &mut out[2 * start + tap - pad..];
+            let vectors = even.chunks_exact(LANES).zip(odd.chunks_exact(LANES));
+            for (out, (even, odd)) in out.chunks_exact_mut(2 * LANES).zip(vectors) {
+                let [low, high] = F32x4::interleave(F32x4::load(even), F32x4::load(odd));
+                (F32x4::load(out) + low).store(out);
+                (F32x4::load(&out[LANES..]) + high).store(&mut out[LANES..]);
+            }
+        }
+        for within in [0..start.min(end), end..even.len()] {
+            self.add_line(tap, even, within.clone(), out);
+            self.add_line(tap + 1, odd, within, out);
         }
     }
 }
@@ -254,7 +328,7 @@ mod tests {
             let mut pick = |low, high, missing| -> Spatial {
                 std::array::from_fn(|axis| if axis < 2 - axes { missing } else { rng.size(low, high) })
             };
-            let (input, kernel, strides, dilations) = (pick(1, 6, 1), pick(1, 4, 1), pick(1, 3, 1), pick(1, 2, 1));
+            let (input, kernel, strides, dilations) = (pick(1, 11, 1), pick(1, 4, 1), pick(1, 3, 1), pick(1, 2, 1));
             let (pads_begin, cut) = (pick(0, 2, 0), pick(0, 2, 0));
             let output = std::array::from_fn(|axis| {
                 let full = (input[axis] - 1) * strides[axis] + (kernel[axis] - 1) * dilations[axis] + 1;
@@ -278,6 +352,7 @@ mod tests {
             let expected = reference(&params, &data, &weights, &bias);
             let mut plan = ConvTransposePlan::new(params.clone()).unwrap();
             plan.channels_block = rng.size(1, 3);
+            plan.lines_block = rng.size(1, 4);
             let epilogue = Epilogue {
                 bias: Bias::PerRow(&bias),
                 clamp: Some(Clamp::RELU),
