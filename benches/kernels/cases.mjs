@@ -65,5 +65,9 @@ export const convolutions = [
   conv("detector", 16, 32, 1, 348, 1, 1),
   conv("detector", 3, 16, 1, 700, 3, 2),
   conv("audio", 3, 32, 1, 180, 3, 1),
+  conv("audio", 8, 8, 1, 172, 11, 1),
+  conv("detector", 48, 96, 1, 80, 1, 1),
+  conv("detector", 24, 48, 1, 128, 1, 1),
+  conv("detector", 48, 24, 1, 80, 3, 2),
   conv("audio", 32, 1, 1, 172, 5, 1),
 ];

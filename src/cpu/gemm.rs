@@ -3,11 +3,13 @@
 //! layers run on the same driver; other element types are in [`generic`].
 
 mod cut;
+mod direct;
 pub mod generic;
 mod pack;
 mod thin;
 mod tile;
 
+pub use direct::{LEAST_LINE, Lines, gemm_lines};
 pub use pack::{PackColumns, PackedA, PackedB, flush_subnormals};
 
 use std::ops::Range;

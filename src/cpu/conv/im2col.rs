@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use super::{ConvParams, Spatial, volume};
-use crate::cpu::gemm::{NR, PackColumns};
+use crate::cpu::gemm::{LEAST_LINE, Lines, NR, PackColumns};
 use crate::cpu::simd::{F32x4, I32x4, LANES, copy_short};
 use crate::cpu::threads::Threads;
 
@@ -95,6 +95,24 @@ impl Im2colPlan {
 pub(super) struct Im2col<'a> {
     plan: &'a Im2colPlan,
     image: &'a [f32],
+}
+
+impl<'a> Im2col<'a> {
+    /// The same matrix for [`gemm_lines`](crate::cpu::gemm::gemm_lines), if that can read it.
+    pub fn lines(&self) -> Option<Lines<'a>> {
+        let plan = self.plan;
+        let [depth, height, width] = plan.output;
+        let [stride_d, stride_h, stride] = plan.strides;
+        let fits = width >= LEAST_LINE && matches!(stride, 1 | 2);
+        fits.then(|| Lines {
+            image: self.image,
+            rows: &plan.rows,
+            lines: [depth, height],
+            line_steps: [stride_d * plan.padded[1] * plan.padded[2], stride_h * plan.padded[2]],
+            line_len: width,
+            stride,
+        })
+    }
 }
 
 /// How four neighbouring columns are read, given the place of their row.

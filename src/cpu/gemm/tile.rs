@@ -106,10 +106,10 @@ unsafe fn remaining_rows(a: &[f32], b: &[f32], depth: usize, rows: Range<usize>,
 
 /// The first row and column of a tile in C and how many of its columns exist.
 #[derive(Clone, Copy)]
-struct Place {
-    row: usize,
-    col: usize,
-    count: usize,
+pub(super) struct Place {
+    pub row: usize,
+    pub col: usize,
+    pub count: usize,
 }
 
 /// One tile of `M` rows of a panel of A and `V` vectors of columns, whose panels of B are `panel_len` apart.
@@ -158,7 +158,7 @@ unsafe fn tile<const M: usize, const V: usize>(
 /// # Safety
 /// As [`tile`].
 #[inline(always)]
-unsafe fn store<const M: usize, const V: usize>(mut acc: [[F32x4; V]; M], at: Place, output: &Output) {
+pub(super) unsafe fn store<const M: usize, const V: usize>(mut acc: [[F32x4; V]; M], at: Place, output: &Output) {
     let row_len = output.row_len;
     let offset = at.row * row_len + at.col;
     if at.count < V * LANES {
