@@ -68,6 +68,7 @@ function list(wasm) {
   for (const [m, k, n] of products) {
     cases.push({ text: `gemm ${m}x${k}x${n}`, make: () => wasm.bench_gemm(m, k, n, 0) });
     cases.push({ text: `gemm ${m}x${k}x${n}, B packed`, make: () => wasm.bench_gemm(m, k, n, 1) });
+    if (m > 1) cases.push({ text: `gemm ${m}x${k}x${n}, B not in L2`, make: () => wasm.bench_cold_gemm(m, k, n) });
   }
   for (const shape of convolutions) {
     const { text, from, to, groups, size, kernel, stride } = shape;

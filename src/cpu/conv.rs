@@ -103,13 +103,12 @@ impl ConvParams {
         let rows = self.out_channels / self.groups;
         let lines = self.in_channels / self.groups * self.kernel[0] * self.kernel[1];
         let same_sets = self.kernel[2] == 1 && volume(self.input).is_multiple_of(1024);
-        rows <= if self.strides[2] == 1 && lines <= MOST_LINES && !same_sets {
-            64
-        } else if self.strides[2] == 1 {
-            8
-        } else {
-            16
-        }
+        let most = match self.strides[2] {
+            1 if lines <= MOST_LINES && !same_sets => 64,
+            1 => 8,
+            _ => 16,
+        };
+        rows <= most
     }
 
     /// The number of values of the weights, `[out_channels, in_channels / groups, ..kernel]`.

@@ -71,6 +71,23 @@ pub fn gemm_bench(m: usize, k: usize, n: usize, constant: bool) -> Bench {
     Bench { flops: 2.0 * (m * k * n) as f64, run: Box::new(run) }
 }
 
+/// A matrix product whose packed B is another one at each run, so that it comes from beyond the second-level cache.
+pub fn cold_gemm_bench(m: usize, k: usize, n: usize) -> Bench {
+    let shape = GemmShape { m, k, n };
+    let (a, b) = (values(m * k), values(k * n));
+    let mut out = vec![0.0; m * n];
+    let mut scratch = vec![0.0; gemm_scratch_len(shape, false, false)];
+    let count = (1 << 23) / (k * n) + 2;
+    let packed: Vec<PackedB> = (0..count).map(|_| PackedB::new(MatrixRef::row_major(&b, n), k, n)).collect();
+    let mut turn = 0;
+    let run = move || {
+        turn = (turn + 1) % count;
+        let (lhs, rhs) = (Lhs::Matrix(MatrixRef::row_major(&a, k)), Rhs::Packed(&packed[turn]));
+        gemm(shape, lhs, rhs, &mut out, &mut scratch, &Epilogue::none(), &Threads::SINGLE);
+    };
+    Bench { flops: 2.0 * (m * k * n) as f64, run: Box::new(run) }
+}
+
 /// The sizes of a square two-dimensional convolution.
 fn conv_params(
     in_channels: usize,
@@ -152,6 +169,11 @@ mod exports {
     #[unsafe(no_mangle)]
     pub extern "C" fn bench_gemm(m: usize, k: usize, n: usize, constant: usize) -> *mut Bench {
         leak(gemm_bench(m, k, n, constant != 0))
+    }
+
+    #[unsafe(no_mangle)]
+    pub extern "C" fn bench_cold_gemm(m: usize, k: usize, n: usize) -> *mut Bench {
+        leak(cold_gemm_bench(m, k, n))
     }
 
     #[unsafe(no_mangle)]
