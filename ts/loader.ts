@@ -39,6 +39,18 @@ const glue: Record<WasmBuild, () => Promise<unknown>> = {
   "relaxed-simd, all operators, threads": () => import("./wasm/modelet_full_relaxed_threads.js"),
 };
 
+/** Where their WebAssembly files are; literal names, so that bundlers find them. */
+const compiled: Record<WasmBuild, () => URL> = {
+  simd128: () => new URL("./wasm/modelet_simd_bg.wasm", import.meta.url),
+  "relaxed-simd": () => new URL("./wasm/modelet_relaxed_bg.wasm", import.meta.url),
+  "simd128, all operators": () => new URL("./wasm/modelet_full_simd_bg.wasm", import.meta.url),
+  "relaxed-simd, all operators": () => new URL("./wasm/modelet_full_relaxed_bg.wasm", import.meta.url),
+  "simd128, threads": () => new URL("./wasm/modelet_simd_threads_bg.wasm", import.meta.url),
+  "relaxed-simd, threads": () => new URL("./wasm/modelet_relaxed_threads_bg.wasm", import.meta.url),
+  "simd128, all operators, threads": () => new URL("./wasm/modelet_full_simd_threads_bg.wasm", import.meta.url),
+  "relaxed-simd, all operators, threads": () => new URL("./wasm/modelet_full_relaxed_threads_bg.wasm", import.meta.url),
+};
+
 /** Which operators an instance has: those that most models are made of, or all. */
 export type Operators = "common" | "all";
 
@@ -266,9 +278,12 @@ async function start(kind: Kind, workers: Workers | undefined, threads: number, 
   started?.catch(() => {});
   const began = performance.now();
   try {
+    // The file is on its way while the glue is, which would ask for it only then.
+    const location = wasmLocation(build, wasmUrl);
+    location.catch(() => {});
     const module = (await glue[build]()) as CoreModule;
-    const location = wasmLocation(file, wasmUrl);
-    await (location === undefined ? module.default() : module.default({ module_or_path: await location }));
+    const found = await location;
+    await (found === undefined ? module.default() : module.default({ module_or_path: found }));
     await started;
     return new Core(module, build, operators, performance.now() - began, workers);
   } catch (error) {
@@ -284,13 +299,16 @@ async function start(kind: Kind, workers: Workers | undefined, threads: number, 
   }
 }
 
-/** What to instantiate: bytes in Node.js, a URL for another folder, or undefined for the module's own default. */
-function wasmLocation(file: string, wasmUrl?: string | URL): unknown {
+/** What to instantiate: bytes in Node.js, a response, or undefined for the place that the glue itself knows. */
+async function wasmLocation(build: WasmBuild, wasmUrl?: string | URL): Promise<unknown> {
+  const file = files[build];
   if (isNode) {
     const url = inFolder(wasmUrl ?? new URL("./wasm/", import.meta.url), file);
     return url.protocol === "file:" ? readFile(url) : checked(url);
   }
-  return wasmUrl === undefined ? undefined : checked(inFolder(wasmUrl, file));
+  if (wasmUrl !== undefined) return checked(inFolder(wasmUrl, file));
+  // A bundler may have moved this code away from the file, and not the glue.
+  return checked(compiled[build]()).catch(() => undefined);
 }
 
 async function checked(url: URL): Promise<Response> {

@@ -29,11 +29,9 @@ interface OpenOptions extends LoadOptions {
 export async function openModel(source: ModelSource, options: OpenOptions): Promise<OpenModel> {
   const choice = await chooseThreads(options.threads);
   const urls = { wasmUrl: options.wasmUrl, workerUrl: options.workerUrl };
-  // The model's request goes out while the core is still loading.
-  const [stream, home] = await Promise.all([
-    openSource(source, options.signal),
-    coreWithThreads({ ...(options.operators === "all" && { operators: "all" }), ...urls }, choice),
-  ]);
+  // The model's request goes out while the core is still loading, behind the core's own.
+  const loading = coreWithThreads({ ...(options.operators === "all" && { operators: "all" }), ...urls }, choice);
+  const [stream, home] = await Promise.all([openSource(source, options.signal), loading]);
   const model = new ModelInCore(home.core, stream.total);
   const compile = async (model: ModelInCore, { core, threads, warnings }: Home): Promise<OpenModel> => {
     const session = await model.compile(stream.name, { ...options, threads: threads.count });
