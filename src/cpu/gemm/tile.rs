@@ -46,7 +46,11 @@ pub(super) unsafe fn run_block(
             // SAFETY: a panel of A and one panel of B lie there.
             unsafe {
                 let (a, b) = (a.as_ptr().add(row * depth), b.as_ptr().add(first / NR * panel_len));
-                tile::<MR, 2>(depth, a, b, 0, at, output);
+                // The last panel is often half empty: images are 7 or 14 wide.
+                match count {
+                    ..=LANES => tile::<MR, 1>(depth, a, b, 0, at, output),
+                    _ => tile::<MR, 2>(depth, a, b, 0, at, output),
+                }
             }
         }
     }
@@ -144,7 +148,7 @@ unsafe fn tile<const M: usize, const V: usize>(
             }
         }
         a = advance(a, MR);
-        for panel in &mut panels[..V / 2] {
+        for panel in &mut panels[..V.div_ceil(2)] {
             *panel = advance(*panel, NR);
         }
     }
