@@ -178,7 +178,9 @@ impl ConvPlan {
             && params.strides == [1; 3]
             && params.pads_begin == [0; 3]
             && params.pads_end == [0; 3];
-        let method = if params.in_channels == params.groups && Depthwise::supports(&params) {
+        // Many filters on one channel are a product: each column that is gathered serves them all.
+        let depthwise = params.in_channels == params.groups && params.out_channels < 8 * params.groups;
+        let method = if depthwise && Depthwise::supports(&params) {
             Method::Depthwise(Depthwise::new(&params))
         } else if plain {
             Method::Pointwise

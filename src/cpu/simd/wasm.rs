@@ -36,7 +36,7 @@ forward!(
 pub fn at_least(a: F, b: F) -> F {
     // LLVM 22 compiles pmax to relaxed_max, which may drop the NaN; a select is out of that pattern's reach.
     #[cfg(target_feature = "relaxed-simd")]
-    return i32x4_relaxed_laneselect(b, a, f32x4_lt(a, b));
+    return f32x4_relaxed_max(b, a);
     #[cfg(not(target_feature = "relaxed-simd"))]
     return f32x4_pmax(a, b);
 }
@@ -45,7 +45,7 @@ pub fn at_least(a: F, b: F) -> F {
 #[inline(always)]
 pub fn at_most(a: F, b: F) -> F {
     #[cfg(target_feature = "relaxed-simd")]
-    return i32x4_relaxed_laneselect(b, a, f32x4_lt(b, a));
+    return f32x4_relaxed_min(b, a);
     #[cfg(not(target_feature = "relaxed-simd"))]
     return f32x4_pmin(a, b);
 }
