@@ -188,39 +188,53 @@ impl Depthwise {
         let [_, in_h, in_w] = params.input;
         let [_, pad_h, pad_w] = params.pads_begin;
         let [_, stride_h, stride] = params.strides;
-        let whole = self.band >= params.output()[1];
-        for (row, target) in padded.chunks_exact_mut(self.row_len).enumerate() {
-            let Some(y) = (top * stride_h + row).checked_sub(pad_h).filter(|&y| y < in_h) else {
-                // Such a row of a whole plane is never written to.
-                if !whole {
-                    target.fill(0.0);
-                }
-                continue;
-            };
-            let line = &input[y * in_w..(y + 1) * in_w];
-            let place = |x: usize| (pad_w + x) % stride * self.phase_len + (pad_w + x) / stride;
-            let mut done = 0;
+        let first = top * stride_h;
+        let start = pad_h.saturating_sub(first).min(self.rows);
+        let end = (in_h + pad_h).saturating_sub(first).clamp(start, self.rows);
+        // Rows outside are never written to when a band is a whole plane.
+        if self.band < params.output()[1] {
+            padded[..start * self.row_len].fill(0.0);
+            padded[end * self.row_len..].fill(0.0);
+        }
+        let place = |x: usize| (pad_w + x) % stride * self.phase_len + (pad_w + x) / stride;
+        if in_w == 0 || start == end {
+            return;
+        }
+        let lines = &input[(first + start - pad_h) * in_w..][..(end - start) * in_w];
+        let target = &mut padded[start * self.row_len..end * self.row_len];
+        let (even, odd) = (place(0), place(1));
+        assert!(stride != 2 || even.max(odd) + in_w.div_ceil(2) <= self.row_len);
+        for (line, target) in lines.chunks_exact(in_w).zip(target.chunks_exact_mut(self.row_len)) {
             match stride {
-                1 => {
-                    copy_short(line, &mut target[pad_w..pad_w + in_w]);
-                    continue;
-                }
+                1 => copy_short(line, &mut target[pad_w..pad_w + in_w]),
                 2 if in_w >= 2 * LANES => {
-                    let (even, odd) = (place(0), place(1));
                     // The last vectors begin early enough to end with the line, or one before.
                     let last = (in_w - 2 * LANES) & !1;
-                    while done < in_w & !1 {
-                        let x = done.min(last);
-                        let at = |offset: usize| F32x4::load(&line[x + offset..]);
-                        F32x4::even_odd(at(0), at(LANES - 1)).store(&mut target[even + x / 2..]);
-                        F32x4::even_odd(at(1), at(LANES)).store(&mut target[odd + x / 2..]);
-                        done = x + 2 * LANES;
+                    let mut x = 0;
+                    loop {
+                        // SAFETY: `x` is at most `last`, behind which eight values lie in the line, and half as many places
+                        // in each phase of the row, as was asserted.
+                        unsafe {
+                            let from = line.as_ptr().add(x);
+                            let (a, b) = (F32x4::load_ptr(from), F32x4::load_ptr(from.add(LANES)));
+                            let [a, b] = F32x4::unzip(a, b);
+                            a.store_ptr(target.as_mut_ptr().add(even + x / 2));
+                            b.store_ptr(target.as_mut_ptr().add(odd + x / 2));
+                        }
+                        if x == last {
+                            break;
+                        }
+                        x = (x + 2 * LANES).min(last);
+                    }
+                    if in_w % 2 == 1 {
+                        target[place(in_w - 1)] = line[in_w - 1];
                     }
                 }
-                _ => {}
-            }
-            for x in done..in_w {
-                target[place(x)] = line[x];
+                _ => {
+                    for (x, &value) in line.iter().enumerate() {
+                        target[place(x)] = value;
+                    }
+                }
             }
         }
     }
@@ -251,22 +265,36 @@ impl Depthwise {
                 // SAFETY: the last tap is the largest, and with it the last step of the last row lies in the padded rows,
                 // as was asserted. For K = 3 and 5, the taps are of K rows, `row_len` = `step` / S apart.
                 let sums = unsafe { tile::<K, S, R, V>(padded.as_ptr().add(row * step + place), step, &self.taps, filter) };
-                for (row, sums) in (row..rows).zip(&sums) {
+                let start = row * out_w + place;
+                if row + R <= rows && start + (R - 1) * out_w + width <= lines.len() {
                     // A line shorter than the vectors is written beyond its end, which the next line then mends.
-                    let out = &mut lines[row * out_w + place..];
-                    if out.len() >= width {
+                    for (r, sums) in sums.iter().enumerate() {
                         for (v, sum) in sums.iter().enumerate() {
-                            sum.store(&mut out[v * LANES..]);
-                        }
-                    } else {
-                        for (out, sum) in out.chunks_mut(LANES).zip(sums) {
-                            sum.store_partial(out);
+                            // SAFETY: the last vector of the last line lies in `lines`, as was just seen.
+                            unsafe { sum.store_ptr(lines.as_mut_ptr().add(start + r * out_w + v * LANES)) };
                         }
                     }
+                } else {
+                    store_last(&sums, &mut lines[start..], out_w);
                 }
                 x += width;
             }
         }
+    }
+}
+
+/// Stores as many rows, and as much of their vectors, as there are places.
+#[inline(never)]
+fn store_last<const V: usize>(sums: &[[F32x4; V]], mut lines: &mut [f32], out_w: usize) {
+    for sums in sums {
+        for (out, sum) in lines.chunks_mut(LANES).zip(sums) {
+            match out.as_chunks_mut::<LANES>().0 {
+                [out] => sum.store(out),
+                _ => sum.store_partial(out),
+            }
+        }
+        let Some((_, rest)) = lines.split_at_mut_checked(out_w) else { return };
+        lines = rest;
     }
 }
 
