@@ -292,8 +292,13 @@ impl Largest {
                 // Every other of two vectors, of which the second begins where the first one's last window does.
                 2 => F32x4::even_odd(windows(first), windows(first + LANES - 1)),
                 _ => F32x4::from_array(std::array::from_fn(|lane| {
-                    let taps = line.get(first + lane * stride..).unwrap_or(&[]).iter().step_by(dilation);
-                    taps.take(kernel).fold(f32::NEG_INFINITY, |largest, &value| max_of(largest, value))
+                    let taps = line
+                        .get(first + lane * stride..)
+                        .unwrap_or(&[])
+                        .iter()
+                        .step_by(dilation);
+                    taps.take(kernel)
+                        .fold(f32::NEG_INFINITY, |largest, &value| max_of(largest, value))
                 })),
             };
             match out.as_chunks_mut::<LANES>().0 {

@@ -1,7 +1,7 @@
 //! Depthwise convolution: one input channel per group. Bands of rows are copied into zero-padded rows that stay in the
 //! first-level cache, each split by the column stride's phase, so that any stride reads contiguous vectors and no tap
-//! checks a border. Of small planes several are copied at a time: what was just written is slow to read. A tile of outputs
-//! stays in registers over all taps; for filters of three and five rows, what is loaded serves all rows of the tile.
+//! checks a border. Of small planes several are copied at a time: what was just written is slow to read. A tile of eight
+//! vectors of outputs stays in registers over all taps, whatever the kernel, stride and dilation.
 
 use super::{ConvParams, positioned, volume};
 use crate::cpu::epilogue::{Bias, Clamp, Epilogue};
@@ -28,34 +28,21 @@ pub(super) struct Depthwise {
     taps: Box<[usize]>,
 }
 
-/// The outputs that are computed together: rows × vectors.
+/// The outputs that are computed together: rows × vectors, always eight vectors.
 #[derive(Clone, Copy, Debug)]
 enum Tile {
-    /// Four rows of two vectors, for filters of three or five neighbouring rows.
     Square,
-    /// Two rows of four vectors, for the same filters of row stride 1 and planes of two rows.
+    /// For planes of two rows.
     Flat,
-    /// Four rows of two vectors, any filter.
-    Any,
-    /// One row of eight vectors, any filter.
+    /// For planes of one row.
     Line,
 }
 
 impl Tile {
-    fn of(params: &ConvParams) -> Self {
-        let shared = matches!(params.kernel[1], 3 | 5) && params.dilations[1] == 1;
-        match (params.output()[1], params.strides[1]) {
-            (..2, _) => Self::Line,
-            (2, 1) if shared => Self::Flat,
-            (_, 1 | 2) if shared => Self::Square,
-            _ => Self::Any,
-        }
-    }
-
     /// Rows, and columns.
     fn size(self) -> (usize, usize) {
         match self {
-            Self::Square | Self::Any => (4, 2 * LANES),
+            Self::Square => (4, 2 * LANES),
             Self::Flat => (2, 4 * LANES),
             Self::Line => (1, 8 * LANES),
         }
@@ -73,7 +60,11 @@ impl Depthwise {
         let [_, dilation_h, dilation_w] = params.dilations;
         let [_, stride_h, stride] = params.strides;
         let [_, out_h, out_w] = params.output();
-        let tile = Tile::of(params);
+        let tile = match out_h {
+            ..2 => Tile::Line,
+            2 => Tile::Flat,
+            _ => Tile::Square,
+        };
         let (tile_rows, width) = tile.size();
         let reach = kernel_w.saturating_sub(1) * dilation_w / stride;
         // One place more when there are phases: a last column that no window takes in is copied like the others.
@@ -131,15 +122,10 @@ impl Depthwise {
             ..*epilogue
         };
         let nothing_late = early && late.clamp.is_none() && late.residual.is_none() && late.program.is_none();
-        let lines_of = match (self.tile, params.kernel[1], params.strides[1]) {
-            (Tile::Square, 3, 1) => Self::lines::<3, 1, 4, 2>,
-            (Tile::Square, 3, _) => Self::lines::<3, 2, 4, 2>,
-            (Tile::Square, _, 1) => Self::lines::<5, 1, 4, 2>,
-            (Tile::Square, ..) => Self::lines::<5, 2, 4, 2>,
-            (Tile::Flat, 3, _) => Self::lines::<3, 1, 2, 4>,
-            (Tile::Flat, ..) => Self::lines::<5, 1, 2, 4>,
-            (Tile::Any, ..) => Self::lines::<0, 1, 4, 2>,
-            (Tile::Line, ..) => Self::lines::<0, 1, 1, 8>,
+        let lines_of = match self.tile {
+            Tile::Square => Self::lines::<4, 2>,
+            Tile::Flat => Self::lines::<2, 4>,
+            Tile::Line => Self::lines::<1, 8>,
         };
         let padded = PerThread::new(scratch, self.scratch_len());
         let output = Disjoint::new(output);
@@ -240,9 +226,9 @@ impl Depthwise {
     }
 
     /// Lines of the output, `out_w` long; `padded` begins at the first one's first padded row, and those of further lines
-    /// are `step` apart. `R` lines of `V` vectors are computed together; `K` and `S` as [`tile`] takes them.
+    /// are `step` apart. `R` lines of `V` vectors are computed together.
     #[inline(never)]
-    fn lines<const K: usize, const S: usize, const R: usize, const V: usize>(
+    fn lines<const R: usize, const V: usize>(
         &self,
         padded: &[f32],
         step: usize,
@@ -263,8 +249,8 @@ impl Depthwise {
                 // The last whole step begins early enough to end with the line.
                 let place = if out_w >= width { x.min(out_w - width) } else { 0 };
                 // SAFETY: the last tap is the largest, and with it the last step of the last row lies in the padded rows,
-                // as was asserted. For K = 3 and 5, the taps are of K rows, `row_len` = `step` / S apart.
-                let sums = unsafe { tile::<K, S, R, V>(padded.as_ptr().add(row * step + place), step, &self.taps, filter) };
+                // as was asserted.
+                let sums = unsafe { tile::<R, V>(padded.as_ptr().add(row * step + place), step, &self.taps, filter) };
                 let start = row * out_w + place;
                 if row + R <= rows && start + (R - 1) * out_w + width <= lines.len() {
                     // A line shorter than the vectors is written beyond its end, which the next line then mends.
@@ -275,7 +261,7 @@ impl Depthwise {
                         }
                     }
                 } else {
-                    store_last(&sums, &mut lines[start..], out_w);
+                    store_last(sums.as_flattened(), &mut lines[start..], V, out_w);
                 }
                 x += width;
             }
@@ -283,17 +269,19 @@ impl Depthwise {
     }
 }
 
-/// Stores as many rows, and as much of their vectors, as there are places.
+/// Stores rows of `across` vectors, as many as there are places for.
 #[inline(never)]
-fn store_last<const V: usize>(sums: &[[F32x4; V]], mut lines: &mut [f32], out_w: usize) {
-    for sums in sums {
+fn store_last(sums: &[F32x4], mut lines: &mut [f32], across: usize, out_w: usize) {
+    for sums in sums.chunks(across) {
         for (out, sum) in lines.chunks_mut(LANES).zip(sums) {
             match out.as_chunks_mut::<LANES>().0 {
                 [out] => sum.store(out),
                 _ => sum.store_partial(out),
             }
         }
-        let Some((_, rest)) = lines.split_at_mut_checked(out_w) else { return };
+        let Some((_, rest)) = lines.split_at_mut_checked(out_w) else {
+            return;
+        };
         lines = rest;
     }
 }
@@ -305,55 +293,27 @@ struct Filter<'a> {
     clamp: Option<Clamp>,
 }
 
-/// `R` rows of `V` vectors, which are `step` apart. Where `K` is not 0, the kernel has `K` rows, the row stride is `S`, and
-/// the rows of the kernel are `step / S` apart.
+/// `R` rows of `V` vectors. Each value is loaded for each tap that it serves: loading it once for all rows of the tile
+/// takes V8 more instructions for moving registers about than it saves.
 ///
 /// # Safety
-/// At every tap, `V` vectors of each row are readable.
+/// At every tap, `V` vectors of the rows, which are `step` apart, are readable.
 #[inline(always)]
-unsafe fn tile<const K: usize, const S: usize, const R: usize, const V: usize>(
+unsafe fn tile<const R: usize, const V: usize>(
     padded: *const f32,
     step: usize,
     taps: &[usize],
     filter: &Filter,
 ) -> [[F32x4; V]; R] {
     let mut sums = [[F32x4::splat(filter.bias); V]; R];
-    // SAFETY: the caller's promise.
-    let load = |row: *const f32, v: usize| unsafe { F32x4::load_ptr(row.wrapping_add(v * LANES)) };
-    if K == 0 {
-        for (&tap, &weight) in taps.iter().zip(filter.weights) {
-            let weight = F32x4::splat(weight);
-            for (row, sums) in sums.iter_mut().enumerate() {
-                let row = padded.wrapping_add(row * step + tap);
-                for (v, sum) in sums.iter_mut().enumerate() {
-                    *sum = load(row, v).mul_add(weight, *sum);
-                }
+    for (&tap, &weight) in taps.iter().zip(filter.weights) {
+        let weight = F32x4::splat(weight);
+        for (row, sums) in sums.iter_mut().enumerate() {
+            let row = padded.wrapping_add(row * step + tap);
+            for (v, sum) in sums.iter_mut().enumerate() {
+                // SAFETY: the caller's promise.
+                *sum = unsafe { F32x4::load_ptr(row.add(v * LANES)) }.mul_add(weight, *sum);
             }
-        }
-    } else {
-        let kernel_w = taps.len() / K;
-        let row_len = step / S;
-        for column in 0..kernel_w {
-            let weights: [F32x4; K] = std::array::from_fn(|k| F32x4::splat(filter.weights[k * kernel_w + column]));
-            let mut row = padded.wrapping_add(taps[column]);
-            // Each padded row once, written out: a loop whose sums are not in registers would be worth nothing.
-            macro_rules! padded_row {
-                ($($index:literal)*) => {$(
-                    if $index < (R - 1) * S + K {
-                        for v in 0..V {
-                            let values = load(row, v);
-                            for (r, sums) in sums.iter_mut().enumerate() {
-                                if $index >= r * S && $index - r * S < K {
-                                    sums[v] = values.mul_add(weights[$index - r * S], sums[v]);
-                                }
-                            }
-                        }
-                        row = row.wrapping_add(row_len);
-                    }
-                )*};
-            }
-            padded_row!(0 1 2 3 4 5 6 7 8 9 10);
-            let _ = row;
         }
     }
     if let Some(clamp) = filter.clamp {
