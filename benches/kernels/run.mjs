@@ -107,7 +107,7 @@ function print(name, { roof, rows, place }) {
   );
   for (const { text, rate, otherRate } of rows) {
     const second = versus ? `  ${(rate / otherRate).toFixed(2)}` : "";
-    console.log(`  ${text.padEnd(46)} ${(rate / roof).toFixed(3)}${second}`);
+    console.log(`  ${text.padEnd(46)} ${(rate / roof).toFixed(2)}${second}`);
   }
 }
 
