@@ -251,17 +251,24 @@ impl Depthwise {
                 // SAFETY: the last tap is the largest, and with it the last step of the last row lies in the padded rows,
                 // as was asserted.
                 let sums = unsafe { tile::<R, V>(padded.as_ptr().add(row * step + place), step, &self.taps, filter) };
+                // A line shorter than the vectors is written beyond its end, which the next line then mends.
                 let start = row * out_w + place;
-                if row + R <= rows && start + (R - 1) * out_w + width <= lines.len() {
-                    // A line shorter than the vectors is written beyond its end, which the next line then mends.
-                    for (r, sums) in sums.iter().enumerate() {
-                        for (v, sum) in sums.iter().enumerate() {
-                            // SAFETY: the last vector of the last line lies in `lines`, as was just seen.
-                            unsafe { sum.store_ptr(lines.as_mut_ptr().add(start + r * out_w + v * LANES)) };
+                let whole = row + R <= rows && start + (R - 1) * out_w + width <= lines.len();
+                for (r, sums) in sums.iter().enumerate() {
+                    let at = start + r * out_w;
+                    if !whole {
+                        if row + r >= rows {
+                            break;
+                        }
+                        if at + width > lines.len() {
+                            store_last(sums, &mut lines[at..]);
+                            continue;
                         }
                     }
-                } else {
-                    store_last(sums.as_flattened(), &mut lines[start..], V, out_w);
+                    for (v, sum) in sums.iter().enumerate() {
+                        // SAFETY: there are places for all vectors, as was just seen.
+                        unsafe { sum.store_ptr(lines.as_mut_ptr().add(at + v * LANES)) };
+                    }
                 }
                 x += width;
             }
@@ -269,20 +276,14 @@ impl Depthwise {
     }
 }
 
-/// Stores rows of `across` vectors, as many as there are places for.
+/// Stores as many values as there are places.
 #[inline(never)]
-fn store_last(sums: &[F32x4], mut lines: &mut [f32], across: usize, out_w: usize) {
-    for sums in sums.chunks(across) {
-        for (out, sum) in lines.chunks_mut(LANES).zip(sums) {
-            match out.as_chunks_mut::<LANES>().0 {
-                [out] => sum.store(out),
-                _ => sum.store_partial(out),
-            }
+fn store_last(sums: &[F32x4], out: &mut [f32]) {
+    for (out, sum) in out.chunks_mut(LANES).zip(sums) {
+        match out.as_chunks_mut::<LANES>().0 {
+            [out] => sum.store(out),
+            _ => sum.store_partial(out),
         }
-        let Some((_, rest)) = lines.split_at_mut_checked(out_w) else {
-            return;
-        };
-        lines = rest;
     }
 }
 
