@@ -72,6 +72,7 @@ export const poolings = [
   ["max", 32, 160, 2, 2, 0],
   ["average", 136, 28, 3, 2, 1],
   ["average", 256, 28, 2, 2, 0],
+  ["average", 1024, 7, 7, 1, 0],
 ];
 
 /** Local response normalisations as [channels, size]. */
