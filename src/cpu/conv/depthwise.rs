@@ -70,7 +70,7 @@ impl Depthwise {
         };
         let row = extent(2, params.output()[2].saturating_add(8 * LANES));
         let padded = channels.saturating_mul(row).saturating_mul(extent(1, 4));
-        flat && outputs <= 2 && volume(params.kernel) > 1 && padded <= MOST
+        flat && outputs <= 4 && volume(params.kernel) > 1 && padded <= MOST
     }
 
     pub fn new(params: &ConvParams) -> Self {
