@@ -1,6 +1,6 @@
 //! f32 convolution (ONNX Conv) over one to three spatial axes, NCHW: groups, strides, dilations, asymmetric pads.
 //! A 1×1 convolution is a matrix product on the image as it is; others are matrix products whose right operand, the
-//! im2col matrix, exists only block by block in the packing step; depthwise convolution has its own direct kernel.
+//! im2col matrix, exists only block by block in the packing step; depthwise ones and others of few outputs have a direct kernel.
 //! Weights are packed at plan time. The transposed convolution is in [`transpose`].
 
 mod depthwise;
