@@ -139,6 +139,13 @@ export interface Profile {
   kernels: ProfileRow[];
 }
 
+/** Something that happened to a session and did not make a run fail. */
+export type SessionEvent =
+  /** The GPU device was lost; the run was made again on a new device, or on the CPU. */
+  | { readonly type: "device-lost"; readonly continues: "webgpu" | "cpu"; readonly message: string }
+  /** `verifyOnLoad` found a GPU kernel that disagrees with the CPU: the node runs on the CPU from now on. */
+  | { readonly type: "node-demoted"; readonly node: string; readonly operator: string; readonly message: string };
+
 /** A tensor as it crosses into and out of the core. */
 export interface CoreTensor {
   name: string;
@@ -170,6 +177,7 @@ export interface CoreOptions {
   memory?: MemoryUse;
   limits?: Limits;
   threads?: number;
+  verifyOnLoad?: boolean;
   name?: string;
 }
 
@@ -230,6 +238,7 @@ export interface CoreModule {
       bytes: CoreBytes,
       options: CoreOptions,
       onProgress?: (stage: string, done: number, total: number) => void,
+      onEvent?: (event: SessionEvent) => void,
     ): Promise<CoreSession>;
   };
   /** Reads an ONNX file of one value of a type; `"?"` stands for any tensor. */

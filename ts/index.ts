@@ -11,6 +11,7 @@ export type {
   Profile,
   ProfileRow,
   Report,
+  SessionEvent,
   ThreadsReason,
   Timings,
   ValueInfo,

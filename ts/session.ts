@@ -14,6 +14,7 @@ import type {
   Optimization,
   Profile,
   Report,
+  SessionEvent,
   ValueInfo,
 } from "./core.js";
 import { ModeletError } from "./errors.js";
@@ -71,6 +72,17 @@ export interface LoadOptions {
   /** What the session may use; exceeding it is a `limit-exceeded` error, after which the session can still be used. */
   readonly limits?: Limits;
   readonly onProgress?: (progress: Progress) => void;
+  /**
+   * Told of what happens to the session without making a run fail, during loading and later: a lost device, a GPU kernel
+   * that was found to be wrong. The runs concerned end after it.
+   */
+  readonly onEvent?: (event: SessionEvent) => void;
+  /**
+   * Compares every GPU kernel once with the CPU's on the same inputs. Nodes that disagree by more than rounding, or give
+   * NaN where the CPU does not, run on the CPU from then on; {@link onEvent} and {@link Session.report} say so. With
+   * fixed input shapes it happens while loading, with made-up numbers; otherwise in the first run, with its feeds.
+   */
+  readonly verifyOnLoad?: boolean;
   /** Ends loading with an `aborted` error. */
   readonly signal?: AbortSignal;
   /**

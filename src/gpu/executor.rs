@@ -483,6 +483,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
         let label = format!("step {position}");
         GpuStep {
             label,
+            node: 0,
             position,
             kernel,
             inputs: vec![Some(GpuValueId(input))],

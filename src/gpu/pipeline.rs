@@ -54,9 +54,12 @@ impl NewPipelines {
 
 fn compile(device: &wgpu::Device, dispatch: &Dispatch) -> Pipeline {
     let label = Some(dispatch.shader.label);
+    let text: &str = &dispatch.shader.wgsl;
+    #[cfg(all(test, not(target_arch = "wasm32")))]
+    let text: &str = &super::testing::tampered(text);
     let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
         label,
-        source: wgpu::ShaderSource::Wgsl(dispatch.shader.wgsl.as_ref().into()),
+        source: wgpu::ShaderSource::Wgsl(text.into()),
     });
     let uniform = (!dispatch.params.is_empty()).then_some(wgpu::BindingType::Buffer {
         ty: wgpu::BufferBindingType::Uniform,

@@ -37,11 +37,15 @@ pub(super) async fn map(device: &GpuDevice, buffer: &wgpu::Buffer, bytes: u64) -
         }
     })
     .await;
+    // Nothing but a loss keeps a valid buffer from being mapped, and the loss itself may be told later than this.
     result.map_err(|_| {
-        device
-            .check()
-            .err()
-            .unwrap_or_else(|| Error::new(ErrorCode::Device, "a GPU buffer could not be mapped"))
+        let lost = || {
+            Error::new(
+                ErrorCode::DeviceLost,
+                "the GPU device was lost: a buffer could not be mapped",
+            )
+        };
+        device.check().err().unwrap_or_else(lost)
     })
 }
 

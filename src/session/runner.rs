@@ -2,6 +2,8 @@
 
 use std::{cell::RefCell, rc::Rc};
 
+#[cfg(feature = "gpu")]
+use super::verify;
 use super::{
     control,
     limits::bytes_of,
@@ -277,10 +279,22 @@ impl Link {
                 other => {
                     let recorded = recorded.as_deref_mut();
                     let recorded = recorded.ok_or_else(|| Error::internal("a segment's GPU steps are not recorded"))?;
-                    if let (Step::Gpu(range), true) = (other, began.is_some()) {
-                        self.profile_gpu(runtime, range.clone(), frame, recorded).await?;
-                    } else {
-                        run_gpu_step(other, frame, recorded).await?;
+                    #[cfg(all(test, feature = "gpu"))]
+                    if let Step::Download(_) = other {
+                        runtime.may_lose_device();
+                    }
+                    match other {
+                        Step::Gpu(range) if began.is_some() => {
+                            self.profile_gpu(runtime, range.clone(), frame, recorded).await?;
+                        }
+                        #[cfg(feature = "gpu")]
+                        Step::Gpu(range) if runtime.verifying.get() => {
+                            for index in range.clone() {
+                                let step = (index, &self.planned.segment.gpu.steps[index]);
+                                verify::run_step(runtime, &self.planned.state, step, &mut recorded.executor).await?;
+                            }
+                        }
+                        _ => run_gpu_step(other, frame, recorded).await?,
                     }
                 }
             }
@@ -301,12 +315,9 @@ impl Link {
             run_gpu_step(&Step::Gpu(index..index + 1), frame, recorded).await?;
             recorded.finish().await?;
             let step = &self.planned.segment.gpu.steps[index];
-            let graph = &self.planned.state.bound.graph;
-            let mut ids = (0..graph.nodes.len() as u32).map(NodeId);
-            let node = ids.find(|&id| graph.node_label(id) == step.label);
-            if let (Some(began), Some(node)) = (began, node) {
+            if let Some(began) = began {
                 let label = StepLabel {
-                    node,
+                    node: NodeId(step.node as u32),
                     kernel: step
                         .kernel
                         .dispatches

@@ -12,7 +12,7 @@ use wasm_bindgen::{JsCast, JsValue, prelude::wasm_bindgen};
 use crate::{
     Error, ErrorCode, Result, ValueInfo,
     graph::{Graph, NodeId},
-    session::{Profile, ProfileRow},
+    session::{Event, Profile, ProfileRow},
     tensor::{AlignedBytes, DType, Dim, Map, Tensor, Value, packed},
 };
 
@@ -81,6 +81,30 @@ pub(super) fn error_to_js(error: &Error) -> JsValue {
     if !place.details.is_empty() {
         let lines: Array = place.details.iter().map(JsValue::from).collect();
         set(&object, "details", &lines);
+    }
+    object.into()
+}
+
+/// `{ type: "device-lost", continues, message }` or `{ type: "node-demoted", node, operator, message }`.
+pub(super) fn event_to_js(event: &Event) -> JsValue {
+    let object = Object::new();
+    let mut put = |key: &str, text: &str| set(&object, key, &text.into());
+    match event {
+        Event::DeviceLost { message, on_new_device } => {
+            put("type", "device-lost");
+            put("continues", if *on_new_device { "webgpu" } else { "cpu" });
+            put("message", message);
+        }
+        Event::NodeDemoted {
+            node,
+            operator,
+            message,
+        } => {
+            put("type", "node-demoted");
+            put("node", node);
+            put("operator", operator);
+            put("message", message);
+        }
     }
     object.into()
 }
