@@ -88,7 +88,7 @@ pub(super) fn error_to_js(error: &Error) -> JsValue {
 /// `{ type: "device-lost", continues, message }` or `{ type: "node-demoted", node, operator, message }`.
 pub(super) fn event_to_js(event: &Event) -> JsValue {
     let object = Object::new();
-    let mut put = |key: &str, text: &str| set(&object, key, &text.into());
+    let put = |key: &str, text: &str| set(&object, key, &text.into());
     match event {
         Event::DeviceLost { message, on_new_device } => {
             put("type", "device-lost");
