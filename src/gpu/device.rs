@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::kernel::{AdapterKind, GpuCaps};
 use super::pipeline::PipelineCache;
 use crate::error::{Error, ErrorCode, Result};
+use crate::tensor::map::HashMap;
 
 thread_local! {
     static SHARED: RefCell<Weak<GpuDevice>> = const { RefCell::new(Weak::new()) };
@@ -20,6 +21,8 @@ pub struct GpuDevice {
     pub(super) device: wgpu::Device,
     pub(super) queue: wgpu::Queue,
     pub(super) pipelines: RefCell<PipelineCache>,
+    /// Tensors in the device's memory, by their numbers.
+    pub(super) remote: RefCell<HashMap<u64, wgpu::Buffer>>,
     caps: GpuCaps,
     adapter: AdapterDescription,
     failure: Arc<Mutex<Option<Failure>>>,
@@ -112,6 +115,7 @@ impl GpuDevice {
             );
         }));
 
+        #[cfg_attr(not(target_arch = "wasm32"), allow(unused_mut))]
         let mut adapter = AdapterDescription {
             name: info.name.clone(),
             kind: kind_of(&info.name, info.device_type),
@@ -124,6 +128,7 @@ impl GpuDevice {
             device,
             queue,
             pipelines: RefCell::default(),
+            remote: RefCell::default(),
             caps,
             adapter,
             failure,
@@ -138,6 +143,11 @@ impl GpuDevice {
     /// The adapter behind the device.
     pub fn adapter(&self) -> &AdapterDescription {
         &self.adapter
+    }
+
+    /// How many pipelines are compiled.
+    pub fn pipeline_count(&self) -> usize {
+        self.pipelines.borrow().len()
     }
 
     /// Fails with `device-lost` once the device was lost, and with `device` after an error that no scope caught.

@@ -7,15 +7,23 @@ use std::rc::Rc;
 
 use super::buffers::{BufferPlan, value_bytes};
 use super::device::{GpuDevice, PendingErrors};
-use super::kernel::{AdapterKind, Binding, ConstantData, ConstantKey, GpuType, narrow_bools, widen_bools};
+use super::kernel::{AdapterKind, Binding, ConstantData, ConstantKey, GpuType, widen_bools};
 use super::pipeline::{NewPipelines, Pipeline};
 use super::program::{GpuProgram, GpuValueId, ValueStorage};
 use super::readback;
 use crate::error::{Error, ErrorCode, Result};
 
-/// Dispatches after which recorded work is handed to the device, so that it starts early. A software adapter gets
-/// smaller helpings, since browsers end a device whose single submission takes many seconds.
-const DISPATCHES_PER_SUBMIT: [(AdapterKind, usize); 2] = [(AdapterKind::Hardware, 64), (AdapterKind::Software, 8)];
+/// Milliseconds that one submission should take at most: browsers end a device that is busy with one for many seconds. A
+/// run that takes less is one submission.
+const SUBMISSION_MS: f64 = 250.0;
+
+/// Dispatches per submission until a run was timed.
+fn first_submission(kind: AdapterKind) -> usize {
+    match kind {
+        AdapterKind::Hardware => 64,
+        AdapterKind::Software => 8,
+    }
+}
 
 /// Constant buffers of one session, shared by all its programs.
 #[derive(Default)]
@@ -40,6 +48,7 @@ pub struct GpuExecutor {
     staging: Option<wgpu::Buffer>,
     encoder: Option<wgpu::CommandEncoder>,
     encoded: usize,
+    per_submit: usize,
     pending: PendingErrors,
     planned_bytes: u64,
 }
@@ -140,6 +149,7 @@ impl GpuExecutor {
             constants.buffers.insert(key, buffer);
         }
         let planned_bytes = plan.total_bytes();
+        let per_submit = first_submission(device.caps().kind);
         Ok(GpuExecutor {
             device,
             values,
@@ -147,6 +157,7 @@ impl GpuExecutor {
             staging: None,
             encoder: None,
             encoded: 0,
+            per_submit,
             pending,
             planned_bytes,
         })
@@ -196,10 +207,7 @@ impl GpuExecutor {
             .steps
             .get(range)
             .ok_or_else(|| Error::internal("a range of GPU steps is out of bounds"))?;
-        let per_submit = DISPATCHES_PER_SUBMIT
-            .iter()
-            .find(|(kind, _)| *kind == self.device.caps().kind)
-            .map_or(64, |&(_, n)| n);
+        let per_submit = self.per_submit;
         let mut work = steps.iter().flatten();
         loop {
             let helping: Vec<&RecordedDispatch> = work
@@ -209,9 +217,7 @@ impl GpuExecutor {
             if helping.is_empty() {
                 return Ok(());
             }
-            let encoder = self
-                .encoder
-                .get_or_insert_with(|| self.device.device.create_command_encoder(&Default::default()));
+            let encoder = encoder_of(&self.device, &mut self.encoder);
             let mut pass = encoder.begin_compute_pass(&Default::default());
             for dispatch in &helping {
                 let [x, y, z] = dispatch.workgroups;
@@ -225,6 +231,17 @@ impl GpuExecutor {
                 submit(&self.device, &mut self.encoder, &mut self.encoded, &mut self.pending);
             }
         }
+    }
+
+    /// Learns from a run that took `ms` milliseconds how many dispatches may go into one submission.
+    pub fn pace(&mut self, ms: f64) {
+        let dispatches: usize = self.steps.iter().map(Vec::len).sum();
+        let share = SUBMISSION_MS / ms.max(1e-3);
+        self.per_submit = if share < 1.0 {
+            ((dispatches as f64 * share) as usize).max(1)
+        } else {
+            usize::MAX
+        };
     }
 
     /// Hands everything encoded so far to the device.
@@ -259,39 +276,54 @@ impl GpuExecutor {
                 .device
                 .scoped(&mut self.pending, || staging_buffer(&self.device, total.max(16))),
         };
-        let encoder = self
-            .encoder
-            .get_or_insert_with(|| self.device.device.create_command_encoder(&Default::default()));
+        let encoder = encoder_of(&self.device, &mut self.encoder);
         for (offset, slot) in &ranges {
-            let bytes = slot.elements as u64 * GpuType::SIZE;
-            if bytes > 0 {
-                encoder.copy_buffer_to_buffer(&slot.buffer, 0, &staging, *offset, bytes);
-            }
+            copy(encoder, &slot.buffer, (&staging, *offset), slot.elements);
         }
         submit(&self.device, &mut self.encoder, &mut self.encoded, &mut self.pending);
         let mapped = readback::map(&self.device, &staging, total.max(16)).await;
         // An error of the work explains a failed mapping, so it is told first.
         self.device.settle(&mut self.pending, "running the model").await?;
         mapped?;
-
-        let mut results = Vec::with_capacity(ranges.len());
-        for (offset, slot) in &ranges {
-            let bytes = slot.elements as u64 * GpuType::SIZE;
-            if bytes == 0 {
-                results.push(Vec::new());
-                continue;
-            }
-            let view = staging
-                .get_mapped_range(*offset..*offset + bytes)
-                .map_err(|error| Error::new(ErrorCode::Device, format!("a GPU buffer could not be read: {error}")))?;
-            results.push(match slot.ty {
-                GpuType::Bool => narrow_bools(&view),
-                GpuType::F32 | GpuType::I32 | GpuType::U32 => view.to_vec(),
-            });
-        }
+        let read = |(offset, slot): &(u64, &ValueSlot)| readback::read(&staging, *offset, slot.ty, slot.elements);
+        let results = ranges.iter().map(read).collect::<Result<_>>();
         staging.unmap();
         self.staging = Some(staging);
-        Ok(results)
+        results
+    }
+
+    /// Fills a value from a buffer of the device, after everything encoded before.
+    pub(super) fn copy_in(&mut self, value: GpuValueId, from: &wgpu::Buffer) {
+        if let Some(slot) = self.values.get(value.0) {
+            copy(
+                encoder_of(&self.device, &mut self.encoder),
+                from,
+                (&slot.buffer, 0),
+                slot.elements,
+            );
+        }
+    }
+
+    /// A copy of a value in a buffer of its own, after everything encoded before.
+    pub(super) fn copy_out(&mut self, value: GpuValueId) -> Result<wgpu::Buffer> {
+        let slot = self.values.get(value.0);
+        let slot = slot.ok_or_else(|| Error::internal("a value to keep is not there"))?;
+        let bytes = value_bytes(slot.elements);
+        let device = &self.device;
+        let buffer = device.scoped(&mut self.pending, || storage_buffer(device, bytes, "tensor"));
+        copy(
+            encoder_of(device, &mut self.encoder),
+            &slot.buffer,
+            (&buffer, 0),
+            slot.elements,
+        );
+        Ok(buffer)
+    }
+
+    /// Hands over what is encoded and reports the errors that are known by now, without waiting for the work.
+    pub async fn flush(&mut self) -> Result<()> {
+        self.submit();
+        self.device.settle(&mut self.pending, "running the model").await
     }
 
     /// Waits until the device has finished all submitted work, and reports its errors.
@@ -300,8 +332,25 @@ impl GpuExecutor {
     }
 }
 
+/// The encoder under way, or a new one.
+fn encoder_of<'a>(device: &GpuDevice, encoder: &'a mut Option<wgpu::CommandEncoder>) -> &'a mut wgpu::CommandEncoder {
+    encoder.get_or_insert_with(|| device.device.create_command_encoder(&Default::default()))
+}
+
+/// Encodes a copy of `elements` elements to a place in another buffer.
+pub(super) fn copy(
+    encoder: &mut wgpu::CommandEncoder,
+    from: &wgpu::Buffer,
+    (to, offset): (&wgpu::Buffer, u64),
+    elements: usize,
+) {
+    if elements > 0 {
+        encoder.copy_buffer_to_buffer(from, 0, to, offset, elements as u64 * GpuType::SIZE);
+    }
+}
+
 /// Bytes of one element in a CPU tensor.
-fn cpu_size(ty: GpuType) -> usize {
+pub(super) fn cpu_size(ty: GpuType) -> usize {
     match ty {
         GpuType::Bool => 1,
         GpuType::F32 | GpuType::I32 | GpuType::U32 => 4,
@@ -320,7 +369,7 @@ fn submit(
     }
 }
 
-fn storage_buffer(device: &GpuDevice, size: u64, label: &'static str) -> wgpu::Buffer {
+pub(super) fn storage_buffer(device: &GpuDevice, size: u64, label: &'static str) -> wgpu::Buffer {
     let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
     let descriptor = wgpu::BufferDescriptor {
         label: Some(label),
@@ -331,7 +380,7 @@ fn storage_buffer(device: &GpuDevice, size: u64, label: &'static str) -> wgpu::B
     device.device.create_buffer(&descriptor)
 }
 
-fn staging_buffer(device: &GpuDevice, size: u64) -> wgpu::Buffer {
+pub(super) fn staging_buffer(device: &GpuDevice, size: u64) -> wgpu::Buffer {
     let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
     let descriptor = wgpu::BufferDescriptor {
         label: Some("readback"),

@@ -13,6 +13,12 @@ pub(super) struct PipelineCache {
     pipelines: HashMap<PipelineKey, Rc<Pipeline>>,
 }
 
+impl PipelineCache {
+    pub(super) fn len(&self) -> usize {
+        self.pipelines.len()
+    }
+}
+
 /// A compiled shader and the layout of its bindings.
 pub(super) struct Pipeline {
     pub(super) pipeline: wgpu::ComputePipeline,

@@ -178,6 +178,11 @@ impl Session {
         Ok(session)
     }
 
+    /// The GPU device, when one is in use.
+    pub fn gpu_device(&self) -> Option<&std::rc::Rc<crate::gpu::device::GpuDevice>> {
+        self.runtime.gpu_device()
+    }
+
     /// What happened since this was last asked, in order.
     pub fn take_events(&mut self) -> Vec<Event> {
         self.runtime.events.take()
@@ -207,7 +212,20 @@ impl Session {
         feeds: impl IntoIterator<Item = (N, impl Into<Value>)>,
         fetches: Option<&[String]>,
     ) -> Result<Outputs> {
+        self.run_keeping(feeds, fetches, &[]).await
+    }
+
+    /// Like [`Session::run_fetching`], and where a GPU is in use leaves the outputs named by `kept` in its memory, as
+    /// tensors with a [`Tensor::remote_id`], which further runs take as feeds. They are held until
+    /// [`GpuDevice::free`](crate::gpu::device::GpuDevice::free); a loss of the device ends them.
+    pub async fn run_keeping<N: AsRef<str>>(
+        &mut self,
+        feeds: impl IntoIterator<Item = (N, impl Into<Value>)>,
+        fetches: Option<&[String]>,
+        kept: &[String],
+    ) -> Result<Outputs> {
         self.check_released()?;
+        let kept = feeds::fetch_positions(&self.outputs, Some(kept))?;
         let positions = feeds::fetch_positions(&self.outputs, fetches)?;
         let (values, defaults_are_fed) = feeds::ordered(&self.inputs, feeds)?;
         let mut outputs = positions.clone();
@@ -217,6 +235,9 @@ impl Session {
         }
         outputs.sort_unstable();
         outputs.dedup();
+        let kept: Vec<usize> = (0..outputs.len())
+            .filter(|&index| kept.contains(&outputs[index]))
+            .collect();
         let values = feeds::with_defaults(&self.imported, values, defaults_are_fed)?;
         let key = VariantKey {
             defaults_are_fed,
@@ -227,14 +248,14 @@ impl Session {
         let started = (self.options.clock)();
         if std::mem::take(&mut self.unverified) && self.runtime.uses_gpu() {
             self.runtime.verifying.set(true);
-            let verified = self.run_recovering(&runner, &values).await;
+            let verified = self.run_recovering(&runner, &values, &[]).await;
             self.runtime.verifying.set(false);
             if !self.runtime.planner.demoted.borrow().is_empty() {
                 self.variants.forget_programs();
             }
             verified?;
         }
-        let results = self.run_recovering(&runner, &values).await?;
+        let results = self.run_recovering(&runner, &values, &kept).await?;
         if self.runtime.first_run_ms.get().is_none() {
             self.runtime.first_run_ms.set(Some((self.options.clock)() - started));
         }
@@ -247,15 +268,22 @@ impl Session {
 
     /// Runs a graph, once more after a loss of the device and on the CPU after another, or after any failure of a GPU that
     /// was not asked for.
-    async fn run_recovering(&mut self, runner: &Runner, values: &[Value]) -> Result<Vec<Value>> {
+    async fn run_recovering(&mut self, runner: &Runner, values: &[Value], kept: &[usize]) -> Result<Vec<Value>> {
         let mut retried = false;
         loop {
             self.runtime.meter.begin();
-            match runner.run(&self.runtime, values.to_vec()).await {
+            let error = match runner.run(&self.runtime, values.to_vec(), kept).await {
                 Ok(results) => return Ok(results),
-                Err(error) => self.runtime.recover(error, self.options.device, &mut retried).await?,
-            }
+                Err(error) => error,
+            };
+            self.runtime
+                .recover(error.clone(), self.options.device, &mut retried)
+                .await?;
             self.variants.forget_programs();
+            if values.iter().any(runner::is_remote) {
+                // What was fed is gone with the device.
+                return Err(error);
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! Runs one graph: looks up or plans its program for the fed shapes, and goes through it segment by segment.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{cell::RefCell, collections::BTreeSet, rc::Rc};
 
 #[cfg(feature = "gpu")]
 use super::verify;
@@ -10,12 +10,14 @@ use super::{
     profile::StepLabel,
     runtime::{Recorded, Runtime},
 };
+#[cfg(feature = "gpu")]
+use crate::{cpu::executor::Operand, gpu::program::GpuValueId};
 use crate::{
-    cpu::executor::{Frame, Slot},
+    cpu::executor::{Frame, Place, Slot},
     error::{Error, ErrorCode, Result},
     graph::{NodeId, ValueId, ValueType},
     ops::infer::BoundGraph,
-    plan::{InputType, Placement, PlanState, Planned, Segment, SlotSource, Step, TailStep},
+    plan::{InputType, Placement, PlanState, Planned, Segment, SegmentOutput, SlotSource, Step, TailStep},
     tensor::{AlignedBytes, DType, Tensor, Value, element_count, map::HashMap},
 };
 
@@ -108,21 +110,23 @@ impl Runner {
         }))
     }
 
-    /// Runs the graph on values for its inputs and captures, in that order.
-    pub async fn run(&self, runtime: &Runtime, feeds: Vec<Value>) -> Result<Vec<Value>> {
+    /// Runs the graph on values for its inputs and captures, in that order. Outputs at the positions `kept` stay on the
+    /// GPU where one is in use.
+    pub async fn run(&self, runtime: &Runtime, feeds: Vec<Value>, kept: &[usize]) -> Result<Vec<Value>> {
         let key: InputKey = feeds.iter().map(InputType::of).collect();
         let graph = &self.bound.graph;
         let mut table: Vec<Option<Value>> = vec![None; graph.values.len()];
         for (&id, value) in graph.inputs.iter().chain(&graph.captures).zip(feeds) {
             table[id.index()] = Some(aligned(value)?);
         }
+        let kept_ids: Vec<ValueId> = kept.iter().map(|&position| graph.outputs[position]).collect();
         let mut link = self.plan_first(runtime, &key)?;
         let mut chain = vec![Rc::clone(&link)];
         loop {
             runtime.meter.check_time()?;
             let held = table.iter().flatten().map(bytes_of).sum();
             let before = runtime.meter.hold(held, "the values of a run take")?;
-            link.run(runtime, &mut table, self.capacity).await?;
+            link.run(runtime, &mut table, self.capacity, &kept_ids).await?;
             runtime.meter.release_to(before);
             if link.planned.state.is_finished() {
                 break;
@@ -136,7 +140,19 @@ impl Runner {
                 Error::new(ErrorCode::InvalidGraph, "an output was not made").at_input(graph.value(id).name.clone())
             })
         });
-        let outputs = outputs.collect::<Result<_>>()?;
+        let mut outputs: Vec<Value> = outputs.collect::<Result<_>>()?;
+        for (position, output) in outputs.iter_mut().enumerate() {
+            if let Value::Tensor(tensor) = output {
+                match (tensor.remote_id().is_some(), kept.contains(&position)) {
+                    (true, false) => *tensor = runtime.fetch(tensor).await?,
+                    (false, true) => {
+                        let name = || graph.value(graph.outputs[position]).name.clone();
+                        *tensor = runtime.store(tensor.clone()).map_err(|error| error.at_input(name()))?;
+                    }
+                    _ => {}
+                }
+            }
+        }
         *self.last.borrow_mut() = chain;
         Ok(outputs)
     }
@@ -189,9 +205,25 @@ impl Link {
         self.bodies.borrow().values().cloned().collect()
     }
 
-    async fn run(&self, runtime: &Runtime, table: &mut Vec<Option<Value>>, capacity: usize) -> Result<()> {
+    async fn run(
+        &self,
+        runtime: &Runtime,
+        table: &mut Vec<Option<Value>>,
+        capacity: usize,
+        kept: &[ValueId],
+    ) -> Result<()> {
         let (segment, state) = (&self.planned.segment, &self.planned.state);
         table.resize(table.len().max(state.bound.graph.values.len()), None);
+        if table.iter().flatten().any(is_remote) {
+            for id in self.read_on_host() {
+                if let Some(Value::Tensor(tensor)) = &table[id.index()]
+                    && tensor.remote_id().is_some()
+                {
+                    table[id.index()] = Some(Value::Tensor(runtime.fetch(tensor).await?));
+                }
+            }
+        }
+        let kept = self.slots_to_keep(runtime, kept);
         if !self.is_recorded.get() {
             let recorded = runtime.record(&segment.gpu).await?;
             *self.recorded.borrow_mut() = recorded;
@@ -204,8 +236,10 @@ impl Link {
         let planned = buffers.sum::<u64>() + segment.arena_bytes as u64;
         runtime.meter.check_memory(planned, "the values of a run take")?;
         let mut slots = Vec::with_capacity(segment.slots.len());
-        for source in &segment.slots {
+        for (slot, source) in segment.slots.iter().enumerate() {
             slots.push(match source {
+                // The GPU's own memory takes its place.
+                _ if kept.contains(&slot) => Slot::Empty,
                 SlotSource::Value(id) => {
                     let tensor = value_of(state, table, *id);
                     let tensor = tensor.ok_or_else(|| Error::internal("a segment's input was not made"))?;
@@ -227,7 +261,13 @@ impl Link {
             slots: &mut slots,
             threads: &runtime.threads,
         };
-        let result = self.run_steps(runtime, &mut frame, recorded.as_mut()).await;
+        #[cfg(feature = "gpu")]
+        let started = recorded.as_ref().map(|_| (runtime.clock)());
+        let result = self.run_steps(runtime, &mut frame, recorded.as_mut(), &kept).await;
+        #[cfg(feature = "gpu")]
+        if let (Some(recorded), Some(started), Ok(())) = (&mut recorded, started, &result) {
+            recorded.executor.pace((runtime.clock)() - started);
+        }
         *self.recorded.borrow_mut() = recorded;
         *runtime.arena.borrow_mut() = arena;
         result?;
@@ -259,6 +299,7 @@ impl Link {
         runtime: &Runtime,
         frame: &mut Frame<'_>,
         mut recorded: Option<&mut Recorded>,
+        kept: &[usize],
     ) -> Result<()> {
         for step in &self.planned.segment.steps {
             runtime.meter.check_time()?;
@@ -294,12 +335,105 @@ impl Link {
                                 verify::run_step(runtime, &self.planned.state, step, &mut recorded.executor).await?;
                             }
                         }
+                        #[cfg(feature = "gpu")]
+                        Step::Download(pairs) if !kept.is_empty() => {
+                            let fetched = self.keep_on_gpu(pairs, kept, frame, recorded)?;
+                            if !fetched.is_empty() {
+                                run_gpu_step(&Step::Download(fetched), frame, recorded).await?;
+                            }
+                        }
                         _ => run_gpu_step(other, frame, recorded).await?,
                     }
                 }
             }
         }
+        #[cfg(feature = "gpu")]
+        if let (Some(recorded), false) = (recorded, kept.is_empty()) {
+            recorded.executor.flush().await?;
+        }
         Ok(())
+    }
+
+    /// Slots that steps of the CPU use.
+    fn slots_of_the_cpu(&self) -> BTreeSet<usize> {
+        let steps = self.planned.segment.steps.iter();
+        let operands = steps.filter_map(|step| match step {
+            Step::Cpu(step) => Some(step.operands()),
+            _ => None,
+        });
+        let operands = operands.flat_map(|(inputs, outputs, _)| inputs.iter().chain(outputs).flatten());
+        let slots = operands.filter_map(|operand| match operand.place {
+            Place::Slot(slot) => Some(slot),
+            Place::Arena(_) => None,
+        });
+        slots.collect()
+    }
+
+    /// Values from outside that the CPU reads.
+    fn read_on_host(&self) -> BTreeSet<ValueId> {
+        let (segment, state) = (&self.planned.segment, &self.planned.state);
+        let of_the_cpu = self.slots_of_the_cpu();
+        let slots = segment
+            .slots
+            .iter()
+            .enumerate()
+            .filter_map(|(slot, source)| match source {
+                SlotSource::Value(id) if of_the_cpu.contains(&slot) => Some(*id),
+                _ => None,
+            });
+        let nodes = segment.tail.iter().map(|step| match step {
+            TailStep::Dynamic { node, .. } | TailStep::Values { node } | TailStep::Control { node, .. } => node,
+        });
+        let in_tail = nodes.flat_map(|node| state.bound.graph.nodes[node.index()].dependencies());
+        slots.chain(in_tail).chain(state.needed.iter().copied()).collect()
+    }
+
+    /// Slots that are not needed on the host when the outputs `kept` stay on the GPU.
+    fn slots_to_keep(&self, runtime: &Runtime, kept: &[ValueId]) -> Vec<usize> {
+        if kept.is_empty() || !runtime.uses_gpu() {
+            return Vec::new();
+        }
+        let outputs = &self.planned.segment.outputs;
+        let (of_the_cpu, read) = (self.slots_of_the_cpu(), self.read_on_host());
+        let stays = |output: &&SegmentOutput| {
+            let made_here = matches!(self.planned.segment.slots[output.slot], SlotSource::Buffer(_));
+            made_here && kept.contains(&output.value) && !read.contains(&output.value)
+        };
+        let slots = outputs.iter().filter(stays).map(|output| output.slot);
+        let alone = |slot: &usize| {
+            outputs
+                .iter()
+                .filter(|output| output.slot == *slot)
+                .all(|output| stays(&output))
+        };
+        slots.filter(|slot| alone(slot) && !of_the_cpu.contains(slot)).collect()
+    }
+
+    /// Leaves downloads to slots that are kept on the GPU, and returns the others.
+    #[cfg(feature = "gpu")]
+    fn keep_on_gpu(
+        &self,
+        pairs: &[(GpuValueId, Operand)],
+        kept: &[usize],
+        frame: &mut Frame<'_>,
+        recorded: &mut Recorded,
+    ) -> Result<Vec<(GpuValueId, Operand)>> {
+        let mut fetched = Vec::new();
+        for &(id, operand) in pairs {
+            let outputs = &self.planned.segment.outputs;
+            let output = match operand.place {
+                Place::Slot(slot) if kept.contains(&slot) => outputs.iter().find(|output| output.slot == slot),
+                _ => None,
+            };
+            match output {
+                Some(output) => {
+                    let tensor = recorded.executor.keep(id, output.dtype, &output.shape)?;
+                    frame.slots[output.slot] = Slot::Tensor(tensor);
+                }
+                None => fetched.push((id, operand)),
+            }
+        }
+        Ok(fetched)
     }
 
     /// Runs steps of the GPU one by one, waiting for each.
@@ -442,7 +576,15 @@ async fn run_gpu_step(step: &Step, frame: &mut Frame<'_>, recorded: &mut Recorde
     let executor = &mut recorded.executor;
     match step {
         Step::Cpu(_) => Ok(()),
-        Step::Upload { from, to } => executor.upload(*to, frame.read(from)?),
+        Step::Upload { from, to } => {
+            if let Place::Slot(slot) = from.place
+                && let Some(Slot::Tensor(tensor)) = frame.slots.get(slot)
+                && tensor.remote_id().is_some()
+            {
+                return executor.take(*to, tensor);
+            }
+            executor.upload(*to, frame.read(from)?)
+        }
         Step::Gpu(range) => executor.encode(range.clone()),
         Step::Download(pairs) => {
             let ids: Vec<_> = pairs.iter().map(|(id, _)| *id).collect();
@@ -462,6 +604,10 @@ async fn run_gpu_step(_: &Step, _: &mut Frame<'_>, _: &mut Recorded) -> Result<(
 fn value_of(state: &PlanState, table: &[Option<Value>], id: ValueId) -> Option<Value> {
     let made = table.get(id.index()).and_then(Option::clone);
     made.or_else(|| Some(Value::Tensor(state.facts.get(id.index())?.tensor().ok()??)))
+}
+
+pub(super) fn is_remote(value: &Value) -> bool {
+    matches!(value, Value::Tensor(tensor) if tensor.remote_id().is_some())
 }
 
 /// The value with a tensor's data aligned. What containers hold is aligned when it is taken out.

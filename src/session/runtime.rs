@@ -2,7 +2,6 @@
 
 use std::cell::{Cell, RefCell};
 
-#[cfg(feature = "gpu")]
 use std::rc::Rc;
 
 use super::{
@@ -12,17 +11,16 @@ use super::{
 };
 #[cfg(feature = "gpu")]
 use crate::gpu::{
-    device::GpuDevice,
     executor::{GpuConstants, GpuExecutor},
     kernel::AdapterKind,
 };
 use crate::{
     cpu::threads::Threads,
     error::{Error, ErrorCode, Result},
-    gpu::program::GpuProgram,
+    gpu::{device::GpuDevice, program::GpuProgram},
     ops::Prepared,
     plan::{Memory, PlanState, Planner, Target},
-    tensor::AlignedBytes,
+    tensor::{AlignedBytes, Tensor},
 };
 
 pub(super) struct Runtime {
@@ -173,6 +171,33 @@ impl Runtime {
         }
         #[cfg(not(feature = "gpu"))]
         None
+    }
+
+    /// The GPU device, when one is in use.
+    pub fn gpu_device(&self) -> Option<&Rc<GpuDevice>> {
+        #[cfg(feature = "gpu")]
+        return Some(&self.gpu.as_ref()?.device);
+        #[cfg(not(feature = "gpu"))]
+        None
+    }
+
+    /// Brings a tensor to the CPU.
+    pub async fn fetch(&self, tensor: &Tensor) -> Result<Tensor> {
+        #[cfg(feature = "gpu")]
+        if let Some(device) = self.gpu_device() {
+            return device.fetch(tensor).await;
+        }
+        let message = format!("{tensor:?} is in the memory of a GPU that the session does not use");
+        Err(Error::new(ErrorCode::InvalidArgument, message))
+    }
+
+    /// Brings a tensor to the GPU, where one is in use.
+    pub fn store(&self, tensor: Tensor) -> Result<Tensor> {
+        #[cfg(feature = "gpu")]
+        if let Some(device) = self.gpu_device() {
+            return device.store(&tensor);
+        }
+        Ok(tensor)
     }
 
     /// Bytes of GPU memory that constants take.

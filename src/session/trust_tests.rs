@@ -1,7 +1,8 @@
-//! What becomes of runs when the GPU fails: a lost device, a wrong kernel.
+//! What becomes of runs when the GPU fails (a lost device, a wrong kernel), and of tensors that stay in its memory.
 
 use super::{Device, Event, Session, SessionOptions};
 use crate::{
+    error::ErrorCode,
     gpu::testing::{self, TAMPER},
     graph::{Graph, GraphBuilder},
     plan::Placement,
@@ -161,4 +162,119 @@ fn sound_kernels_pass() {
         "{:?}",
         session.report().nodes
     );
+}
+
+/// `state + x` as `next`, and its sum as `total`, which the caller wants on the CPU.
+fn accumulator() -> Session {
+    let mut b = GraphBuilder::new(17);
+    let x = b.input("x", DType::F32, vec![Dim::symbol("n"), Dim::from(SIZE)]);
+    let state = b.input("state", DType::F32, vec![Dim::symbol("n"), Dim::from(SIZE)]);
+    let weights = (0..SIZE * SIZE).map(|index| f32::from(u8::from(index % (SIZE + 1) == 0)));
+    let w = b.constant("w", Tensor::new(&[SIZE, SIZE], weights.collect()).unwrap());
+    let product = b.node("MatMul", &[x, w]);
+    let next = b.node("Add", &[product, state]);
+    let total = b.node("ReduceSum", &[next]);
+    let graph = b.output("next", next).output("total", total).finish().unwrap();
+    let options = SessionOptions {
+        device: Device::WebGpu,
+        ..SessionOptions::default()
+    };
+    pollster::block_on(Session::new(Model::from_graph(graph).unwrap(), options)).unwrap()
+}
+
+#[test]
+fn outputs_stay_on_the_gpu_and_feed_the_next_run() {
+    if testing::device().is_none() {
+        return;
+    }
+    let mut session = accumulator();
+    let kept = ["next".to_string()];
+    let x = Tensor::new(&[3, SIZE], vec![1.5f32; 3 * SIZE]).unwrap();
+    let mut state = Tensor::new(&[3, SIZE], vec![0.25f32; 3 * SIZE]).unwrap();
+    for round in 1..=4 {
+        let feeds = [("x", x.clone()), ("state", state.clone())];
+        let outputs = pollster::block_on(session.run_keeping(feeds, None, &kept)).unwrap();
+        let (next, total) = (outputs.get("next").unwrap().clone(), outputs.get("total").unwrap());
+        assert!(next.remote_id().is_some() && next.bytes().is_empty() && next.to_f32s().is_err());
+        assert_eq!(next.shape(), [3, SIZE]);
+        let expected = (0.25 + 1.5 * round as f32) * (3 * SIZE) as f32;
+        testing::assert_close(&total.to_f32s().unwrap(), &[expected], 1e-4, "total");
+        let device = session.gpu_device().unwrap().clone();
+        device.free(&state);
+        state = next;
+        let fetched = pollster::block_on(device.fetch(&state)).unwrap();
+        assert_eq!(fetched.to_f32s().unwrap()[0], 0.25 + 1.5 * round as f32);
+    }
+    // Freed, or with a device that is lost, it is refused and not taken for zeros.
+    let device = session.gpu_device().unwrap().clone();
+    let feeds = |state: &Tensor| [("x", x.clone()), ("state", state.clone())];
+    let error =
+        |session: &mut Session, state: &Tensor| pollster::block_on(session.run(feeds(state))).unwrap_err().code();
+    let gone = device.store(&Tensor::zeros(DType::F32, &[3, SIZE]).unwrap()).unwrap();
+    device.free(&gone);
+    assert_eq!(error(&mut session, &gone), ErrorCode::InvalidArgument);
+    device.destroy();
+    assert_eq!(error(&mut session, &state), ErrorCode::DeviceLost);
+    assert_eq!(session.take_events().len(), 1);
+    assert_eq!(error(&mut session, &state), ErrorCode::InvalidArgument);
+    let zeros = Tensor::zeros(DType::F32, &[3, SIZE]).unwrap();
+    let outputs = pollster::block_on(session.run(feeds(&zeros))).unwrap();
+    assert_eq!(outputs.get("next").unwrap().to_f32s().unwrap()[0], 1.5);
+}
+
+#[test]
+fn feeds_on_the_gpu_reach_the_cpu_where_it_wants_them_and_outputs_of_the_cpu_reach_the_gpu() {
+    if testing::device().is_none() {
+        return;
+    }
+    // Little work stays on the CPU, and the shape of `where` follows from what is fed.
+    let mut b = GraphBuilder::new(17);
+    let x = b.input("x", DType::F32, vec![Dim::symbol("n")]);
+    let doubled = b.node("Add", &[x, x]);
+    let found = b.node("NonZero", &[x]);
+    let same = b.node("Identity", &[x]);
+    let graph = b.output("doubled", doubled).output("where", found).output("same", same);
+    let options = SessionOptions {
+        device: Device::WebGpu,
+        ..SessionOptions::default()
+    };
+    let model = Model::from_graph(graph.finish().unwrap()).unwrap();
+    let mut session = pollster::block_on(Session::new(model, options)).unwrap();
+    let device = testing::device().unwrap();
+    let x = Tensor::new(&[3], vec![1.0f32, 0.0, 2.0]).unwrap();
+    let on_gpu = device.store(&x).unwrap();
+    for kept in [vec![], vec!["doubled".to_string(), "same".to_string()]] {
+        let run = session.run_keeping([("x", on_gpu.clone())], None, &kept);
+        let outputs = pollster::block_on(run).unwrap();
+        assert_eq!(outputs.get("where").unwrap().to_i64s().unwrap(), [0, 2]);
+        for (name, expected) in [("doubled", [2.0, 0.0, 4.0]), ("same", [1.0, 0.0, 2.0])] {
+            let output = outputs.get(name).unwrap();
+            assert_eq!(output.remote_id().is_some(), !kept.is_empty(), "{name}");
+            let output = match output.remote_id() {
+                Some(_) => pollster::block_on(device.fetch(output)).unwrap(),
+                None => output.clone(),
+            };
+            assert_eq!(&*output.to_f32s().unwrap(), expected, "{name}");
+        }
+    }
+    let kept = ["where".to_string()];
+    let error = pollster::block_on(session.run_keeping([("x", x)], None, &kept)).unwrap_err();
+    assert_eq!(
+        (error.code(), error.place().input.as_deref()),
+        (ErrorCode::WrongType, Some("where"))
+    );
+}
+
+#[test]
+fn other_shapes_compile_no_further_pipelines() {
+    let Some(device) = testing::device() else { return };
+    let mut session = session(Dim::symbol("n"), Device::WebGpu, false);
+    // Sizes that are alike for the choice of kernels.
+    run(&mut session, 33);
+    let count = device.pipeline_count();
+    for batch in [34, 37, 45] {
+        run(&mut session, batch);
+    }
+    assert!(count > 0);
+    assert_eq!(device.pipeline_count(), count);
 }

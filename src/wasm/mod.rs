@@ -198,20 +198,42 @@ impl CoreSession {
     }
 
     /// Runs the model on a list of values, whose form stands in `convert.rs`, and resolves with the outputs in the same.
-    pub fn run(&self, feeds: &Array, fetches: Option<Array>) -> Result<JsValue, JsValue> {
-        let feeds = read_feeds(feeds);
-        let fetches: Option<Vec<String>> =
-            fetches.map(|names| names.iter().filter_map(|name| name.as_string()).collect());
+    /// Outputs named by `kept` stay in GPU memory, where one is used.
+    pub fn run(&self, feeds: Array, fetches: Option<Array>, kept: Option<Array>) -> Result<JsValue, JsValue> {
+        let texts = |names: Array| {
+            names
+                .iter()
+                .filter_map(|name| name.as_string())
+                .collect::<Vec<String>>()
+        };
+        let (fetches, kept) = (fetches.map(texts), kept.map(texts).unwrap_or_default());
         let holder = Rc::clone(&self.session);
         let on_event = self.on_event.clone();
         start_now(async move {
-            let feeds = feeds.map_err(|error| error_to_js(&error))?;
             let mut session = take(&holder)?;
-            let result = session.run_fetching(feeds, fetches.as_deref()).await;
+            let gpu = session.gpu_device().cloned();
+            let result = match read_feeds(&feeds, gpu.as_deref()) {
+                Ok(feeds) => {
+                    let result = session
+                        .run_keeping(feeds.iter().cloned(), fetches.as_deref(), &kept)
+                        .await;
+                    // JavaScript holds what it fed.
+                    for (_, value) in &feeds {
+                        if let (Some(gpu), Value::Tensor(tensor)) = (&gpu, value) {
+                            gpu.free(tensor);
+                        }
+                    }
+                    result
+                }
+                Err(error) => Err(error),
+            };
             tell_events(&mut session, &on_event);
+            let gpu = session.gpu_device().cloned();
             *holder.borrow_mut() = Some(session);
             let outputs = result.map_err(|error| error_to_js(&error))?;
-            let values = outputs.into_iter().map(|(name, value)| value_to_js(&name, &value));
+            let values = outputs
+                .into_iter()
+                .map(|(name, value)| value_to_js(&name, &value, gpu.as_deref()));
             Ok(values
                 .collect::<Result<Array, Error>>()
                 .map_err(|error| error_to_js(&error))?
@@ -219,10 +241,16 @@ impl CoreSession {
         })
     }
 
+    /// The browser's `GPUDevice`, when one is in use.
+    #[wasm_bindgen(js_name = gpuDevice)]
+    pub fn gpu_device(&self) -> Result<JsValue, JsValue> {
+        self.with(|session| Ok(session.gpu_device().map(|device| device.to_js()).unwrap_or_default()))
+    }
+
     /// Runs the model once and then `runs` times with every step timed, and resolves with
     /// `{ runs, runMs, nodes: [row], kernels: [row] }`.
     pub fn profile(&self, feeds: &Array, runs: u32) -> js_sys::Promise {
-        let feeds = read_feeds(feeds);
+        let feeds = read_feeds(feeds, None);
         let holder = Rc::clone(&self.session);
         let on_event = self.on_event.clone();
         start(async move {
@@ -283,8 +311,8 @@ impl CoreSession {
     }
 }
 
-fn read_feeds(feeds: &Array) -> Result<Vec<(String, Value)>, Error> {
-    feeds.iter().map(|feed| value_from_js(&feed)).collect()
+fn read_feeds(feeds: &Array, gpu: convert::Gpu<'_>) -> Result<Vec<(String, Value)>, Error> {
+    feeds.iter().map(|feed| value_from_js(&feed, gpu)).collect()
 }
 
 /// The session, while nothing else runs it.
@@ -403,7 +431,7 @@ pub fn read_value_js(bytes: &[u8], type_name: &str) -> Result<JsValue, JsValue> 
         .ok_or_else(|| invalid_argument(format!("{type_name:?} is not the name of a type")))?;
     let read = || {
         let (name, value) = read_value(Bytes::from(bytes), &ty)?;
-        value_to_js(&name, &value)
+        value_to_js(&name, &value, None)
     };
     read().map_err(|error| error_to_js(&error))
 }
