@@ -8,11 +8,15 @@ import { Tensor, type TensorInput } from "./tensor.js";
 /** The element types that a GPU holds, four bytes each; a `bool` is 0 or 1 in 32 bits. */
 export type GpuDataType = "float32" | "int32" | "uint32" | "bool";
 
+/** A class of the platform by its name, or `Otherwise` where its types are not known. */
+type Platform<Name extends string, Otherwise = never> =
+  typeof globalThis extends Record<Name, { prototype: infer P }> ? P : Otherwise;
+
 /** The platform's `GPUDevice`, where its types are known. */
-export type Device = typeof globalThis extends { GPUDevice: { prototype: infer D } } ? D : object;
+export type Device = Platform<"GPUDevice", object>;
 
 /** The platform's `GPUBuffer`, where its types are known. */
-export type Buffer = typeof globalThis extends { GPUBuffer: { prototype: infer B } } ? B : object;
+export type Buffer = Platform<"GPUBuffer", object>;
 
 const usage = { mapRead: 1, copySrc: 4, copyDst: 8, uniform: 64, storage: 128 } as const;
 const gpuTypes: readonly string[] = ["float32", "int32", "uint32", "bool"];
@@ -126,13 +130,13 @@ export interface ImageOptions {
 
 /** An image, video frame or canvas. */
 export type ImageInput =
-  | ImageBitmap
-  | ImageData
-  | HTMLImageElement
-  | HTMLVideoElement
-  | HTMLCanvasElement
-  | OffscreenCanvas
-  | VideoFrame;
+  | Platform<"ImageBitmap">
+  | Platform<"ImageData">
+  | Platform<"HTMLImageElement">
+  | Platform<"HTMLVideoElement">
+  | Platform<"HTMLCanvasElement">
+  | Platform<"OffscreenCanvas">
+  | Platform<"VideoFrame">;
 
 /** One thread per pixel of the tensor. The texture is filtered by hand: the same on every adapter. */
 const shader = `
@@ -174,7 +178,7 @@ const pipelines = new WeakMap<GPUDevice, GPUComputePipeline>();
 /** The size of an image in pixels. */
 export function imageSize(image: ImageInput): { width: number; height: number } {
   const { naturalWidth, naturalHeight, videoWidth, videoHeight, displayWidth, displayHeight, width, height } =
-    image as Partial<Record<string, number>>;
+    image as unknown as Partial<Record<string, number>>;
   return {
     width: naturalWidth || videoWidth || displayWidth || width || 0,
     height: naturalHeight || videoHeight || displayHeight || height || 0,
@@ -188,7 +192,10 @@ export function imageOptions(image: ImageInput, options: ImageOptions) {
   const { mean = [0, 0, 0, 0], std = [1, 1, 1, 1] } = options;
   const sizes = [own.width, own.height, width, height];
   if (!sizes.every((size) => Number.isSafeInteger(size) && size > 0 && size <= 65535)) {
-    throw new ModeletError("invalid-argument", `an image of ${own.width}×${own.height} cannot become ${width}×${height}`);
+    throw new ModeletError(
+      "invalid-argument",
+      `an image of ${own.width}×${own.height} cannot become ${width}×${height}`,
+    );
   }
   const scale = [0, 1, 2, 3].map((c) => 1 / (std[c] ?? 1));
   const bias = scale.map((factor, c) => -(mean[c] ?? 0) * factor);

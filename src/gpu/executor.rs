@@ -67,6 +67,15 @@ struct RecordedDispatch {
     workgroups: [u32; 3],
 }
 
+impl RecordedDispatch {
+    fn encode(&self, pass: &mut wgpu::ComputePass<'_>) {
+        let [x, y, z] = self.workgroups;
+        pass.set_pipeline(&self.pipeline.pipeline);
+        pass.set_bind_group(0, &self.bind_group, self.params.as_slice());
+        pass.dispatch_workgroups(x, y, z);
+    }
+}
+
 impl GpuExecutor {
     /// Compiles what is not compiled yet, makes the buffers and uploads the constants that `constants` lacks.
     ///
@@ -220,10 +229,7 @@ impl GpuExecutor {
             let encoder = encoder_of(&self.device, &mut self.encoder);
             let mut pass = encoder.begin_compute_pass(&Default::default());
             for dispatch in &helping {
-                let [x, y, z] = dispatch.workgroups;
-                pass.set_pipeline(&dispatch.pipeline.pipeline);
-                pass.set_bind_group(0, &dispatch.bind_group, dispatch.params.as_slice());
-                pass.dispatch_workgroups(x, y, z);
+                dispatch.encode(&mut pass);
             }
             drop(pass);
             self.encoded += helping.len();
@@ -242,6 +248,61 @@ impl GpuExecutor {
         } else {
             usize::MAX
         };
+    }
+
+    /// Runs the steps of `range`, each in a pass of its own, and returns the milliseconds that each took on the device;
+    /// `None`, with nothing run, where the device does not measure.
+    pub async fn time(&mut self, range: Range<usize>) -> Result<Option<Vec<f64>>> {
+        let device = Rc::clone(&self.device);
+        if !device.device.features().contains(wgpu::Features::TIMESTAMP_QUERY) {
+            return Ok(None);
+        }
+        let mut millis = Vec::with_capacity(range.len());
+        // A query set holds 4096 timestamps.
+        for start in range.clone().step_by(2048) {
+            let steps = start..range.end.min(start + 2048);
+            let count = 2 * steps.len() as u32;
+            let bytes = u64::from(count) * 8;
+            let (queries, resolved, staging) = device.scoped(&mut self.pending, || {
+                let queries = device.device.create_query_set(&wgpu::QuerySetDescriptor {
+                    label: None,
+                    ty: wgpu::QueryType::Timestamp,
+                    count,
+                });
+                let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
+                let resolved = buffer(&device, bytes, usage, "timestamps");
+                (queries, resolved, staging_buffer(&device, bytes))
+            });
+            let encoder = encoder_of(&device, &mut self.encoder);
+            for (index, step) in self.steps[steps].iter().enumerate() {
+                let timestamp_writes = Some(wgpu::ComputePassTimestampWrites {
+                    query_set: &queries,
+                    beginning_of_pass_write_index: Some(2 * index as u32),
+                    end_of_pass_write_index: Some(2 * index as u32 + 1),
+                });
+                let label = None;
+                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+                    label,
+                    timestamp_writes,
+                });
+                step.iter().for_each(|dispatch| dispatch.encode(&mut pass));
+            }
+            encoder.resolve_query_set(&queries, 0..count, &resolved, 0);
+            encoder.copy_buffer_to_buffer(&resolved, 0, &staging, 0, bytes);
+            self.submit();
+            let mapped = readback::map(&device, &staging, bytes).await;
+            device.settle(&mut self.pending, "profiling").await?;
+            mapped?;
+            let words = readback::read(&staging, 0, GpuType::U32, 2 * count as usize)?;
+            let stamps: Vec<u64> = bytemuck::pod_collect_to_vec(&words);
+            let period = f64::from(device.queue.get_timestamp_period()) / 1e6;
+            millis.extend(
+                stamps
+                    .chunks_exact(2)
+                    .map(|pair| pair[1].saturating_sub(pair[0]) as f64 * period),
+            );
+        }
+        Ok(Some(millis))
     }
 
     /// Hands everything encoded so far to the device.
@@ -369,26 +430,23 @@ fn submit(
     }
 }
 
-pub(super) fn storage_buffer(device: &GpuDevice, size: u64, label: &'static str) -> wgpu::Buffer {
-    let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
-    let descriptor = wgpu::BufferDescriptor {
+fn buffer(device: &GpuDevice, size: u64, usage: wgpu::BufferUsages, label: &'static str) -> wgpu::Buffer {
+    device.device.create_buffer(&wgpu::BufferDescriptor {
         label: Some(label),
         size,
         usage,
         mapped_at_creation: false,
-    };
-    device.device.create_buffer(&descriptor)
+    })
+}
+
+pub(super) fn storage_buffer(device: &GpuDevice, size: u64, label: &'static str) -> wgpu::Buffer {
+    let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+    buffer(device, size, usage, label)
 }
 
 pub(super) fn staging_buffer(device: &GpuDevice, size: u64) -> wgpu::Buffer {
     let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
-    let descriptor = wgpu::BufferDescriptor {
-        label: Some("readback"),
-        size,
-        usage,
-        mapped_at_creation: false,
-    };
-    device.device.create_buffer(&descriptor)
+    buffer(device, size, usage, "readback")
 }
 
 /// The session's buffer for a constant, uploaded now if no program brought it before.

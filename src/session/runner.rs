@@ -11,7 +11,13 @@ use super::{
     runtime::{Recorded, Runtime},
 };
 #[cfg(feature = "gpu")]
-use crate::{cpu::executor::Operand, gpu::program::GpuValueId};
+use crate::{
+    cpu::executor::Operand,
+    gpu::{
+        kernel::{Binding, GpuType},
+        program::GpuValueId,
+    },
+};
 use crate::{
     cpu::executor::{Frame, Place, Slot},
     error::{Error, ErrorCode, Result},
@@ -325,6 +331,7 @@ impl Link {
                         runtime.may_lose_device();
                     }
                     match other {
+                        #[cfg(feature = "gpu")]
                         Step::Gpu(range) if began.is_some() => {
                             self.profile_gpu(runtime, range.clone(), frame, recorded).await?;
                         }
@@ -436,7 +443,8 @@ impl Link {
         Ok(fetched)
     }
 
-    /// Runs steps of the GPU one by one, waiting for each.
+    /// Runs steps of the GPU and books what each took: on the device, where it measures, and else one by one with the wait.
+    #[cfg(feature = "gpu")]
     async fn profile_gpu(
         &self,
         runtime: &Runtime,
@@ -444,23 +452,37 @@ impl Link {
         frame: &mut Frame<'_>,
         recorded: &mut Recorded,
     ) -> Result<()> {
-        for index in range {
+        let measured = recorded.executor.time(range.clone()).await?;
+        for index in range.clone() {
             let began = runtime.begin_step();
-            run_gpu_step(&Step::Gpu(index..index + 1), frame, recorded).await?;
-            recorded.finish().await?;
-            let step = &self.planned.segment.gpu.steps[index];
-            if let Some(began) = began {
+            let millis = measured.as_ref().map(|millis| millis[index - range.start]);
+            if millis.is_none() {
+                run_gpu_step(&Step::Gpu(index..index + 1), frame, recorded).await?;
+                recorded.finish().await?;
+            }
+            if let (Some(began), Some(profiler)) = (began, &mut *runtime.profiler.borrow_mut()) {
+                let (state, step) = (&self.planned.state, &self.planned.segment.gpu.steps[index]);
+                let node = NodeId(step.node as u32);
+                let values = step.inputs.iter().chain(&step.outputs).flatten();
+                let sizes = values.map(|id| self.planned.segment.gpu.values[id.0].elements as u64 * GpuType::SIZE);
+                let dispatches = step.kernel.dispatches.iter();
+                let made = dispatches
+                    .flat_map(|dispatch| &dispatch.bindings)
+                    .map(|binding| match binding {
+                        Binding::Constant(data) => data.size,
+                        _ => 0,
+                    });
+                let kernel = step.kernel.dispatches.first();
                 let label = StepLabel {
-                    node: NodeId(step.node as u32),
-                    kernel: step
-                        .kernel
-                        .dispatches
-                        .first()
-                        .map_or("empty", |first| first.shader.label),
+                    node,
+                    kernel: kernel.map_or("empty", |first| first.shader.label),
                     place: Placement::Gpu,
-                    bytes: None,
+                    bytes: Some(sizes.chain(made).sum()),
                 };
-                runtime.end_step(began, &self.planned.state, label);
+                match millis {
+                    Some(millis) => profiler.book(millis, state, label),
+                    None => profiler.end(began, state, label),
+                }
             }
         }
         Ok(())

@@ -1,5 +1,6 @@
-// Sessions on WebGPU when things go wrong, in Chromium on its software adapter: a device that is lost, kernels that are
-// broken on purpose, memory that cannot be had. Faults are made in the page, by wrapping WebGPU's own methods.
+// Sessions on WebGPU in Chromium, on its software adapter. When things go wrong: a device that is lost, kernels that are
+// broken on purpose, memory that cannot be had; faults are made in the page, by wrapping WebGPU's own methods. And tensors
+// and images in GPU memory.
 
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
@@ -32,7 +33,7 @@ function prepare() {
   };
 }
 
-describe("trust in WebGPU", () => {
+describe("WebGPU", () => {
   let demo;
   before(async () => {
     demo = await startDemo({ webgpu: true });
@@ -164,5 +165,119 @@ describe("trust in WebGPU", () => {
       return calls;
     });
     assert.deepEqual(calls, { createCommandEncoder: 1, submit: 1, mapAsync: 1 });
+  });
+
+  test("outputs stay on the GPU, feed the next run, and are read and released", async () => {
+    const result = await inPage(async () => {
+      const { Tensor, GpuTensor } = await import("/pkg/index.js");
+      const { session, run } = await load({ device: "webgpu" });
+      const expected = await run();
+      const pixels = Float32Array.from({ length: 784 * 4 }, (_, i) => Math.abs(Math.sin(i)));
+      let maps = 0;
+      const { mapAsync } = GPUBuffer.prototype;
+      GPUBuffer.prototype.mapAsync = function (...args) {
+        maps++;
+        return mapAsync.apply(this, args);
+      };
+      // A buffer of the page's own on the session's device, as the page's shaders would fill it.
+      const { device } = session;
+      const usage = GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST;
+      const buffer = device.createBuffer({ size: pixels.byteLength, usage });
+      device.queue.writeBuffer(buffer, 0, pixels);
+      const image = Tensor.fromGPUBuffer("float32", buffer, [4, 784], device);
+      const { output_0 } = await session.run({ keras_tensor: image }, { outputs: { output_0: "gpu" } });
+      const mapsOfRun = maps;
+      const kept = output_0 instanceof GpuTensor && output_0.location === "gpu" && output_0.buffer instanceof GPUBuffer;
+      const values = await output_0.data();
+      const again = await session.run({ keras_tensor: image });
+      output_0.release();
+      const codes = [];
+      const note = ({ code }) => codes.push(code);
+      await output_0.data().catch(note);
+      image.release();
+      await session.run({ keras_tensor: image }).catch(note);
+      const cpu = await load({ device: "cpu" });
+      const onCpu = await cpu.session.run(
+        { keras_tensor: new Tensor("float32", pixels, [4, 784]) },
+        { outputs: { output_0: "gpu" } },
+      );
+      const small = device.createBuffer({ size: 16, usage });
+      try {
+        Tensor.fromGPUBuffer("float32", small, [5], device);
+      } catch (error) {
+        note(error);
+      }
+      const close = (other) => Math.max(...other.map((value, index) => Math.abs(value - expected[index])));
+      return {
+        kept,
+        mapsOfRun,
+        shape: [...output_0.shape],
+        far: [close(values), close(again.output_0.data), close(onCpu.output_0.data)],
+        codes,
+        cpuDevice: String(cpu.session.device),
+      };
+    });
+    assert.deepEqual([result.kept, result.mapsOfRun, result.shape, result.cpuDevice], [true, 0, [4, 10], "undefined"]);
+    assert.ok(Math.max(...result.far) < 1e-4, String(result.far));
+    assert.deepEqual(result.codes, ["released", "released", "invalid-tensor"]);
+  });
+
+  test("images, canvases and video frames become tensors on the GPU, as a canvas gives them on the CPU", async () => {
+    const results = await inPage(async () => {
+      const gpu = await load({ device: "webgpu" });
+      const cpu = await load({ device: "cpu" });
+      const canvas = new OffscreenCanvas(40, 24);
+      const context = canvas.getContext("2d");
+      const gradient = context.createLinearGradient(0, 0, 40, 24);
+      for (const [at, colour] of ["red", "lime", "blue", "white"].entries()) gradient.addColorStop(at / 3, colour);
+      context.fillStyle = gradient;
+      context.fillRect(0, 0, 40, 24);
+      const images = {
+        canvas,
+        bitmap: await createImageBitmap(canvas),
+        data: context.getImageData(0, 0, 40, 24),
+        frame: new VideoFrame(canvas, { timestamp: 0 }),
+      };
+      const all = [
+        {},
+        { width: 20, height: 12, layout: "nhwc", channels: 4 },
+        { width: 56, height: 30, order: "bgr", mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] },
+        { width: 28, height: 28, channels: 1 },
+      ];
+      const results = [];
+      for (const [name, image] of Object.entries(images)) {
+        for (const options of all) {
+          const onGpu = gpu.session.tensorFromImage(image, options);
+          const onCpu = cpu.session.tensorFromImage(image, options);
+          const values = await onGpu.data();
+          const far = Math.max(...values.map((value, index) => Math.abs(value - onCpu.data[index])));
+          results.push({ name, far, location: onGpu.location, shapes: [String(onGpu), String(onCpu)] });
+        }
+      }
+      return results;
+    });
+    assert.equal(results.length, 16);
+    for (const result of results) {
+      assert.ok(result.far < 0.03, JSON.stringify(result));
+      assert.equal(result.location, "gpu");
+      assert.equal(result.shapes[0], result.shapes[1]);
+    }
+    assert.deepEqual(results[1].shapes[0], "float32[1, 12, 20, 4]");
+  });
+
+  test("warmup leaves nothing to compile for the first run", async () => {
+    const result = await inPage(async () => {
+      const { session, run } = await load({ device: "webgpu" });
+      await session.warmup({ [session.inputs[0].shape[0]]: 4 });
+      let pipelines = 0;
+      const { createComputePipeline } = GPUDevice.prototype;
+      GPUDevice.prototype.createComputePipeline = function (...args) {
+        pipelines++;
+        return createComputePipeline.apply(this, args);
+      };
+      return { far: await furthest(await run()), pipelines };
+    });
+    assert.equal(result.pipelines, 0);
+    assert.ok(result.far < 1e-4, String(result.far));
   });
 });
