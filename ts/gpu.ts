@@ -216,18 +216,24 @@ export function imageOnGpu(device: Device, image: ImageInput, options: ImageOpti
   }
   // Texture binding, render attachment (which copies of images want), and the target of copies.
   const texture = gpu.createTexture({ size: [own.width, own.height], format: "rgba8unorm", usage: 4 | 16 | 2 });
-  gpu.queue.copyExternalImageToTexture({ source: image as GPUCopyExternalImageSource }, { texture }, [
-    own.width,
-    own.height,
-  ]);
+  const size = bytesOf(width * height * channels);
+  const buffer = gpu.createBuffer({ size, usage: usage.storage | usage.copySrc | usage.copyDst });
+  const tensor = new GpuTensor("float32", buffer as Buffer, shape, device);
+  try {
+    const extent = [own.width, own.height];
+    gpu.queue.copyExternalImageToTexture({ source: image as GPUCopyExternalImageSource }, { texture }, extent);
+  } catch {
+    // Some adapters take no video frames, some browsers no elements: a canvas reads those.
+    texture.destroy();
+    gpu.queue.writeBuffer(buffer, 0, imageOnCpu(image, options).data as Float32Array<ArrayBuffer>);
+    return tensor;
+  }
   const params = new ArrayBuffer(64);
   new Uint32Array(params, 0, 4).set([width, height, channels, Number(planar)]);
   new Float32Array(params, 16, 8).set([...scale, ...bias]);
   new Uint32Array(params, 48, 4).set(source);
   const uniform = gpu.createBuffer({ size: 64, usage: usage.uniform | usage.copyDst });
   gpu.queue.writeBuffer(uniform, 0, params);
-  const size = bytesOf(width * height * channels);
-  const buffer = gpu.createBuffer({ size, usage: usage.storage | usage.copySrc | usage.copyDst });
   const bindGroup = gpu.createBindGroup({
     layout: pipeline.getBindGroupLayout(0),
     entries: [
@@ -245,7 +251,7 @@ export function imageOnGpu(device: Device, image: ImageInput, options: ImageOpti
   gpu.queue.submit([encoder.finish()]);
   uniform.destroy();
   texture.destroy();
-  return new GpuTensor("float32", buffer as Buffer, shape, device);
+  return tensor;
 }
 
 /** The same on the CPU, for sessions that run there. */

@@ -84,7 +84,8 @@ impl GpuExecutor {
     pub async fn new(device: Rc<GpuDevice>, program: &GpuProgram, constants: &mut GpuConstants) -> Result<GpuExecutor> {
         device.check()?;
         let mut pending = PendingErrors::new();
-        let mut pipelines = NewPipelines::default();
+        let dispatches = program.steps.iter().flat_map(|step| &step.kernel.dispatches);
+        let pipelines = NewPipelines::compile(&device, dispatches, &mut pending).await?;
         let mut uploaded = HashMap::new();
         let plan = BufferPlan::new(program);
 
@@ -133,7 +134,7 @@ impl GpuExecutor {
                         },
                     });
                 }
-                let pipeline = pipelines.get(&device, dispatch, &mut pending);
+                let pipeline = pipelines.get(&device, dispatch)?;
                 let offset = offsets.next().flatten();
                 let uniform_bytes = padded_params(dispatch.params.len()) * 4;
                 let bind_group = device.scoped(&mut pending, || {

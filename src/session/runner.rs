@@ -1,6 +1,6 @@
 //! Runs one graph: looks up or plans its program for the fed shapes, and goes through it segment by segment.
 
-use std::{cell::RefCell, collections::BTreeSet, rc::Rc};
+use std::{cell::RefCell, rc::Rc};
 
 #[cfg(feature = "gpu")]
 use super::verify;
@@ -23,7 +23,7 @@ use crate::{
     error::{Error, ErrorCode, Result},
     graph::{NodeId, ValueId, ValueType},
     ops::infer::BoundGraph,
-    plan::{InputType, Placement, PlanState, Planned, Segment, SegmentOutput, SlotSource, Step, TailStep},
+    plan::{InputType, Placement, PlanState, Planned, Segment, SlotSource, Step, TailStep},
     tensor::{AlignedBytes, DType, Tensor, Value, element_count, map::HashMap},
 };
 
@@ -361,38 +361,35 @@ impl Link {
         Ok(())
     }
 
-    /// Slots that steps of the CPU use.
-    fn slots_of_the_cpu(&self) -> BTreeSet<usize> {
-        let steps = self.planned.segment.steps.iter();
-        let operands = steps.filter_map(|step| match step {
-            Step::Cpu(step) => Some(step.operands()),
-            _ => None,
-        });
-        let operands = operands.flat_map(|(inputs, outputs, _)| inputs.iter().chain(outputs).flatten());
-        let slots = operands.filter_map(|operand| match operand.place {
-            Place::Slot(slot) => Some(slot),
-            Place::Arena(_) => None,
-        });
-        slots.collect()
+    /// Which slots steps of the CPU use.
+    fn slots_of_the_cpu(&self) -> Vec<bool> {
+        let mut used = vec![false; self.planned.segment.slots.len()];
+        for step in &self.planned.segment.steps {
+            let Step::Cpu(step) = step else { continue };
+            let (inputs, outputs, _) = step.operands();
+            for operand in inputs.iter().chain(outputs).flatten() {
+                if let Place::Slot(slot) = operand.place {
+                    used[slot] = true;
+                }
+            }
+        }
+        used
     }
 
-    /// Values from outside that the CPU reads.
-    fn read_on_host(&self) -> BTreeSet<ValueId> {
+    /// Values that the host reads, of those from outside and those left behind.
+    fn read_on_host(&self) -> Vec<ValueId> {
         let (segment, state) = (&self.planned.segment, &self.planned.state);
-        let of_the_cpu = self.slots_of_the_cpu();
-        let slots = segment
-            .slots
-            .iter()
-            .enumerate()
-            .filter_map(|(slot, source)| match source {
-                SlotSource::Value(id) if of_the_cpu.contains(&slot) => Some(*id),
-                _ => None,
-            });
-        let nodes = segment.tail.iter().map(|step| match step {
-            TailStep::Dynamic { node, .. } | TailStep::Values { node } | TailStep::Control { node, .. } => node,
-        });
-        let in_tail = nodes.flat_map(|node| state.bound.graph.nodes[node.index()].dependencies());
-        slots.chain(in_tail).chain(state.needed.iter().copied()).collect()
+        let mut read = state.needed.clone();
+        for (source, used) in segment.slots.iter().zip(self.slots_of_the_cpu()) {
+            if let (SlotSource::Value(id), true) = (source, used) {
+                read.push(*id);
+            }
+        }
+        for step in &segment.tail {
+            let (TailStep::Dynamic { node, .. } | TailStep::Values { node } | TailStep::Control { node, .. }) = step;
+            read.extend(state.bound.graph.nodes[node.index()].dependencies());
+        }
+        read
     }
 
     /// Slots that are not needed on the host when the outputs `kept` stay on the GPU.
@@ -400,20 +397,16 @@ impl Link {
         if kept.is_empty() || !runtime.uses_gpu() {
             return Vec::new();
         }
-        let outputs = &self.planned.segment.outputs;
-        let (of_the_cpu, read) = (self.slots_of_the_cpu(), self.read_on_host());
-        let stays = |output: &&SegmentOutput| {
-            let made_here = matches!(self.planned.segment.slots[output.slot], SlotSource::Buffer(_));
-            made_here && kept.contains(&output.value) && !read.contains(&output.value)
-        };
-        let slots = outputs.iter().filter(stays).map(|output| output.slot);
-        let alone = |slot: &usize| {
-            outputs
-                .iter()
-                .filter(|output| output.slot == *slot)
-                .all(|output| stays(&output))
-        };
-        slots.filter(|slot| alone(slot) && !of_the_cpu.contains(slot)).collect()
+        let (segment, read) = (&self.planned.segment, self.read_on_host());
+        let mut stays = self.slots_of_the_cpu();
+        for (slot, stays) in stays.iter_mut().enumerate() {
+            let mut outputs = segment.outputs.iter().filter(|output| output.slot == slot).peekable();
+            *stays = !*stays
+                && matches!(segment.slots[slot], SlotSource::Buffer(_))
+                && outputs.peek().is_some()
+                && outputs.all(|output| kept.contains(&output.value) && !read.contains(&output.value));
+        }
+        (0..stays.len()).filter(|&slot| stays[slot]).collect()
     }
 
     /// Leaves downloads to slots that are kept on the GPU, and returns the others.

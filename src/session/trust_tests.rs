@@ -278,3 +278,20 @@ fn other_shapes_compile_no_further_pipelines() {
     assert!(count > 0);
     assert_eq!(device.pipeline_count(), count);
 }
+
+#[test]
+fn a_profile_tells_time_operations_and_bytes_of_gpu_steps() {
+    if testing::device().is_none() {
+        return;
+    }
+    let mut session = session(Dim::symbol("n"), Device::WebGpu, false);
+    let x = Tensor::new(&[64, SIZE], vec![0.5f32; 64 * SIZE]).unwrap();
+    let profile = pollster::block_on(session.profile(vec![("x".into(), x.into())], 3)).unwrap();
+    assert_eq!(profile.nodes.len(), 3, "{:?}", profile.nodes);
+    for row in &profile.nodes {
+        assert!(row.on_gpu && row.calls == 1 && row.ms >= 0.0 && row.mean_ms >= row.ms, "{row:?}");
+    }
+    let product = profile.nodes.iter().find(|row| row.operator == "MatMul").unwrap();
+    assert_eq!(product.operations, 2 * 64 * (SIZE * SIZE) as u64);
+    assert_eq!(product.bytes, 4 * (2 * 64 * SIZE + SIZE * SIZE) as u64);
+}

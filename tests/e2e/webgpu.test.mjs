@@ -236,7 +236,9 @@ describe("WebGPU", () => {
         canvas,
         bitmap: await createImageBitmap(canvas),
         data: context.getImageData(0, 0, 40, 24),
-        frame: new VideoFrame(canvas, { timestamp: 0 }),
+        frame: new VideoFrame(context.getImageData(0, 0, 40, 24).data, {
+          ...{ format: "RGBA", codedWidth: 40, codedHeight: 24, timestamp: 0 },
+        }),
       };
       const all = [
         {},
