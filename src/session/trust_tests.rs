@@ -289,7 +289,10 @@ fn a_profile_tells_time_operations_and_bytes_of_gpu_steps() {
     let profile = pollster::block_on(session.profile(vec![("x".into(), x.into())], 3)).unwrap();
     assert_eq!(profile.nodes.len(), 3, "{:?}", profile.nodes);
     for row in &profile.nodes {
-        assert!(row.on_gpu && row.calls == 1 && row.ms >= 0.0 && row.mean_ms >= row.ms, "{row:?}");
+        assert!(
+            row.on_gpu && row.calls == 1 && row.ms >= 0.0 && row.mean_ms >= row.ms,
+            "{row:?}"
+        );
     }
     let product = profile.nodes.iter().find(|row| row.operator == "MatMul").unwrap();
     assert_eq!(product.operations, 2 * 64 * (SIZE * SIZE) as u64);
