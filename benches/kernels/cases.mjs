@@ -74,6 +74,10 @@ export const convolutions = [
   conv("detector", 24, 48, 1, 128, 1, 1),
   conv("detector", 48, 24, 1, 80, 3, 2),
   conv("audio", 32, 1, 1, 172, 5, 1),
+  conv("few outputs", 32, 1, 1, 88, 5, 1),
+  conv("few outputs", 128, 128, 32, 56, 3, 1),
+  conv("few outputs", 33, 4, 1, 88, 3, 1),
+  conv("few outputs", 33, 3, 1, 88, 5, 1),
   conv("mobilenet", 128, 128, 128, 50, 5, 2),
   conv("mobilenet", 96, 96, 96, 40, 7, 1),
 ];
