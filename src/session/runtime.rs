@@ -245,11 +245,10 @@ impl Runtime {
     /// Loses the device when a test wants it.
     #[cfg(all(test, feature = "gpu"))]
     pub fn may_lose_device(&self) {
-        match self.loses_device_after.get() {
-            Some(0) => self.gpu.as_ref().unwrap().device.destroy(),
-            Some(_) | None => {}
-        }
         let left = self.loses_device_after.get();
+        if left == Some(0) {
+            self.gpu.as_ref().unwrap().device.destroy();
+        }
         self.loses_device_after.set(left.and_then(|left| left.checked_sub(1)));
     }
 
