@@ -10,7 +10,7 @@ mod runner;
 mod runtime;
 mod variant;
 
-pub use crate::plan::Memory as MemoryUse;
+pub use crate::plan::{Memory as MemoryUse, Offload};
 pub use limits::Limits;
 pub use model::{Model, ValueInfo};
 pub use profile::{Profile, ProfileRow};
@@ -53,6 +53,8 @@ pub struct SessionOptions {
     pub program_cache: usize,
     /// How freely memory is used for speed.
     pub memory: MemoryUse,
+    /// Which nodes of a session on the GPU run there.
+    pub offload: Offload,
     /// What the model may use.
     pub limits: Limits,
     /// The threads that CPU kernels share; sessions may share a pool.
@@ -68,6 +70,7 @@ impl Default for SessionOptions {
             optimization: Level::All,
             program_cache: 8,
             memory: MemoryUse::default(),
+            offload: Offload::default(),
             limits: Limits::default(),
             threads: Threads::default(),
             clock: runtime::default_clock,
@@ -123,6 +126,7 @@ impl Session {
         let runtime = Runtime::new(
             options.device,
             options.memory,
+            options.offload,
             options.clock,
             options.threads.clone(),
             meter,

@@ -431,7 +431,11 @@ async fn run_gpu_step(step: &Step, frame: &mut Frame<'_>, recorded: &mut Recorde
     let executor = &mut recorded.executor;
     match step {
         Step::Cpu(_) => Ok(()),
-        Step::Upload { from, to } => executor.upload(*to, frame.read(from)?),
+        Step::Upload { from, to, checks } => {
+            let bytes = frame.read(from)?;
+            checks.iter().try_for_each(|check| check.run(from.dtype, bytes))?;
+            executor.upload(*to, bytes)
+        }
         Step::Gpu(range) => executor.encode(range.clone()),
         Step::Download(pairs) => {
             let ids: Vec<_> = pairs.iter().map(|(id, _)| *id).collect();

@@ -23,7 +23,7 @@ use crate::{
     error::{Error, Result},
     gpu::program::GpuProgram,
     ops::Prepared,
-    plan::{Memory, PlanState, Planner, Target},
+    plan::{Memory, Offload, PlanState, Planner, Target},
     tensor::AlignedBytes,
 };
 
@@ -64,6 +64,7 @@ impl Runtime {
     pub async fn new(
         device: Device,
         memory: Memory,
+        offload: Offload,
         clock: fn() -> f64,
         threads: Threads,
         meter: Meter,
@@ -72,6 +73,7 @@ impl Runtime {
             planner: Planner {
                 target: Target::Cpu,
                 memory,
+                offload,
                 prepared: Prepared::timed(clock),
                 threads: threads.count(),
             },
