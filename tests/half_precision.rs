@@ -122,20 +122,64 @@ fn weights_are_not_widened_before_they_are_packed() {
 }
 
 #[test]
-fn what_the_model_rounds_stays_rounded() {
+fn a_cast_rounds_what_is_moved_and_not_what_is_computed_with() {
     let mut b = GraphBuilder::new(17);
-    let x = b.input("x", DType::F32, dims(&[3]));
+    let x = b.input("x", DType::F32, dims(&[1, 3]));
     let half = cast(&mut b, x, DType::F16);
     let two = Tensor::from_f64s(DType::F16, &[], &[2.0]).unwrap();
     let two = b.constant("two", two);
-    let y = b.node("Mul", &[half, two]);
-    let y = cast(&mut b, y, DType::F32);
-    let graph = b.output("y", y).finish().unwrap();
-    let x = Tensor::new(&[3], vec![1.000_1f32, 0.1, 70000.0]).unwrap();
+    let computed = b.node("Mul", &[half, two]);
+    let computed = cast(&mut b, computed, DType::F32);
+    let moved = b.node_with("Transpose", &[half], &[("perm", Attribute::Ints(vec![1, 0]))]);
+    let moved = b.node("Mul", &[moved, two]);
+    let moved = cast(&mut b, moved, DType::F32);
+    let back = cast(&mut b, half, DType::F32);
+    b.output("computed", computed).output("moved", moved);
+    let graph = b.output("back", back).finish().unwrap();
+    let x = Tensor::new(&[1, 3], vec![1.000_1f32, 0.1, 70000.0]).unwrap();
+    let rounded = f64::from(Tensor::from_f64s(DType::F16, &[], &[0.1]).unwrap().to_f32s().unwrap()[0]);
+    let doubled = vec![2.0, 2.0 * rounded, f64::INFINITY];
     for level in [Level::None, Level::Basic, Level::All] {
-        let y = run(&graph, level, std::slice::from_ref(&x)).swap_remove(0);
-        let rounded = f64::from(Tensor::from_f64s(DType::F16, &[], &[0.1]).unwrap().to_f32s().unwrap()[0]);
-        assert_eq!(y.to_f64s().unwrap(), [2.0, 2.0 * rounded, f64::INFINITY], "{level:?}");
+        let all: Vec<Vec<f64>> = run(&graph, level, std::slice::from_ref(&x))
+            .iter()
+            .map(|y| y.to_f64s().unwrap())
+            .collect();
+        let exact: Vec<f64> = x.to_f64s().unwrap().iter().map(|x| 2.0 * x).collect();
+        assert_eq!(
+            all[0],
+            if level == Level::None { doubled.clone() } else { exact },
+            "{level:?}"
+        );
+        assert_eq!(all[1], doubled, "{level:?}");
+        assert_eq!(all[2], [1.0, rounded, f64::INFINITY], "{level:?}");
+    }
+}
+
+#[test]
+fn what_is_joined_with_half_precision_is_rounded() {
+    // 1 + 2^-12 is between two numbers of f16.
+    let between = 1.0 + 1.0 / 4096.0;
+    for (second, expected) in [("x", 1.0), ("computed", 2.0 * between - 1.0)] {
+        let mut b = GraphBuilder::new(17);
+        let x = b.input("x", DType::F16, dims(&[2]));
+        let tiny = Tensor::from_f64s(DType::F16, &[], &[between - 1.0]).unwrap();
+        let tiny = b.constant("tiny", tiny);
+        let sum = b.node("Add", &[x, tiny]);
+        let second = if second == "x" { x } else { b.node("Add", &[sum, tiny]) };
+        let joined = b.node_with("Concat", &[sum, second], &[("axis", Attribute::Int(0))]);
+        let ones = b.constant("ones", Tensor::from_f64s(DType::F16, &[], &[1.0]).unwrap());
+        let rest = b.node("Sub", &[joined, ones]);
+        let rest = cast(&mut b, rest, DType::F32);
+        let graph = b.output("y", rest).finish().unwrap();
+        let x = Tensor::from_f64s(DType::F16, &[2], &[1.0, 1.0]).unwrap();
+        for level in [Level::Basic, Level::All] {
+            let y = run(&graph, level, std::slice::from_ref(&x))
+                .swap_remove(0)
+                .to_f64s()
+                .unwrap();
+            let first = if expected == 1.0 { 0.0 } else { between - 1.0 };
+            assert_eq!(y, [first, first, expected - 1.0, expected - 1.0], "{level:?}");
+        }
     }
 }
 

@@ -1,6 +1,11 @@
 //! Computes half precision in f32: nodes on f16 and bf16 become nodes on f32, with conversions where the region they form
-//! begins and ends, so that only what is stored as half precision (feeds, results, what a Cast of the model rounds) is
-//! rounded. ONNX Runtime does so on the CPU; fusion and the fast kernels then apply to such models as well.
+//! begins and ends, so that only what is stored as half precision (feeds, results, what is moved with such) is rounded.
+//! Fusion and the fast kernels then apply to such models as well.
+//!
+//! What is rounded is what ONNX Runtime's CPU provider rounds, as far as it costs nothing but a conversion. It converts
+//! around each node that it has no f16 kernel for, and does away with conversions to f16 and back: so a Cast of the model
+//! from f32 to f16 rounds for those alone that take f16. What it joins (Concat, ScatterND, …) it joins in f16, unless all
+//! parts come from such nodes.
 //!
 //! Weights stay as they are. The matrix that a convolution or a product packs for itself is read in half precision
 //! ([`store_weights`]), and others are widened when constants are folded.
@@ -49,6 +54,9 @@ const MOVEMENT: &[&str] = &[
     "Unsqueeze",
     "Where",
 ];
+
+/// Those of them that ONNX Runtime has no f16 kernel for.
+const WIDE_MOVEMENT: &[&str] = &["Pad", "Where"];
 
 pub(super) fn run(graph: &mut Graph, captures: &[ValueFacts]) -> Result<bool> {
     let analysis = Analysis::of(graph, captures)?;
@@ -141,9 +149,19 @@ impl Regions<'_> {
         if !is_cast && !MOVEMENT.contains(&name) {
             return true;
         }
-        let any_wide = node.inputs.iter().flatten().any(|id| self.wide[id.index()]);
+        let mut halves = node
+            .inputs
+            .iter()
+            .flatten()
+            .filter(|id| is_half(self.facts(**id).dtype));
+        let is_wide = |id: &ValueId| self.wide[id.index()];
+        let hands_on = if WIDE_MOVEMENT.contains(&name) {
+            halves.any(is_wide)
+        } else {
+            halves.all(is_wide)
+        };
         // A result is rounded anyway, and moved in fewer bytes.
-        any_wide && (is_cast || !node.outputs.iter().flatten().any(|id| self.graph.outputs.contains(id)))
+        hands_on && (is_cast || !node.outputs.iter().flatten().any(|id| self.graph.outputs.contains(id)))
     }
 }
 
@@ -163,7 +181,11 @@ fn widened_facts(facts: &ValueFacts) -> Result<ValueFacts> {
 
 /// Makes the chosen nodes work on f32 copies of their half-precision values.
 fn rewrite(graph: &mut Graph, analysis: &Analysis, uses: &Uses, widened: &[bool]) {
-    let mut copies: HashMap<ValueId, ValueId> = HashMap::new();
+    let mut copies: HashMap<ValueId, ValueId> = graph
+        .nodes
+        .iter()
+        .filter_map(|node| unrounded(node, analysis))
+        .collect();
     let mut nodes = Vec::with_capacity(graph.nodes.len());
     let is_half = |id: &ValueId| is_half(analysis.facts[id.index()].dtype);
     for (index, mut node) in std::mem::take(&mut graph.nodes).into_iter().enumerate() {
@@ -198,6 +220,14 @@ fn rewrite(graph: &mut Graph, analysis: &Analysis, uses: &Uses, widened: &[bool]
         nodes.append(&mut narrowed);
     }
     graph.nodes = nodes;
+}
+
+/// What a Cast from f32 to f16 makes, and what it makes it from.
+fn unrounded(node: &Node, analysis: &Analysis) -> Option<(ValueId, ValueId)> {
+    let (from, to) = (node.input(0)?, node.output(0)?);
+    let dtype = |id: ValueId| analysis.facts[id.index()].dtype;
+    let rounds = node.operator.is_onnx("Cast") && dtype(from) == Some(DType::F32) && dtype(to) == Some(DType::F16);
+    rounds.then_some((to, from))
 }
 
 fn wide_copy(graph: &mut Graph, id: ValueId) -> ValueId {

@@ -29,12 +29,15 @@ export const further = [
   "surfaces-mlp",
 ];
 
-/**
- * The rest, verified by option. Two are left out. isnet-fp16 lies in a package under a licence of its own.
- * moonshine-tiny-enc quantises activations, and is chaotic: when its input changes by one unit in the last place, ONNX
- * Runtime's own output changes beyond the tolerance in nearly every element.
- */
+/** A larger one, verified by option. */
 export const large = ["vit-s-focus"];
+
+/**
+ * Models that round inside (8-bit activations, half precision), which no two engines agree on within the tolerance: the
+ * reference changes as far when its input changes by one unit in the last place, or with ONNX Runtime's level of
+ * optimization. Verified by option. isnet-fp16 lies in a package under a licence of its own.
+ */
+export const unstable = ["moonshine-tiny-enc", "isnet-fp16"];
 
 const here = join(root, "tests/models");
 const read = (file) => fs.readFileSync(join(here, file), "utf8");

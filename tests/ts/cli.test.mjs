@@ -9,7 +9,7 @@ import { after, before, describe, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { Tensor, writeTensor } from "modelet";
 import { internal } from "./lib/internals.mjs";
-import { addModel, message, model, node, value, zipMapModel } from "./lib/onnx.mjs";
+import { addModel, message, model, node, value, weights, zipMapModel } from "./lib/onnx.mjs";
 
 const cli = fileURLToPath(new URL("../../pkg/cli.js", import.meta.url));
 const { readNpz, writeNpz } = await internal("cli/npz.ts");
@@ -228,6 +228,46 @@ describe("the command line", () => {
     );
     assert.equal(tight.code, 1);
   });
+
+  for (const where of [[], ["--browser"]]) {
+    test(`what moves by itself is unstable, and what lies further away fails ${where}`, async () => {
+      // y = x + floor(x) / 10, at whole numbers: a step of 0.1 hangs on the last bit.
+      const steps = model({
+        nodes: [
+          node("Floor", ["x"], ["whole"]),
+          node("Mul", ["whole", "tenth"], ["t"]),
+          node("Add", ["x", "t"], ["y"]),
+        ],
+        inputs: [value("x", "float32", [1, 3])],
+        outputs: [value("y", "float32", [1, 3])],
+        initializers: [weights("tenth", [], [0.1])],
+      });
+      mkdirSync(at("steps"), { recursive: true });
+      writeFileSync(at("steps", "model.onnx"), steps);
+      const references = [
+        [1.1, 2.2, 3.3],
+        [1.1, 2.1, 3.3],
+        [1.1, 1.3, 3.3],
+      ];
+      for (const [i, reference] of references.entries()) {
+        const set = at("steps", `test_data_set_${i}`);
+        mkdirSync(set, { recursive: true });
+        writeFileSync(join(set, "input_0.pb"), await writeTensor(tensor([1, 2, 3]), "x"));
+        writeFileSync(join(set, "output_0.pb"), await writeTensor(tensor(reference), "y"));
+      }
+      const result = await modelet("verify", at("steps"), "--json", ...where);
+      assert.deepEqual(
+        json(result).map(({ status }) => status),
+        ["pass", "unstable", "fail"],
+      );
+      assert.match(json(result)[1].message, /^y differs by up to 1\.00e-1, and moves by up to 1\.00e-1 when/);
+      rmSync(at("steps", "test_data_set_2"), { recursive: true });
+      const plain = await modelet("verify", at("steps"), ...where);
+      assert.equal(plain.code, 0, plain.stdout);
+      assert.match(plain.stdout, /1 passed, 1 unstable, 0 failed, 0 ended in an error/);
+      assert.equal((await modelet("verify", at("steps"), "--strict", ...where)).code, 1);
+    });
+  }
 
   test("a model finds its external data next to it, and nowhere else", async () => {
     const external = (location) =>

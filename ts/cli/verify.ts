@@ -6,13 +6,15 @@ import { browserRunner } from "./browser.js";
 import { type Case, findCases, type TestSet } from "./cases.js";
 import { compareValues, type Tolerance } from "./compare.js";
 import { nodeRunner, type OpenModel, type OpenOptions, type Runner } from "./runner.js";
+import { instability, nearbyOutputs } from "./stability.js";
 import { clearProgress, note, paint, print, progress, UsageError } from "./terminal.js";
 
 /** The outcome of one set, as `--json` prints it. */
 export interface Outcome {
   readonly id: string;
   readonly set: string;
-  readonly status: "pass" | "fail" | "error";
+  /** `unstable`: beyond the tolerance, but no further than the model's outputs move by themselves. */
+  readonly status: "pass" | "unstable" | "fail" | "error";
   /** The largest differences between finite numbers; null when nothing could be compared. */
   readonly max_abs: number | null;
   readonly max_rel: number | null;
@@ -21,7 +23,7 @@ export interface Outcome {
 
 export const verify: Command = {
   name: "verify",
-  usage: "verify DIR... [--device cpu|webgpu|auto] [--threads N] [--browser] [--rtol N] [--atol N] [--json]",
+  usage: "verify DIR... [--device cpu|webgpu|auto] [--threads N] [--browser] [--rtol N] [--atol N] [--strict] [--json]",
   summary: "Run the models of case folders on their test data and compare with the reference outputs.",
   options: {
     device: { value: "DEVICE", help: "cpu, webgpu or auto (default: cpu)" },
@@ -29,6 +31,7 @@ export const verify: Command = {
     browser: { help: "run inside headless Chromium" },
     rtol: { value: "N", help: "relative tolerance (default: 1e-3)" },
     atol: { value: "N", help: "absolute tolerance (default: 1e-4)" },
+    strict: { help: "what is unstable fails" },
     json: { help: "print one JSON line per set" },
   },
   async run(folders, options) {
@@ -38,7 +41,7 @@ export const verify: Command = {
     const cases = findCases(folders);
     const report = options.on("json") ? (outcome: Outcome) => print(JSON.stringify(outcome)) : printOutcome;
     const runner = options.on("browser") ? await browserRunner(open.device) : nodeRunner();
-    const counts = { pass: 0, fail: 0, error: 0 };
+    const counts = { pass: 0, unstable: 0, fail: 0, error: 0 };
     try {
       for (const [i, one] of cases.entries()) {
         progress(`${i + 1} of ${cases.length}: ${one.id}`);
@@ -52,12 +55,13 @@ export const verify: Command = {
       clearProgress();
       await runner.close();
     }
+    const bad = counts.fail + counts.error + (options.on("strict") ? counts.unstable : 0);
     if (!options.on("json")) {
-      const bad = counts.fail + counts.error;
-      const text = `${counts.pass} passed, ${counts.fail} failed, ${counts.error} ended in an error`;
+      const unstable = counts.unstable > 0 ? `${counts.unstable} unstable, ` : "";
+      const text = `${counts.pass} passed, ${unstable}${counts.fail} failed, ${counts.error} ended in an error`;
       print(paint(bad > 0 ? "red" : "green", text));
     }
-    return counts.fail + counts.error > 0 ? 1 : 0;
+    return bad > 0 ? 1 : 0;
   },
 };
 
@@ -94,6 +98,7 @@ async function verifySet(model: OpenModel, set: TestSet, tolerance: Tolerance): 
   const { feeds, expected } = await set.read(model.inputs, model.outputs);
   const actual = await model.run(feeds);
   const messages: string[] = [];
+  const differing: string[] = [];
   let maxAbs = 0;
   let maxRel = 0;
   if (Object.keys(expected).length === 0) messages.push("the set has no reference outputs");
@@ -106,14 +111,31 @@ async function verifySet(model: OpenModel, set: TestSet, tolerance: Tolerance): 
     // Written so that NaN, from what could not be compared, is kept.
     maxAbs = comparison.maxAbs <= maxAbs ? maxAbs : comparison.maxAbs;
     maxRel = comparison.maxRel <= maxRel ? maxRel : comparison.maxRel;
-    if (comparison.message !== undefined) messages.push(comparison.message);
+    if (comparison.message !== undefined) {
+      messages.push(comparison.message);
+      differing.push(name);
+    }
   }
-  return {
-    status: messages.length > 0 ? "fail" : "pass",
+  const numbers = {
     max_abs: Number.isFinite(maxAbs) ? maxAbs : null,
     max_rel: Number.isFinite(maxRel) ? maxRel : null,
-    message: messages.join("; "),
   };
+  if (messages.length === 0) return { status: "pass", ...numbers, message: "" };
+  if (messages.length === differing.length) {
+    const nearby = await nearbyOutputs((near) => model.run(near), feeds);
+    const reasons = differing.map((name) =>
+      instability(
+        name,
+        actual[name],
+        expected[name] ?? null,
+        nearby.map((values) => values[name]),
+      ),
+    );
+    if (reasons.every((reason) => reason !== undefined)) {
+      return { status: "unstable", ...numbers, message: reasons.join("; ") };
+    }
+  }
+  return { status: "fail", ...numbers, message: messages.join("; ") };
 }
 
 function failure(one: Case, set: TestSet, error: unknown): Outcome {
@@ -122,10 +144,10 @@ function failure(one: Case, set: TestSet, error: unknown): Outcome {
 }
 
 function printOutcome({ id, set, status, max_abs, max_rel, message }: Outcome): void {
-  const colour = status === "pass" ? "green" : "red";
+  const colour = status === "pass" ? "green" : status === "unstable" ? "yellow" : "red";
   const numbers = max_abs === null ? "" : `  max abs ${shown(max_abs)}, max rel ${shown(max_rel)}`;
   print(
-    `${paint(colour, status.padEnd(5))}  ${id}  ${paint("dim", set)}${numbers}${message ? `\n       ${message.replaceAll("\n", "\n       ")}` : ""}`,
+    `${paint(colour, status.padEnd(8))}  ${id}  ${paint("dim", set)}${numbers}${message ? `\n          ${message.replaceAll("\n", "\n          ")}` : ""}`,
   );
 }
 
