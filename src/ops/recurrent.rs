@@ -406,13 +406,22 @@ impl Operator for Recurrent {
         }
         let count = ctx.input_count();
         let has = self.given(ctx.inputs, count);
-        let used = [Some(X), Some(W), Some(R), has[0].then_some(B), has[2].then_some(INITIAL_H)];
+        let used = [
+            Some(X),
+            Some(W),
+            Some(R),
+            has[0].then_some(B),
+            has[2].then_some(INITIAL_H),
+        ];
         let used = used
             .into_iter()
             .chain([has[3].then_some(INITIAL_C), has[4].then_some(P)])
             .flatten();
         let floats = { used }.all(|index| ctx.optional_input(index).is_some_and(|desc| desc.dtype == DType::F32));
-        let lengths = !has[1] || ctx.optional_input(SEQUENCE_LENS).is_some_and(|desc| desc.dtype == DType::I32);
+        let lengths = !has[1]
+            || ctx
+                .optional_input(SEQUENCE_LENS)
+                .is_some_and(|desc| desc.dtype == DType::I32);
         if !floats || !lengths {
             return Ok(None);
         }
@@ -441,7 +450,11 @@ impl Operator for Recurrent {
             batch: params.batch,
             input: params.input,
             hidden: params.hidden,
-            backwards: params.directions.iter().map(|each| each.walk == Walk::Reverse).collect(),
+            backwards: params
+                .directions
+                .iter()
+                .map(|each| each.walk == Walk::Reverse)
+                .collect(),
             batch_first: params.layout == Layout::BatchFirst,
             clip: params.clip,
             activations: [activation(0), activation(1), activation(2)],

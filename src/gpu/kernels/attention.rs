@@ -95,7 +95,11 @@ pub enum Positions {
     /// Those of its number, the past included.
     Past(Before),
     /// Those that an i32 names, one for each row, or the first row's for each sequence or for all.
-    Given { binding: Binding, steps: [usize; 2], run: usize },
+    Given {
+        binding: Binding,
+        steps: [usize; 2],
+        run: usize,
+    },
 }
 
 /// A rotary embedding: cosines and sines `[table, half]`.
@@ -317,7 +321,15 @@ impl Attention {
     pub fn dispatch(&self, caps: &GpuCaps) -> Option<Dispatch> {
         let rows = elements(&[self.batch, self.heads, self.queries], caps)?;
         elements(&[rows, self.value_size], caps)?;
-        elements(&[self.batch, self.kv_heads, self.keys, self.head_size.max(self.value_size)], caps)?;
+        elements(
+            &[
+                self.batch,
+                self.kv_heads,
+                self.keys,
+                self.head_size.max(self.value_size),
+            ],
+            caps,
+        )?;
         let clamped = |value: i64| value.clamp(0, 1 << 30) as i32;
         let wide = self.q.is_wide(self.head_size) && self.k.is_wide(self.head_size);
         let wide_values = self.v.is_wide(self.value_size) && self.to.is_wide(self.value_size);

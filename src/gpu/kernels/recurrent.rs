@@ -21,9 +21,13 @@ pub struct Given {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Gates i, o, f, c; the forget gate may be what the input gate leaves.
-    Lstm { coupled: bool },
+    Lstm {
+        coupled: bool,
+    },
     /// Gates z, r, h; the reset applies to the state, or to its product.
-    Gru { resets_state: bool },
+    Gru {
+        resets_state: bool,
+    },
     Rnn,
 }
 
@@ -184,7 +188,9 @@ impl Layer<'_> {
             dispatch = dispatch.storage("resets", "f32", scratch(RESETS, access));
         }
         if self.given.inputs[1] {
-            dispatch = dispatch.flag("LENGTHS", true).storage("lengths", "i32", Binding::Input(4));
+            dispatch = dispatch
+                .flag("LENGTHS", true)
+                .storage("lengths", "i32", Binding::Input(4));
         }
         if !is_reset {
             if is_lstm {
@@ -221,10 +227,7 @@ pub fn recurrent(params: &Params, given: Given, caps: &GpuCaps) -> Option<GpuKer
         units,
     };
     let is_lstm = matches!(p.kind, Kind::Lstm { .. });
-    let mut dispatches = vec![
-        layer.input(gates)?,
-        layer.set(STATES, given.inputs[2].then_some(5))?,
-    ];
+    let mut dispatches = vec![layer.input(gates)?, layer.set(STATES, given.inputs[2].then_some(5))?];
     if is_lstm {
         dispatches.push(layer.set(CELLS, given.inputs[3].then_some(6))?);
     }

@@ -164,20 +164,26 @@ fn on_gpu(settings: Settings, ctx: &GpuLowering<'_>) -> Option<GpuKernel> {
             let rows_of = gpu::Rows::row_by_row(Binding::Input(index), rows, n, hidden / n);
             Some((rows_of, rows, hidden / n))
         }
-        [b, heads, rows, size] if (b, heads) == (batch, n) => {
-            Some((gpu::Rows::head_by_head(Binding::Input(index), n, rows, size), rows, size))
-        }
+        [b, heads, rows, size] if (b, heads) == (batch, n) => Some((
+            gpu::Rows::head_by_head(Binding::Input(index), n, rows, size),
+            rows,
+            size,
+        )),
         _ => None,
     };
-    let [(q, _, head_size), (k, new_keys, k_size), (v, v_rows, value_size)] =
-        match (q_shape, shape(KEY), shape(VALUE)) {
-            (&[_, _, count, 3, size], None, None) if count == n => [0, 1, 2].map(|part| packed(QUERY, queries, size, (part, 3))),
-            (&[_, _, _], Some(&[b, rows, heads, 2, size]), None) if (b, heads) == (batch, n) => {
-                [rows_of(QUERY)?, packed(KEY, rows, size, (0, 2)), packed(KEY, rows, size, (1, 2))]
-            }
-            (&[_, _, _], Some(_), Some(_)) => [rows_of(QUERY)?, rows_of(KEY)?, rows_of(VALUE)?],
-            _ => return None,
-        };
+    let [(q, _, head_size), (k, new_keys, k_size), (v, v_rows, value_size)] = match (q_shape, shape(KEY), shape(VALUE))
+    {
+        (&[_, _, count, 3, size], None, None) if count == n => {
+            [0, 1, 2].map(|part| packed(QUERY, queries, size, (part, 3)))
+        }
+        (&[_, _, _], Some(&[b, rows, heads, 2, size]), None) if (b, heads) == (batch, n) => [
+            rows_of(QUERY)?,
+            packed(KEY, rows, size, (0, 2)),
+            packed(KEY, rows, size, (1, 2)),
+        ],
+        (&[_, _, _], Some(_), Some(_)) => [rows_of(QUERY)?, rows_of(KEY)?, rows_of(VALUE)?],
+        _ => return None,
+    };
     let past = match (shape(PAST_KEY), shape(PAST_VALUE)) {
         (Some(&[b, h, past, size]), Some(other)) => {
             let fits = [b, h, size] == [batch, n, head_size] && other == [batch, n, past, value_size];
@@ -198,7 +204,11 @@ fn on_gpu(settings: Settings, ctx: &GpuLowering<'_>) -> Option<GpuKernel> {
         move |access| Binding::Scratch(index, access)
     };
     // With their bias; keys and values that stand head by head come from a cache, which has it.
-    let mut parts = [(q, queries, head_size), (k, new_keys, head_size), (v, new_keys, value_size)];
+    let mut parts = [
+        (q, queries, head_size),
+        (k, new_keys, head_size),
+        (v, new_keys, value_size),
+    ];
     if let Some(bias) = shape(BIAS) {
         if *bias != [n * (2 * head_size + value_size)] {
             return None;

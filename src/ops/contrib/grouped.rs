@@ -204,7 +204,17 @@ impl Operator for GroupQueryAttention {
 fn on_gpu(settings: Settings, ctx: &GpuLowering<'_>) -> Option<GpuKernel> {
     let shape = |index: usize| Some(&ctx.optional_input(index)?.shape[..]);
     let floats = [
-        QUERY, KEY, VALUE, PAST_KEY, PAST_VALUE, COS, SIN, ATTENTION_BIAS, SINK, QUERY_NORM, KEY_NORM,
+        QUERY,
+        KEY,
+        VALUE,
+        PAST_KEY,
+        PAST_VALUE,
+        COS,
+        SIN,
+        ATTENTION_BIAS,
+        SINK,
+        QUERY_NORM,
+        KEY_NORM,
     ];
     let floats = floats.iter().filter_map(|&index| ctx.optional_input(index));
     let quantised = [KEY_SCALE, VALUE_SCALE].map(|index| ctx.optional_input(index).is_some());
@@ -212,7 +222,9 @@ fn on_gpu(settings: Settings, ctx: &GpuLowering<'_>) -> Option<GpuKernel> {
         return None;
     }
     let (n, m) = (settings.heads, settings.kv_heads);
-    let &[batch, rows, hidden] = shape(QUERY)? else { return None };
+    let &[batch, rows, hidden] = shape(QUERY)? else {
+        return None;
+    };
     let is_packed = shape(KEY).is_none();
     let parts = if is_packed { n + 2 * m } else { n };
     let size = (hidden % parts == 0).then_some(hidden / parts)?;

@@ -111,7 +111,9 @@ impl Attention {
     /// The GPU kernel, when everything is f32 and the shapes fit together.
     fn on_gpu(&self, ctx: &GpuLowering<'_>) -> Option<GpuKernel> {
         let shape = |index: usize| Some(&ctx.optional_input(index)?.shape[..]);
-        let floats = [0, 1, 2, 4, 5].into_iter().filter_map(|index| ctx.optional_input(index));
+        let floats = [0, 1, 2, 4, 5]
+            .into_iter()
+            .filter_map(|index| ctx.optional_input(index));
         if { floats }.any(|desc| desc.dtype != DType::F32) {
             return None;
         }
@@ -188,9 +190,15 @@ impl Attention {
             let cache = past.map(|past| (Binding::Input(index + 3), past));
             let sizes = [batch, kv_heads, new_keys, size];
             let before = Before::Same(past.unwrap_or(0));
-            kernel
-                .dispatches
-                .push(gpu::append(cache, &before, &new, sizes, (keys, Rest::Past), to, ctx.caps)?);
+            kernel.dispatches.push(gpu::append(
+                cache,
+                &before,
+                &new,
+                sizes,
+                (keys, Rest::Past),
+                to,
+                ctx.caps,
+            )?);
             Some(Rows::head_by_head(from, kv_heads, keys, size))
         };
         let (k, v) = (cached(1, head_size)?, cached(2, value_size)?);

@@ -105,7 +105,12 @@ impl Whole for RotaryEmbedding {
             ..Preparation::default()
         };
         let sizes = [batch, heads, rows, size];
-        let dispatch = preparation.dispatch(&rows_of(Binding::Input(0)), sizes, &rows_of(Binding::Output(0)), ctx.caps);
+        let dispatch = preparation.dispatch(
+            &rows_of(Binding::Input(0)),
+            sizes,
+            &rows_of(Binding::Output(0)),
+            ctx.caps,
+        );
         Ok(dispatch.map(|dispatch| GpuKernel {
             checks,
             ..GpuKernel::of(vec![dispatch])
