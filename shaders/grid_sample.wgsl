@@ -85,8 +85,9 @@ fn element(index: u32) {
     let item = plane / params.channels;
     var volume = 1;
     //: for d in 0..RANK
-    let x$d = clamp(position(grid[(item * params.spots + spot) * $RANKu + $RANKu - 1u - $du], f32(params.size$d)), -1e9, 1e9);
-    let first$d = i32(floor(x$d)) - $BEFORE;
+    let x$d = position(grid[(item * params.spots + spot) * $RANKu + $RANKu - 1u - $du], f32(params.size$d));
+    let is_nan$d = (bitcast<u32>(x$d) & 0x7fffffffu) > 0x7f800000u;
+    let first$d = select(i32(clamp(floor(x$d), -1e9, 1e9)), 0, is_nan$d) - $BEFORE;
     let part$d = x$d - floor(x$d);
     volume *= params.size$d;
     //: end

@@ -11,6 +11,7 @@ pub mod indexed;
 pub mod lines;
 pub mod matmul;
 pub mod movement;
+pub mod nbits;
 pub mod pool;
 pub mod recurrent;
 pub mod reduce;
