@@ -450,7 +450,7 @@ impl Binary {
             ty: types[index].wgsl(),
             shape: match index {
                 1 => &aligned,
-                _ => &ctx.inputs[index].as_ref().map_or(&aligned, |desc| &desc.shape),
+                _ => ctx.inputs[index].as_ref().map_or(&aligned, |desc| &desc.shape),
             },
         });
         let output = if self.function.is_test() { "u32" } else { ty.wgsl() };

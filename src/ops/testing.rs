@@ -439,7 +439,7 @@ impl TestNode {
             false => GpuType::from_dtype(tensor.dtype()).is_some(),
         };
         let mut inputs = self.inputs.iter().filter(|input| !input.constant);
-        if (count > 24 && count % 8 != 0)
+        if (count > 24 && !count.is_multiple_of(8))
             || self.epilogue.is_some()
             || self.outputs.contains(&false)
             || !inputs.all(|input| input.tensor.as_ref().is_none_or(holds))
