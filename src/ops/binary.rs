@@ -591,7 +591,10 @@ impl Operator for Binary {
 
     fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
         let kernel = on_gpu::pointwise_kernel(self, ctx);
-        Ok(kernel.or_else(|| self.on_words(ctx).filter(|_| ALL_OPERATORS)))
+        if kernel.is_some() || !ALL_OPERATORS {
+            return Ok(kernel);
+        }
+        Ok(self.on_words(ctx))
     }
 
     fn pointwise(&self, inputs: &[PointwiseInput<'_>]) -> Option<PointwiseForm> {

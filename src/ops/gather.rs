@@ -142,11 +142,12 @@ impl Operator for GatherElements {
     }
 
     fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        if !ALL_OPERATORS {
+            return Ok(None);
+        }
         let (data, shape) = (&ctx.input(0)?.shape, &ctx.input(1)?.shape);
         let axis = resolve_axis(self.axis, data.len())?;
-        let indices = ctx
-            .indices(1, &[data[axis]])
-            .filter(|_| ALL_OPERATORS && ctx.moves_gpu_type());
+        let indices = ctx.indices(1, &[data[axis]]).filter(|_| ctx.moves_gpu_type());
         Ok(indices.and_then(|(indices, checks)| {
             let kernel = indexed::gather_elements(data, axis, shape, indices, ctx.caps)?;
             Some(GpuKernel { checks, ..kernel })
@@ -244,10 +245,13 @@ impl Operator for GatherNd {
     }
 
     fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        if !ALL_OPERATORS {
+            return Ok(None);
+        }
         let (data, shape) = (&ctx.input(0)?.shape, &ctx.input(1)?.shape);
         let depth = self.depth(data, shape, shape.last().copied())?.unwrap_or(0);
         let sizes = &data[self.batch_dims..self.batch_dims + depth];
-        let indices = ctx.indices(1, sizes).filter(|_| ALL_OPERATORS && ctx.moves_gpu_type());
+        let indices = ctx.indices(1, sizes).filter(|_| ctx.moves_gpu_type());
         Ok(indices.and_then(|(indices, checks)| {
             let kernel = indexed::gather_nd(data, self.batch_dims, shape, indices, ctx.caps)?;
             Some(GpuKernel { checks, ..kernel })

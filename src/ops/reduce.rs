@@ -444,8 +444,11 @@ impl Operator for ArgReduce {
 
     fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
         let input = ctx.input(0)?;
+        if !ALL_OPERATORS {
+            return Ok(None);
+        }
         let sides = sides(&input.shape, resolve_axis(self.axis, input.shape.len())?);
-        let ty = GpuType::from_dtype(input.dtype).filter(|&ty| ALL_OPERATORS && ty != GpuType::Bool);
+        let ty = GpuType::from_dtype(input.dtype).filter(|&ty| ty != GpuType::Bool);
         let better = match (self.arg, self.tie) {
             (Arg::Max, Tie::First) => ">",
             (Arg::Max, Tie::Last) => ">=",
@@ -561,7 +564,10 @@ impl Operator for CumSum {
 
     fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
         let input = ctx.input(0)?;
-        let ty = GpuType::from_dtype(input.dtype).filter(|&ty| ALL_OPERATORS && ty != GpuType::Bool);
+        if !ALL_OPERATORS {
+            return Ok(None);
+        }
+        let ty = GpuType::from_dtype(input.dtype).filter(|&ty| ty != GpuType::Bool);
         let (Some(ty), Some(axis)) = (ty, ctx.ints(1)) else {
             return Ok(None);
         };

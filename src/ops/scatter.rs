@@ -55,7 +55,7 @@ impl Reduction {
             Reduction::None => ty != GpuType::I64,
             _ => matches!(ty, GpuType::F32 | GpuType::I32 | GpuType::U32),
         };
-        (ALL_OPERATORS && fits).then_some((ty, op))
+        fits.then_some((ty, op))
     }
 
     fn of_float(self, x: f64, y: f64) -> f64 {
@@ -234,6 +234,9 @@ impl Operator for ScatterElements {
     }
 
     fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        if !ALL_OPERATORS {
+            return Ok(None);
+        }
         let (data, shape) = (&ctx.input(0)?.shape, &ctx.input(1)?.shape);
         let axis = resolve_axis(self.axis, data.len())?;
         let fits = data.len() == shape.len() && (0..data.len()).all(|at| at == axis || shape[at] <= data[at]);
@@ -348,6 +351,9 @@ impl Operator for ScatterNd {
     }
 
     fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        if !ALL_OPERATORS {
+            return Ok(None);
+        }
         let (data, shape) = (&ctx.input(0)?.shape, &ctx.input(1)?.shape);
         let Some(sizes) = shape.last().and_then(|&depth| data.get(..depth)) else {
             return Ok(None);

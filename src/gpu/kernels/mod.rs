@@ -17,6 +17,8 @@ pub mod recurrent;
 pub mod reduce;
 pub mod resize;
 pub mod sample;
+#[cfg(all(test, feature = "gpu", not(target_arch = "wasm32")))]
+mod snapshots;
 pub mod volume;
 
 use std::sync::Arc;
