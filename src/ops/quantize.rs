@@ -279,7 +279,7 @@ impl Operator for Linear {
     }
 
     fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
-        if !ALL_OPERATORS {
+        if !ALL_OPERATORS || self.is_quantize {
             return Ok(None);
         }
         Ok(self.on_gpu(ctx))
