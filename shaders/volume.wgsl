@@ -48,7 +48,21 @@ fn element(index: u32) {
     let image = rest / params.channels;
     let channel = rest % params.channels;
     let group = channel / params.group_out;
+    //: if INTEGER
+    var value = 0;
+    //: if XZERO
+    let x_zero = i32(x_zeros[0]);
+    //: else
+    let x_zero = 0;
+    //: end
+    //: if WZERO
+    let w_zero = i32(w_zeros[min(channel, params.w_zero_count - 1u)]);
+    //: else
+    let w_zero = 0;
+    //: end
+    //: else
     var value = 0.0;
+    //: end
     //: end
 
     for (var tap = 0u; tap < taps; tap++) {
@@ -99,10 +113,14 @@ fn element(index: u32) {
         for (var c = 0u; c < params.group_in; c++) {
             let channel_in = group * params.group_in + c;
             let x = input[(image * params.channels_in + channel_in) * u32(volume) + u32(place)];
+            //: if INTEGER
+            value += (i32(x) - x_zero) * (i32(weights[(channel * params.group_in + c) * taps + tap]) - w_zero);
+            //: else
             //: if TRANSPOSED
             value += x * weights[(channel_in * params.group_out + channel % params.group_out) * taps + tap];
             //: else
             value += x * weights[(channel * params.group_in + c) * taps + tap];
+            //: end
             //: end
         }
         //: end
@@ -120,9 +138,15 @@ fn element(index: u32) {
     //: if BIAS
     value += bias[channel];
     //: end
+    //: if INTEGER
+    output[index] = stored(value, channel, index);
+    //: else
     //: if EPILOGUE
     value = epilogue(value, index);
     //: end
-    //: end
     output[index] = value;
+    //: end
+    //: else
+    output[index] = value;
+    //: end
 }

@@ -13,7 +13,11 @@ use crate::{
     error::Result,
     gpu::{
         kernel::{GpuKernel, GpuType},
-        kernels::elementwise::{self as gpu_elementwise, Input},
+        kernels::{
+            elementwise::{self as gpu_elementwise, Input},
+            integer,
+        },
+        wgsl::DispatchBuilder,
     },
     graph::Node,
     tensor::{DType, Dim, Rounding, SmallFloat, display_shape, element_count, resolve_axis},
@@ -279,7 +283,7 @@ impl Operator for Linear {
     }
 
     fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
-        if !ALL_OPERATORS || self.is_quantize {
+        if !ALL_OPERATORS {
             return Ok(None);
         }
         Ok(self.on_gpu(ctx))
@@ -346,12 +350,13 @@ impl Linear {
             None => "0.0",
         };
         let value = match (self.is_quantize, zero_point) {
-            (true, _) => format!("{word}(clamp(round(x0 / x1) + {zero}, {range}))"),
+            (true, _) => format!("{word}(select(clamp(round(x0 / x1) + {zero}, {range}), 0.0, is_nan(x0)))"),
             // The difference of integers of 32 bits does not fit a float.
             (false, Some(_)) => "f32(i32(x0) - i32(x2)) * x1".to_string(),
             (false, None) => "f32(x0) * x1".to_string(),
         };
-        gpu_elementwise::kernel(&value, &inputs, to, &output.shape, |dispatch| dispatch, ctx.caps)
+        let prepare = |dispatch: DispatchBuilder| dispatch.flag("TRUNCATE", self.is_quantize);
+        gpu_elementwise::kernel(&value, &inputs, to, &output.shape, prepare, ctx.caps)
     }
 }
 
@@ -444,6 +449,19 @@ impl Operator for DynamicQuantize {
             }
             Ok(())
         }))
+    }
+
+    fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        if !ALL_OPERATORS {
+            return Ok(None);
+        }
+        let count = ctx.input(0)?.shape.iter().product();
+        let wanted = [0, 1, 2].map(|index| ctx.optional_output(index).is_some());
+        Ok(integer::dynamic_quantize(count, wanted, ctx.caps))
+    }
+
+    fn takes_narrowed(&self) -> bool {
+        true
     }
 }
 

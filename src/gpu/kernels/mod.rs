@@ -8,6 +8,7 @@ pub mod conv;
 pub mod elementwise;
 pub mod fourier;
 pub mod indexed;
+pub mod integer;
 pub mod lines;
 pub mod matmul;
 pub mod movement;

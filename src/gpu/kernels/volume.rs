@@ -7,7 +7,7 @@ use super::super::wgsl::{DispatchBuilder, shader_text};
 use super::conv::Window;
 use super::{elements, flat, flat_kernel};
 
-const VOLUME: &str = shader_text!("../../../shaders/volume.wgsl");
+pub(super) const VOLUME: &str = shader_text!("../../../shaders/volume.wgsl");
 
 /// What a window of elements becomes.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -22,7 +22,12 @@ pub enum VolumePool {
 }
 
 /// Declares the sizes of a window; `None` when they do not fit or a shader could not count with them.
-fn bind(dispatch: DispatchBuilder, window: &Window, input: &[usize], output: &[usize]) -> Option<DispatchBuilder> {
+pub(super) fn bind(
+    dispatch: DispatchBuilder,
+    window: &Window,
+    input: &[usize],
+    output: &[usize],
+) -> Option<DispatchBuilder> {
     let rank = input.len();
     let (before, after) = window.pads.split_at_checked(rank)?;
     let lists = [window.kernel, window.strides, window.dilations, output, before, after];
