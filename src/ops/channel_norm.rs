@@ -225,9 +225,12 @@ impl Operator for BatchNorm {
     }
 
     fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        if !ALL_OPERATORS {
+            return Ok(None);
+        }
         let shape = &ctx.input(0)?.shape;
         let f32_only = (0..5).all(|index| ctx.optional_input(index).is_some_and(|desc| desc.dtype == DType::F32));
-        if !ALL_OPERATORS || self.trains || self.per_element || !f32_only || shape.is_empty() {
+        if self.trains || self.per_element || !f32_only || shape.is_empty() {
             return Ok(None);
         }
         let channels = shape.get(1).copied().unwrap_or(1);
@@ -327,6 +330,9 @@ impl Operator for Lrn {
     }
 
     fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        if !ALL_OPERATORS {
+            return Ok(None);
+        }
         let x = ctx.input(0)?;
         let LocalResponse {
             size,
@@ -335,7 +341,7 @@ impl Operator for Lrn {
             bias,
         } = self.0;
         Ok(match &x.shape[..] {
-            [n, channels, rest @ ..] if ALL_OPERATORS && x.dtype == DType::F32 => lines::local_response(
+            [n, channels, rest @ ..] if x.dtype == DType::F32 => lines::local_response(
                 [*n, *channels, rest.iter().product()],
                 size,
                 [alpha, beta, bias],
@@ -499,8 +505,11 @@ impl Operator for AxesNorm {
     }
 
     fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        if !ALL_OPERATORS {
+            return Ok(None);
+        }
         let x = ctx.input(0)?;
-        if !ALL_OPERATORS || x.dtype != DType::F32 {
+        if x.dtype != DType::F32 {
             return Ok(None);
         }
         let axes = resolve_axes(&self.axes, x.shape.len())?;

@@ -261,11 +261,14 @@ impl Operator for ReverseSequence {
     }
 
     fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        if !ALL_OPERATORS {
+            return Ok(None);
+        }
         let shape = &ctx.input(0)?.shape;
         let (batch, time) = self.axes(shape.len())?;
         let lengths = ctx.input(1)?;
         let fits = ctx.checked(1, Check::Between(0, shape[time] as i64)).is_some();
-        if !ALL_OPERATORS || !ctx.moves_gpu_type() || !fits || lengths.shape != [shape[batch]] {
+        if !ctx.moves_gpu_type() || !fits || lengths.shape != [shape[batch]] {
             return Ok(None);
         }
         Ok(indexed::reverse_sequence(shape, batch, time, ctx.caps))

@@ -65,6 +65,9 @@ impl Operator for OneHot {
     }
 
     fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        if !ALL_OPERATORS {
+            return Ok(None);
+        }
         let output = ctx.output(0)?;
         let axis = resolve_axis(self.axis, output.shape.len())?;
         let (before, after) = (&output.shape[..axis], &output.shape[axis + 1..]);
@@ -73,7 +76,7 @@ impl Operator for OneHot {
         let (Some(ty), Some(values)) = (GpuType::held(indices.dtype), GpuType::held(output.dtype)) else {
             return Ok(None);
         };
-        if !ALL_OPERATORS || values == GpuType::I64 || ctx.input(2)?.shape != [2] {
+        if values == GpuType::I64 || ctx.input(2)?.shape != [2] {
             return Ok(None);
         }
         Ok(indexed::one_hot(ty, sides, ctx.caps))
@@ -541,12 +544,15 @@ impl Operator for TopK {
     }
 
     fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        if !ALL_OPERATORS {
+            return Ok(None);
+        }
         let input = ctx.input(0)?;
         let outputs = [ctx.optional_output(0), ctx.optional_output(1)];
         let (Some(output), Some(ty)) = (outputs[0].or(outputs[1]), GpuType::from_dtype(input.dtype)) else {
             return Ok(None);
         };
-        if !ALL_OPERATORS || ty == GpuType::Bool {
+        if ty == GpuType::Bool {
             return Ok(None);
         }
         let axis = resolve_axis(self.axis, input.shape.len())?;

@@ -62,9 +62,12 @@ impl Operator for Where {
 
     fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
         let kernel = on_gpu::pointwise_kernel(self, ctx);
+        if kernel.is_some() || !ALL_OPERATORS {
+            return Ok(kernel);
+        }
         let output = ctx.output(0)?;
         let is_exact = GpuType::held(output.dtype).is_some_and(|ty| ty != GpuType::I64);
-        if kernel.is_some() || !is_exact || !ALL_OPERATORS {
+        if !is_exact {
             return Ok(kernel);
         }
         let input = |index: usize| -> Result<Input<'_>> {
@@ -312,9 +315,12 @@ impl Operator for Clip {
 
     fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
         let kernel = on_gpu::pointwise_kernel(self, ctx);
+        if kernel.is_some() || !ALL_OPERATORS {
+            return Ok(kernel);
+        }
         let input = ctx.input(0)?;
         let ty = match GpuType::from_dtype(input.dtype) {
-            Some(ty @ (GpuType::I32 | GpuType::U32)) if kernel.is_none() && ALL_OPERATORS => ty.wgsl(),
+            Some(ty @ (GpuType::I32 | GpuType::U32)) => ty.wgsl(),
             _ => return Ok(kernel),
         };
         let shape = &input.shape;

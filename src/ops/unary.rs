@@ -372,10 +372,10 @@ impl Operator for Unary {
 
     fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
         let kernel = on_gpu::pointwise_kernel(self, ctx);
-        let input = ctx.input(0)?;
         if kernel.is_some() || !ALL_OPERATORS {
             return Ok(kernel);
         }
+        let input = ctx.input(0)?;
         let (ty, value) = match (GpuType::from_dtype(input.dtype), self.function) {
             (Some(GpuType::I32), Function::Scalar(UnaryOp::Abs)) => ("i32", "abs(x0)"),
             (Some(GpuType::I32), Function::Scalar(UnaryOp::Neg)) => ("i32", "-x0"),
