@@ -146,7 +146,8 @@ fn element(index: u32) {
     //: end
     output[index] = value;
     //: end
-    //: else
+    //: end
+    //: if POOL
     output[index] = value;
     //: end
 }
