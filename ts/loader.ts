@@ -217,7 +217,7 @@ export function pickBuild(operators: Operators, threads: boolean): WasmBuild {
   if (typeof WebAssembly !== "object" || !WebAssembly.validate(probe([0xfd, 0xe4, 0x01]))) {
     throw new ModeletError("unsupported-environment", "modelet needs WebAssembly with SIMD, which this engine lacks");
   }
-  const set = WebAssembly.validate(probe([0xfd, 0x85, 0x02])) ? "relaxed-simd" : "simd128";
+  const set = WebAssembly.validate(probe([0xfd, 0x85, 0x02])) && keepsNaN() ? "relaxed-simd" : "simd128";
   const build = operators === "all" ? (`${set}, all operators` as const) : set;
   return threads ? `${build}, threads` : build;
 }
@@ -230,6 +230,22 @@ function probe(instruction: readonly number[]): Uint8Array<ArrayBuffer> {
   const body = [0, ...operands, ...instruction, 0x0b];
   const code = [0x0a, body.length + 2, 1, body.length, ...body];
   return new Uint8Array([0, 0x61, 0x73, 0x6d, 1, 0, 0, 0, 1, 5, 1, 0x60, 0, 1, 0x7b, 3, 2, 1, 0, ...code]);
+}
+
+/**
+ * Whether relaxed minima and maxima keep a NaN that is their second operand, as those of x86 and Arm do; the format leaves
+ * it open. The relaxed build has clamps of one instruction that rely on it.
+ */
+function keepsNaN(): boolean {
+  const zero = [0x43, 0, 0, 0, 0, 0xfd, 0x13];
+  const nan = [0x43, 0, 0, 0xc0, 0x7f, 0xfd, 0x13];
+  // Lane 0 of relaxed_min(0, relaxed_max(0, NaN)).
+  const body = [0, ...zero, ...zero, ...nan, 0xfd, 0x8e, 0x02, 0xfd, 0x8d, 0x02, 0xfd, 0x1f, 0, 0x0b];
+  const code = [0x0a, body.length + 2, 1, body.length, ...body];
+  const head = [0, 0x61, 0x73, 0x6d, 1, 0, 0, 0, 1, 5, 1, 0x60, 0, 1, 0x7d, 3, 2, 1, 0, 7, 5, 1, 1, 0x66, 0, 0];
+  const module = new WebAssembly.Module(new Uint8Array([...head, ...code]));
+  const { f } = new WebAssembly.Instance(module).exports;
+  return Number.isNaN((f as () => number)());
 }
 
 async function start(kind: Kind, workers: Workers | undefined, threads: number, wasmUrl?: string | URL): Promise<Core> {

@@ -58,5 +58,22 @@ export const convolutions = [
   conv("mobilenet", 3, 32, 1, 224, 3, 2),
   conv("mobilenet", 32, 16, 1, 112, 1, 1),
   ...depthwise,
+  conv("mobilenet", 576, 576, 576, 14, 3, 2),
   conv("mobilenet", 240, 240, 240, 28, 5, 1),
+  conv("mobilenet", 128, 128, 128, 50, 5, 2),
+  conv("mobilenet", 96, 96, 96, 40, 7, 1),
 ];
+
+/** Poolings as [kind, channels, size, kernel, stride, pad]. */
+export const poolings = [
+  ["max", 64, 112, 3, 2, 0],
+  ["max", 192, 27, 3, 1, 1],
+  ["max", 512, 13, 3, 1, 1],
+  ["max", 32, 160, 2, 2, 0],
+  ["average", 136, 28, 3, 2, 1],
+  ["average", 256, 28, 2, 2, 0],
+  ["average", 1024, 7, 7, 1, 0],
+];
+
+/** Local response normalisations as [channels, size]. */
+export const responses = [[192, 55]];

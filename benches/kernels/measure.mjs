@@ -1,6 +1,6 @@
 // Measures the kernels in an instantiated module, beside the multiply-add roof and, if asked for, beside
 // onnxruntime-web, in alternating rounds of one run. Works in Node.js and in a page.
-import { convolutions, products } from "./cases.mjs";
+import { convolutions, poolings, products, responses } from "./cases.mjs";
 import { convModel } from "./onnx_conv.mjs";
 
 const ROUNDS = 40;
@@ -69,6 +69,13 @@ function list(wasm) {
   for (const shape of convolutions) {
     const { text, from, to, groups, size, kernel, stride } = shape;
     cases.push({ text, shape, make: () => wasm.bench_conv(from, to, groups, size, kernel, stride) });
+  }
+  for (const [kind, channels, size, kernel, stride, pad] of poolings) {
+    const make = () => wasm.bench_pool(channels, size, kernel, stride, pad, kind === "average" ? 1 : 0);
+    cases.push({ text: `${kind} pool ${kernel}x${kernel}/${stride} ${channels} @${size}`, make });
+  }
+  for (const [channels, size] of responses) {
+    cases.push({ text: `lrn ${channels} @${size}`, make: () => wasm.bench_lrn(channels, size) });
   }
   return cases;
 }

@@ -178,7 +178,9 @@ impl ConvPlan {
             && params.strides == [1; 3]
             && params.pads_begin == [0; 3]
             && params.pads_end == [0; 3];
-        let method = if params.in_channels == params.groups && Depthwise::supports(&params) {
+        // Many filters on one channel are a product: each column that is gathered serves them all.
+        let depthwise = params.in_channels == params.groups && params.out_channels < 8 * params.groups;
+        let method = if depthwise && Depthwise::supports(&params) {
             Method::Depthwise(Depthwise::new(&params))
         } else if plain {
             Method::Pointwise
@@ -489,6 +491,25 @@ mod tests {
         }
     }
 
+    /// One-dimensional.
+    fn line(
+        channels: (usize, usize),
+        groups: usize,
+        len: usize,
+        kernel: usize,
+        stride: usize,
+        pad: usize,
+    ) -> ConvParams {
+        ConvParams {
+            input: [1, 1, len],
+            kernel: [1, 1, kernel],
+            strides: [1, 1, stride],
+            pads_begin: [0, 0, pad],
+            pads_end: [0, 0, pad],
+            ..image(channels, groups, len, kernel, stride, pad)
+        }
+    }
+
     #[test]
     fn network_layers_match_the_definition() {
         let mut rng = Rng::new(4);
@@ -501,6 +522,18 @@ mod tests {
             image((5, 5), 5, 30, 3, 2, 1),
             image((5, 10), 5, 17, 5, 2, 2),
             image((8, 8), 8, 7, 5, 1, 2),
+            image((60, 60), 60, 7, 3, 1, 1),
+            // Planes of several bands of rows.
+            image((2, 2), 2, 130, 3, 1, 1),
+            image((2, 4), 2, 151, 5, 2, 2),
+            line((1, 2), 1, 2000, 60, 3, 7),
+            line((5, 5), 5, 40, 7, 1, 3),
+            line((1, 20), 1, 500, 31, 8, 0),
+            // Planes of two rows.
+            ConvParams {
+                input: [1, 2, 23],
+                ..image((9, 9), 9, 2, 5, 1, 2)
+            },
             image((16, 16), 4, 20, 3, 1, 1),
         ] {
             check(&mut rng, params);

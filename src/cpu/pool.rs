@@ -195,6 +195,7 @@ impl Largest {
         threads.run(split.parts, &|part| {
             // SAFETY: the piece of the thread that runs this part.
             let line = unsafe { lines.of(part) };
+            line.fill(f32::NEG_INFINITY);
             for plane in split.range(part.index) {
                 // SAFETY: each plane belongs to one part.
                 let out = unsafe { out.slice(plane * to..(plane + 1) * to) };
@@ -203,54 +204,115 @@ impl Largest {
         });
     }
 
+    /// One plane. The borders of `line` hold the lowest value.
     fn plane(params: &PoolParams, input: &[f32], out: &mut [f32], line: &mut [f32]) {
         let [_, in_h, in_w] = params.input;
         let [_, out_h, out_w] = params.output;
         let pad = params.pads_begin[2].min(line.len());
         let width = in_w.min(line.len() - pad);
+        let across = match (params.kernel[2], params.strides[2]) {
+            (2, 1) => Largest::across::<2, 1>,
+            (2, 2) => Largest::across::<2, 2>,
+            (3, 1) => Largest::across::<3, 1>,
+            (3, 2) => Largest::across::<3, 2>,
+            (_, 1) => Largest::across::<0, 1>,
+            (_, 2) => Largest::across::<0, 2>,
+            _ => Largest::across::<0, 0>,
+        };
         for (index, out) in out.chunks_exact_mut(out_w).enumerate() {
-            line.fill(f32::NEG_INFINITY);
-            for kz in params.taps(0, index / out_h) {
-                for ky in params.taps(1, index % out_h) {
-                    let z = params.input_place(0, index / out_h, kz);
-                    let y = params.input_place(1, index % out_h, ky);
-                    let from = input[(z * in_h + y) * in_w..][..width].chunks(LANES);
-                    for (to, from) in line[pad..pad + width].chunks_mut(LANES).zip(from) {
-                        match (to.as_chunks_mut::<LANES>().0, from.as_chunks::<LANES>().0) {
-                            ([to], [from]) => F32x4::load(to).at_least(F32x4::load(from)).store(to),
-                            _ => F32x4::load_partial(to, 0.0)
-                                .at_least(F32x4::load_partial(from, 0.0))
-                                .store_partial(to),
-                        }
-                    }
+            let (depths, rows) = (params.taps(0, index / out_h), params.taps(1, index % out_h));
+            let column = &mut line[pad..pad + width];
+            if depths.is_empty() || rows.is_empty() {
+                column.fill(f32::NEG_INFINITY);
+            }
+            for z in depths.clone() {
+                let z_first = z == depths.start;
+                let z = params.input_place(0, index / out_h, z) * in_h;
+                // Three lines at a time; those that are not there are read again.
+                for first in rows.clone().step_by(3) {
+                    let at = |tap: usize| {
+                        let y = params.input_place(1, index % out_h, (first + tap).min(rows.end - 1));
+                        &input[(z + y) * in_w..][..width]
+                    };
+                    Largest::down(column, [at(0), at(1), at(2)], z_first && first == rows.start);
                 }
             }
-            Largest::across(params, line, out);
+            across(params, line, out);
         }
     }
 
-    /// Folds the windows along a line of column results.
-    fn across(params: &PoolParams, line: &[f32], out: &mut [f32]) {
-        let stride = params.strides[2];
-        for (step, out) in out.chunks_mut(LANES).enumerate() {
-            let mut result = F32x4::splat(f32::NEG_INFINITY);
-            for tap in 0..params.kernel[2] {
-                let from = &line[step * LANES * stride + tap * params.dilations[2]..];
-                let values = match stride {
-                    1 => F32x4::load(from),
-                    2 => F32x4::even_odd(F32x4::load(from), F32x4::load(&from[LANES - 1..])),
-                    _ => F32x4::from_array(std::array::from_fn(|lane| {
-                        from.get(lane * stride).copied().unwrap_or(0.0)
-                    })),
-                };
-                result = result.at_least(values);
+    /// The largest of three lines, and of what stands in `column` unless it is fresh.
+    #[inline(never)]
+    fn down(column: &mut [f32], lines: [&[f32]; 3], fresh: bool) {
+        let [a, b, c] = lines.map(|line| &line[..column.len()]);
+        let mut x = 0;
+        while x < column.len() {
+            if column.len() < LANES {
+                let mut largest = max_of(a[x], max_of(b[x], c[x]));
+                if !fresh {
+                    largest = max_of(column[x], largest);
+                }
+                column[x] = largest;
+                x += 1;
+                continue;
             }
+            // The last vector begins early enough to end with the lines.
+            let at = x.min(column.len() - LANES);
+            let load = |line: &[f32]| F32x4::load(&line[at..]);
+            let mut largest = load(a).at_least(load(b)).at_least(load(c));
+            if !fresh {
+                largest = largest.at_least(load(column));
+            }
+            largest.store(&mut column[at..]);
+            x += LANES;
+        }
+    }
+
+    /// Folds the windows along a line of column results; `K` and `S` are the kernel's size and stride where not 0.
+    #[inline(never)]
+    fn across<const K: usize, const S: usize>(params: &PoolParams, line: &[f32], out: &mut [f32]) {
+        let stride = params.strides[2];
+        let (kernel, dilation) = (if K > 0 { K } else { params.kernel[2].max(1) }, params.dilations[2]);
+        let reach = (kernel - 1) * dilation;
+        // What the last vectors read, see `pool_scratch_len`.
+        assert!((out.len() - 1) * stride + reach + 2 * LANES <= line.len());
+        // SAFETY: called below for places whose windows end within the line, as was asserted.
+        let windows = |first: usize| unsafe {
+            let at = line.as_ptr().add(first);
+            let mut largest = F32x4::load_ptr(at);
+            for tap in 1..kernel {
+                largest = largest.at_least(F32x4::load_ptr(at.add(tap * dilation)));
+            }
+            largest
+        };
+        for (step, out) in out.chunks_mut(LANES).enumerate() {
+            let first = step * LANES * stride;
+            let result = match S {
+                1 => windows(first),
+                // Every other of two vectors, of which the second begins where the first one's last window does.
+                2 => F32x4::even_odd(windows(first), windows(first + LANES - 1)),
+                _ => F32x4::from_array(std::array::from_fn(|lane| {
+                    let taps = line
+                        .get(first + lane * stride..)
+                        .unwrap_or(&[])
+                        .iter()
+                        .step_by(dilation);
+                    taps.take(kernel)
+                        .fold(f32::NEG_INFINITY, |largest, &value| max_of(largest, value))
+                })),
+            };
             match out.as_chunks_mut::<LANES>().0 {
                 [out] => result.store(out),
                 _ => result.store_partial(out),
             }
         }
     }
+}
+
+/// As [`F32x4::at_least`].
+#[inline(always)]
+fn max_of(a: f32, b: f32) -> f32 {
+    if a < b { b } else { a }
 }
 
 /// The largest value of each window. A NaN in a window may or may not be seen, as in ONNX Runtime. `scratch` has
@@ -317,6 +379,8 @@ pub struct AveragePool {
     params: PoolParams,
     /// Per axis and output, 1 / the positions that count.
     factors: [Box<[f32]>; 3],
+    /// The outputs of a line whose windows do not reach beyond the input's sides; none where that is not worth knowing.
+    whole: Range<usize>,
 }
 
 impl AveragePool {
@@ -325,7 +389,12 @@ impl AveragePool {
             let factor = |output| 1.0 / params.count(axis, output, count).max(1) as f32;
             (0..params.output[axis]).map(factor).collect()
         });
-        Self { params, factors }
+        let (first, last) = (params.inside(2, 0), params.inside(2, params.kernel[2].max(1) - 1));
+        let mut whole = first.start.max(last.start)..first.end.min(last.end);
+        if params.strides[2] > 2 || params.kernel[2] == 0 || whole.end < whole.start + LANES {
+            whole = 0..0;
+        }
+        Self { params, factors, whole }
     }
 
     /// The average of each window; 0 where no position counts. Values are added in the order of the definition: a
@@ -335,25 +404,69 @@ impl AveragePool {
     /// When a slice is too short.
     pub fn run(&self, input: &[f32], out: &mut [f32], threads: &Threads) {
         let params = &self.params;
-        let [_, out_h, out_w] = params.output;
         let (from, to) = (volume(params.input), volume(params.output));
+        let out_w = params.output[2];
         let out = &mut out[..params.planes * to];
         threads.rows_mut(out, to, to * volume(params.kernel), |first, out| {
             for (plane, out) in out.chunks_exact_mut(to).enumerate() {
                 let input = &input[(first + plane) * from..][..from];
-                out.fill(0.0);
-                params.for_lines(|line, outputs, first| {
-                    let out = &mut out[line + outputs.start..line + outputs.end];
-                    fold_line(out, &input[first..], params.strides[2], |sum, value| *sum += value);
-                });
                 for (line, out) in out.chunks_exact_mut(out_w).enumerate() {
-                    let factor = self.factors[0][line / out_h] * self.factors[1][line % out_h];
-                    for (value, x) in out.iter_mut().zip(&self.factors[2]) {
-                        *value *= factor * x;
-                    }
+                    self.line(input, line, out);
                 }
             }
         });
+    }
+
+    /// One line of the output, four windows at a time where they do not reach beyond the input's sides.
+    #[inline(never)]
+    fn line(&self, input: &[f32], line: usize, out: &mut [f32]) {
+        let params = &self.params;
+        let ([_, in_h, in_w], stride, dilation) = (params.input, params.strides[2], params.dilations[2]);
+        let (z, y) = (line / params.output[1], line % params.output[1]);
+        let (depths, rows) = (params.taps(0, z), params.taps(1, y));
+        let factor = self.factors[0][z] * self.factors[1][y];
+        let factors = &self.factors[2][..out.len()];
+        let line_at = |kz, ky| (params.input_place(0, z, kz) * in_h + params.input_place(1, y, ky)) * in_w;
+        let (mut x, whole) = (0, &self.whole);
+        while x < out.len() {
+            if whole.contains(&x) {
+                // The last vector begins early enough to end with those windows.
+                let at = x.min(whole.end - LANES);
+                let first = at * stride - params.pads_begin[2];
+                let last = first + (params.kernel[2] - 1) * dilation + (LANES - 1) * stride;
+                assert!(last < in_w, "the windows reach beyond the line");
+                let mut sums = F32x4::zero();
+                for kz in depths.clone() {
+                    for ky in rows.clone() {
+                        let line = &input[line_at(kz, ky)..][..in_w];
+                        for tap in 0..params.kernel[2] {
+                            // SAFETY: the last place that is read, of the last tap, lies in the line, as was asserted.
+                            sums += unsafe {
+                                let from = line.as_ptr().add(first + tap * dilation);
+                                match stride {
+                                    1 => F32x4::load_ptr(from),
+                                    _ => F32x4::even_odd(F32x4::load_ptr(from), F32x4::load_ptr(from.add(LANES - 1))),
+                                }
+                            };
+                        }
+                    }
+                }
+                (sums * (F32x4::splat(factor) * F32x4::load(&factors[at..]))).store(&mut out[at..]);
+                x = at + LANES;
+                continue;
+            }
+            let (taps, mut sum) = (params.taps(2, x), 0.0);
+            for kz in depths.clone() {
+                for ky in rows.clone() {
+                    let line = line_at(kz, ky);
+                    for kx in taps.clone() {
+                        sum += input[line + params.input_place(2, x, kx)];
+                    }
+                }
+            }
+            out[x] = sum * (factor * factors[x]);
+            x += 1;
+        }
     }
 }
 

@@ -275,6 +275,12 @@ impl F32x4 {
         Self(imp::even_odd(a.0, b.0))
     }
 
+    /// The even lanes of `a` and then of `b`, and the odd ones.
+    #[inline(always)]
+    pub fn unzip(a: Self, b: Self) -> [Self; 2] {
+        [Self(imp::evens(a.0, b.0)), Self(imp::odds(a.0, b.0))]
+    }
+
     /// The sum of the lanes: `(0 + 2) + (1 + 3)`.
     #[inline(always)]
     pub fn sum(self) -> f32 {
@@ -503,6 +509,11 @@ mod tests {
         let even_odd = F32x4::even_odd(F32x4::from_array(rows[0]), F32x4::from_array(rows[1]));
         assert_eq!(even_odd.to_array(), [0.0, 2.0, 5.0, 7.0]);
         assert_eq!(scalar::even_odd(rows[0], rows[1]), [0.0, 2.0, 5.0, 7.0]);
+        let [evens, odds] = F32x4::unzip(F32x4::from_array(rows[0]), F32x4::from_array(rows[1]));
+        assert_eq!(evens.to_array(), [0.0, 2.0, 4.0, 6.0]);
+        assert_eq!(odds.to_array(), [1.0, 3.0, 5.0, 7.0]);
+        assert_eq!(scalar::evens(rows[0], rows[1]), evens.to_array());
+        assert_eq!(scalar::odds(rows[0], rows[1]), odds.to_array());
         assert_eq!(F32x4::from_array(rows[1]).splat_lane::<2>().to_array(), [6.0; 4]);
     }
 

@@ -1,5 +1,7 @@
 //! Element-wise operators of two and more broadcast inputs: arithmetic, comparison, logic, bits, PRelu.
 
+use std::cmp::Ordering;
+
 use super::{
     CpuLowering, InferContext, Operator, PointwiseForm, PointwiseInput,
     context::broadcast_dims,
@@ -238,15 +240,16 @@ impl Function {
             Function::Pow => zip(power),
             Function::PRelu if is_u64 => {}
             Function::PRelu => zip(|x, y| if x < 0 { x.wrapping_mul(y) } else { x }),
-            Function::Compare(op) if is_u64 => {
-                x.iter_mut()
-                    .zip(y)
-                    .for_each(|(x, &y)| *x = compare(op, (*x as u64).partial_cmp(&(y as u64))).into());
-            }
             Function::Compare(op) => {
-                x.iter_mut()
-                    .zip(y)
-                    .for_each(|(x, y)| *x = compare(op, (*x).partial_cmp(y)).into());
+                // Selects among three results, which take vectors.
+                let of = |order| i64::from(compare(op, Some(order)));
+                let [less, equal, greater] = [Ordering::Less, Ordering::Equal, Ordering::Greater].map(of);
+                let flip = if is_u64 { i64::MIN } else { 0 };
+                for (x, &y) in x.iter_mut().zip(y) {
+                    let (a, b) = (*x ^ flip, y ^ flip);
+                    let unequal = if a < b { less } else { greater };
+                    *x = if a == b { equal } else { unequal };
+                }
             }
             Function::Logic(op) | Function::Bitwise(op) => match op {
                 LogicOp::And => zip(|x, y| x & y),
@@ -301,7 +304,7 @@ impl Function {
     }
 }
 
-fn compare(op: CompareOp, ordering: Option<std::cmp::Ordering>) -> bool {
+fn compare(op: CompareOp, ordering: Option<Ordering>) -> bool {
     match op {
         CompareOp::Equal => ordering.is_some_and(|ordering| ordering.is_eq()),
         CompareOp::NotEqual => !ordering.is_some_and(|ordering| ordering.is_eq()),
@@ -318,8 +321,8 @@ fn compare_dims(op: CompareOp, x: &Dim, y: &Dim) -> Option<bool> {
     let ordering = match difference.known() {
         Some(difference) => difference.cmp(&0),
         // Surely above or surely below settles all comparisons; "not below" does not settle equality.
-        None if difference.lower_bound() > Some(0) => std::cmp::Ordering::Greater,
-        None if (-difference.clone()).lower_bound() > Some(0) => std::cmp::Ordering::Less,
+        None if difference.lower_bound() > Some(0) => Ordering::Greater,
+        None if (-difference.clone()).lower_bound() > Some(0) => Ordering::Less,
         None => {
             return match op {
                 CompareOp::GreaterOrEqual if difference.is_at_least(&zero) => Some(true),

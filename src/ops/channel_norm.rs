@@ -249,7 +249,8 @@ impl Lrn {
     fn cpu_f32(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
         let (sizes, parameters) = (Lrn::sizes(ctx)?, self.0);
         Ok(CpuKernel::compute("lrn_f32", move |io| {
-            local_response_norm(io.inputs.get(0)?, io.outputs.take(0)?, sizes, parameters);
+            let (input, out) = (io.inputs.get(0)?, io.outputs.take(0)?);
+            local_response_norm(input, out, sizes, parameters, io.threads);
             Ok(())
         }))
     }

@@ -26,6 +26,8 @@ impl Math {
 
 use cpu::conv::{ConvParams, ConvPlan, Filter, Weights};
 use cpu::epilogue::{Bias, Clamp, Epilogue};
+use cpu::norm::{LocalResponse, local_response_norm};
+use cpu::pool::{AverageCount, AveragePool, PoolParams, Rounding, max_pool, pool_scratch_len, pooled_len};
 use cpu::threads::Threads;
 use cpu::gemm::{GemmShape, Lhs, MatrixRef, PackedB, Rhs, gemm, gemm_scratch_len};
 
@@ -118,6 +120,44 @@ pub fn conv_bench(
     Bench { flops, run: Box::new(run) }
 }
 
+/// A square pooling of `[1, channels, size, size]`: maximum, or average (of what lies inside). Each tap counts as one
+/// operation.
+pub fn pool_bench(channels: usize, size: usize, kernel: usize, stride: usize, pad: usize, average: bool) -> Bench {
+    let len = pooled_len(size, kernel, stride, 1, (pad, pad), Rounding::Floor);
+    let params = PoolParams {
+        planes: channels,
+        input: [1, size, size],
+        output: [1, len, len],
+        kernel: [1, kernel, kernel],
+        strides: [1, stride, stride],
+        dilations: [1; 3],
+        pads_begin: [0, pad, pad],
+        pads_end: [0, pad, pad],
+    };
+    let input = values(channels * size * size);
+    let mut out = vec![0.0; channels * len * len];
+    let mut scratch = vec![0.0; pool_scratch_len(&params)];
+    let flops = (out.len() * kernel * kernel) as f64;
+    let plan = AveragePool::new(params.clone(), AverageCount::Inside);
+    let run = move || match average {
+        true => plan.run(&input, &mut out, &Threads::SINGLE),
+        false => max_pool(&params, &input, &mut out, &mut scratch, &Threads::SINGLE),
+    };
+    Bench { flops, run: Box::new(run) }
+}
+
+/// LRN over five channels of `[1, channels, size, size]`: a multiplication and an addition per neighbour.
+pub fn lrn_bench(channels: usize, size: usize) -> Bench {
+    let input = values(channels * size * size);
+    let mut out = vec![0.0; input.len()];
+    let parameters = LocalResponse { size: 5, alpha: 1e-4, beta: 0.75, bias: 1.0 };
+    let flops = (input.len() * 10) as f64;
+    let run = move || {
+        local_response_norm(&input, &mut out, [1, channels, size * size], parameters, &Threads::SINGLE);
+    };
+    Bench { flops, run: Box::new(run) }
+}
+
 #[cfg(target_arch = "wasm32")]
 mod exports {
     use super::*;
@@ -163,6 +203,23 @@ mod exports {
         stride: usize,
     ) -> *mut Bench {
         leak(conv_bench(in_channels, out_channels, groups, size, kernel, stride))
+    }
+
+    #[unsafe(no_mangle)]
+    pub extern "C" fn bench_pool(
+        channels: usize,
+        size: usize,
+        kernel: usize,
+        stride: usize,
+        pad: usize,
+        average: usize,
+    ) -> *mut Bench {
+        leak(pool_bench(channels, size, kernel, stride, pad, average != 0))
+    }
+
+    #[unsafe(no_mangle)]
+    pub extern "C" fn bench_lrn(channels: usize, size: usize) -> *mut Bench {
+        leak(lrn_bench(channels, size))
     }
 
     #[unsafe(no_mangle)]

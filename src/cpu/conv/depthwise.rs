@@ -1,32 +1,52 @@
-//! Depthwise convolution: one input channel per group. Each plane is copied once into a zero-padded plane whose
-//! rows are split by the column stride's phase, so that any stride reads contiguous vectors and no tap checks a border.
-//! Four rows by two vectors of outputs stay in registers over all taps, whatever the kernel, stride and dilation: nine
-//! loads for eight multiply-adds. (One row at a time took three loads for two, and ran at a third of the speed.)
+//! Depthwise convolution: one input channel per group. Bands of rows are copied into zero-padded rows that stay in the
+//! first-level cache, each split by the column stride's phase, so that any stride reads contiguous vectors and no tap
+//! checks a border. Of small planes several are copied at a time: what was just written is slow to read. A tile of eight
+//! vectors of outputs stays in registers over all taps, whatever the kernel, stride and dilation.
 
 use super::{ConvParams, positioned, volume};
 use crate::cpu::epilogue::{Bias, Clamp, Epilogue};
 use crate::cpu::simd::{F32x4, LANES, copy_short};
 use crate::cpu::threads::{Disjoint, PerThread, Threads};
 
-/// Columns computed together: two vectors.
-const STEP: usize = 2 * LANES;
-/// Rows computed together.
-const ROWS: usize = 4;
-/// How many fresh values are handed to the epilogue at once, at least.
-const SEGMENT: usize = 512;
+/// How many padded values are filled at a time: half of a small first-level cache.
+const BAND: usize = 4096;
 
 #[derive(Clone, Debug)]
 pub(super) struct Depthwise {
+    tile: Tile,
     /// The length of one phase of a padded row.
     phase_len: usize,
     /// The length of a padded row: all its phases.
     row_len: usize,
-    /// The rows of the padded plane.
+    /// How many rows of outputs are computed from one filling.
+    band: usize,
+    /// The padded rows of a band.
     rows: usize,
-    /// Where each tap of the kernel reads, relative to the output column in the padded plane's first row.
+    /// How many planes are filled at a time; 1 unless a band is a whole plane.
+    together: usize,
+    /// Where each tap of the kernel reads, relative to the output column in the first padded row.
     taps: Box<[usize]>,
-    /// Whether the taps of a row of the kernel are neighbours in the padded plane.
-    neighbours: bool,
+}
+
+/// The outputs that are computed together: rows × vectors, always eight vectors.
+#[derive(Clone, Copy, Debug)]
+enum Tile {
+    Square,
+    /// For planes of two rows.
+    Flat,
+    /// For planes of one row.
+    Line,
+}
+
+impl Tile {
+    /// Rows, and columns.
+    fn size(self) -> (usize, usize) {
+        match self {
+            Self::Square => (4, 2 * LANES),
+            Self::Flat => (2, 4 * LANES),
+            Self::Line => (1, 8 * LANES),
+        }
+    }
 }
 
 impl Depthwise {
@@ -38,30 +58,43 @@ impl Depthwise {
     pub fn new(params: &ConvParams) -> Self {
         let [_, kernel_h, kernel_w] = params.kernel;
         let [_, dilation_h, dilation_w] = params.dilations;
-        let stride = params.strides[2];
+        let [_, stride_h, stride] = params.strides;
         let [_, out_h, out_w] = params.output();
+        let tile = match out_h {
+            ..2 => Tile::Line,
+            2 => Tile::Flat,
+            _ => Tile::Square,
+        };
+        let (tile_rows, width) = tile.size();
         let reach = kernel_w.saturating_sub(1) * dilation_w / stride;
-        let phase_len = out_w.next_multiple_of(STEP) + reach;
+        // One place more when there are phases: a last column that no window takes in is copied like the others.
+        let phase_len = out_w.next_multiple_of(width) + reach + usize::from(stride > 1);
         let row_len = phase_len * stride;
-        let last_row = out_h.next_multiple_of(ROWS).saturating_sub(1);
-        let rows = last_row * params.strides[1] + kernel_h.saturating_sub(1) * dilation_h + 1;
+        let below = kernel_h.saturating_sub(1) * dilation_h + 1;
+        let all = out_h.next_multiple_of(tile_rows).max(tile_rows);
+        let fitting = (BAND / row_len.max(1)).saturating_sub(below) / stride_h + 1;
+        let band = (fitting / tile_rows * tile_rows).clamp(tile_rows, all);
+        let rows = (band - 1) * stride_h + below;
         let taps = (0..kernel_h * kernel_w)
             .map(|tap| {
                 let (y, x) = (tap / kernel_w * dilation_h, tap % kernel_w * dilation_w);
                 y * row_len + x % stride * phase_len + x / stride
             })
             .collect();
+        let together = if band == all { BAND / (rows * row_len).max(1) } else { 1 };
         Self {
+            tile,
             phase_len,
             row_len,
+            band,
             rows,
+            together: together.clamp(1, params.in_channels.max(1)),
             taps,
-            neighbours: stride == 1 && dilation_w == 1,
         }
     }
 
     pub fn scratch_len(&self) -> usize {
-        self.rows * self.row_len
+        self.together * self.rows * self.row_len
     }
 
     /// Sizes were checked by the caller, except for weights and scratch.
@@ -89,51 +122,44 @@ impl Depthwise {
             ..*epilogue
         };
         let nothing_late = early && late.clamp.is_none() && late.residual.is_none() && late.program.is_none();
-        let lines_of = match params.kernel[2] {
-            3 if self.neighbours => Self::lines::<3>,
-            5 if self.neighbours => Self::lines::<5>,
-            _ => Self::lines::<0>,
+        let lines_of = match self.tile {
+            Tile::Square => Self::lines::<4, 2>,
+            Tile::Flat => Self::lines::<2, 4>,
+            Tile::Line => Self::lines::<1, 8>,
         };
-        let planes = PerThread::new(scratch, self.scratch_len());
+        let padded = PerThread::new(scratch, self.scratch_len());
         let output = Disjoint::new(output);
         let cost = multiplier * positions * self.taps.len() / 8 + volume(params.input);
         let split = threads.split(params.batch * params.in_channels, cost);
         threads.run(split.parts, &|part| {
             // SAFETY: the piece of the thread that runs this part.
-            let plane = unsafe { planes.of(part) };
-            plane.fill(0.0);
-            for channel in split.range(part.index) {
-                self.fill_plane(params, &input[channel * volume(params.input)..], plane);
-                for copy in 0..multiplier {
-                    let row = channel * multiplier + copy;
-                    let out_channel = row % params.out_channels;
-                    let late = positioned(&late, row, out_channel, positions);
-                    let filter = Filter {
-                        weights: &weights[out_channel * self.taps.len()..][..self.taps.len()],
-                        bias: match epilogue.bias {
-                            Bias::PerRow(bias) if early => bias[out_channel],
-                            _ => 0.0,
-                        },
-                        clamp,
-                    };
-                    // SAFETY: each row belongs to one channel, and each channel to one part.
-                    let output = unsafe { output.slice(row * positions..(row + 1) * positions) };
-                    let rows_together = SEGMENT.div_ceil(out_w).next_multiple_of(ROWS);
-                    for (block, lines) in output.chunks_mut(rows_together * out_w).enumerate() {
-                        let first = block * rows_together;
-                        for (group, lines) in lines.chunks_mut(ROWS * out_w).enumerate() {
-                            let start = (first + group * ROWS) * params.strides[1] * self.row_len;
-                            lines_of(
-                                self,
-                                &plane[start..],
-                                params.strides[1] * self.row_len,
-                                &filter,
-                                lines,
-                                out_w,
-                            );
-                        }
+            let padded = unsafe { padded.of(part) };
+            padded.fill(0.0);
+            let channels = split.range(part.index);
+            for first in channels.clone().step_by(self.together) {
+                let group = first..channels.end.min(first + self.together);
+                for top in (0..out_h).step_by(self.band) {
+                    for (channel, padded) in group.clone().zip(padded.chunks_exact_mut(self.rows * self.row_len)) {
+                        self.fill(params, &input[channel * volume(params.input)..], top, padded);
+                    }
+                    let rows = top..out_h.min(top + self.band);
+                    for row in group.start * multiplier..group.end * multiplier {
+                        let out_channel = row % params.out_channels;
+                        let filter = Filter {
+                            weights: &weights[out_channel * self.taps.len()..][..self.taps.len()],
+                            bias: match epilogue.bias {
+                                Bias::PerRow(bias) if early => bias[out_channel],
+                                _ => 0.0,
+                            },
+                            clamp,
+                        };
+                        let start = row * positions;
+                        // SAFETY: each row belongs to one channel, and each channel to one part.
+                        let lines = unsafe { output.slice(start + rows.start * out_w..start + rows.end * out_w) };
+                        let padded = &padded[(row / multiplier - first) * self.rows * self.row_len..];
+                        lines_of(self, padded, params.strides[1] * self.row_len, &filter, lines, out_w);
                         if !nothing_late {
-                            late.apply(0, first * out_w, positions, lines);
+                            positioned(&late, row, out_channel, positions).apply(0, top * out_w, positions, lines);
                         }
                     }
                 }
@@ -141,82 +167,122 @@ impl Depthwise {
         });
     }
 
-    /// Copies a plane of the input to its places. Borders keep the zeros that they had.
-    fn fill_plane(&self, params: &ConvParams, input: &[f32], plane: &mut [f32]) {
+    /// Copies the rows of a plane of the input that the band from output row `top` on reads. Borders at the sides keep
+    /// the zeros that they had.
+    #[inline(never)]
+    fn fill(&self, params: &ConvParams, input: &[f32], top: usize, padded: &mut [f32]) {
         let [_, in_h, in_w] = params.input;
         let [_, pad_h, pad_w] = params.pads_begin;
-        let stride = params.strides[2];
-        if in_w == 0 {
+        let [_, stride_h, stride] = params.strides;
+        let first = top * stride_h;
+        let start = pad_h.saturating_sub(first).min(self.rows);
+        let end = (in_h + pad_h).saturating_sub(first).clamp(start, self.rows);
+        // Rows outside are never written to when a band is a whole plane.
+        if self.band < params.output()[1] {
+            padded[..start * self.row_len].fill(0.0);
+            padded[end * self.row_len..].fill(0.0);
+        }
+        let place = |x: usize| (pad_w + x) % stride * self.phase_len + (pad_w + x) / stride;
+        if in_w == 0 || start == end {
             return;
         }
-        let lines = input.chunks_exact(in_w).take(in_h);
-        for (line, target) in lines.zip(plane.chunks_exact_mut(self.row_len).skip(pad_h)) {
-            for (phase, target) in target.chunks_exact_mut(self.phase_len).enumerate() {
-                // The first column of the input that falls into this phase, and its place there.
-                let first = (phase + stride - pad_w % stride) % stride;
-                let place = (first + pad_w) / stride;
-                if first >= in_w || place >= target.len() {
-                    continue;
-                }
-                let target = &mut target[place..];
-                if stride == 1 {
-                    let len = target.len().min(in_w);
-                    copy_short(&line[..len], &mut target[..len]);
-                    continue;
-                }
-                let line = &line[first..];
-                let mut done = 0;
-                if stride == 2 {
-                    // Two vectors, the second three further on, hold four values of one phase.
-                    while done + LANES <= target.len() && 2 * done + STEP - 1 <= line.len() {
-                        let (a, b) = (
-                            F32x4::load(&line[2 * done..]),
-                            F32x4::load(&line[2 * done + LANES - 1..]),
-                        );
-                        F32x4::even_odd(a, b).store(&mut target[done..]);
-                        done += LANES;
+        let lines = &input[(first + start - pad_h) * in_w..][..(end - start) * in_w];
+        let target = &mut padded[start * self.row_len..end * self.row_len];
+        let (even, odd) = (place(0), place(1));
+        assert!(stride != 2 || even.max(odd) + in_w.div_ceil(2) <= self.row_len);
+        for (line, target) in lines.chunks_exact(in_w).zip(target.chunks_exact_mut(self.row_len)) {
+            match stride {
+                1 => copy_short(line, &mut target[pad_w..pad_w + in_w]),
+                2 if in_w >= 2 * LANES => {
+                    // The last vectors begin early enough to end with the line, or one before.
+                    let last = (in_w - 2 * LANES) & !1;
+                    let mut x = 0;
+                    loop {
+                        // SAFETY: `x` is at most `last`, behind which eight values lie in the line, and half as many places
+                        // in each phase of the row, as was asserted.
+                        unsafe {
+                            let from = line.as_ptr().add(x);
+                            let (a, b) = (F32x4::load_ptr(from), F32x4::load_ptr(from.add(LANES)));
+                            let [a, b] = F32x4::unzip(a, b);
+                            a.store_ptr(target.as_mut_ptr().add(even + x / 2));
+                            b.store_ptr(target.as_mut_ptr().add(odd + x / 2));
+                        }
+                        if x == last {
+                            break;
+                        }
+                        x = (x + 2 * LANES).min(last);
+                    }
+                    if in_w % 2 == 1 {
+                        target[place(in_w - 1)] = line[in_w - 1];
                     }
                 }
-                let line = line.get(stride * done..).unwrap_or(&[]);
-                for (value, &from) in target[done..].iter_mut().zip(line.iter().step_by(stride)) {
-                    *value = from;
+                _ => {
+                    for (x, &value) in line.iter().enumerate() {
+                        target[place(x)] = value;
+                    }
                 }
             }
         }
     }
 
-    /// Up to [`ROWS`] lines of the output, `out_w` long; `plane` begins at the first one's first padded row, and the rows
-    /// of further lines are `step` apart. Where `K` is not 0, the kernel's rows are `K` neighbouring columns.
+    /// Lines of the output, `out_w` long; `padded` begins at the first one's first padded row, and those of further lines
+    /// are `step` apart. `R` lines of `V` vectors are computed together.
     #[inline(never)]
-    fn lines<const K: usize>(&self, plane: &[f32], step: usize, filter: &Filter, lines: &mut [f32], out_w: usize) {
+    fn lines<const R: usize, const V: usize>(
+        &self,
+        padded: &[f32],
+        step: usize,
+        filter: &Filter,
+        lines: &mut [f32],
+        out_w: usize,
+    ) {
+        let width = V * LANES;
+        let rows = lines.len() / out_w;
         let last_tap = self.taps.last().copied().unwrap_or(0);
         assert!(
-            last_tap + (ROWS - 1) * step + out_w.next_multiple_of(STEP) <= plane.len(),
-            "the padded plane is too short"
+            last_tap + (rows.next_multiple_of(R) - 1) * step + out_w.next_multiple_of(width) <= padded.len(),
+            "the padded rows are too short"
         );
-        let rows = lines.len() / out_w;
-        let mut x = 0;
-        while x < out_w {
-            // The last whole step begins early enough to end with the line.
-            let place = if out_w >= STEP { x.min(out_w - STEP) } else { x };
-            // SAFETY: the last tap is the largest, and with it the last step of the last row lies in the plane, as was
-            // asserted.
-            let sums = unsafe { tile::<K>(plane.as_ptr().add(place), step, &self.taps, filter) };
-            for (row, sums) in sums.iter().enumerate() {
-                if row >= rows {
-                    break;
+        for row in (0..rows).step_by(R) {
+            let mut x = 0;
+            while x < out_w {
+                // The last whole step begins early enough to end with the line.
+                let place = if out_w >= width { x.min(out_w - width) } else { 0 };
+                // SAFETY: the last tap is the largest, and with it the last step of the last row lies in the padded rows,
+                // as was asserted.
+                let sums = unsafe { tile::<R, V>(padded.as_ptr().add(row * step + place), step, &self.taps, filter) };
+                // A line shorter than the vectors is written beyond its end, which the next line then mends.
+                let start = row * out_w + place;
+                let whole = row + R <= rows && start + (R - 1) * out_w + width <= lines.len();
+                for (r, sums) in sums.iter().enumerate() {
+                    let at = start + r * out_w;
+                    if !whole {
+                        if row + r >= rows {
+                            break;
+                        }
+                        if at + width > lines.len() {
+                            store_last(sums, &mut lines[at..]);
+                            continue;
+                        }
+                    }
+                    for (v, sum) in sums.iter().enumerate() {
+                        // SAFETY: there are places for all vectors, as was just seen.
+                        unsafe { sum.store_ptr(lines.as_mut_ptr().add(at + v * LANES)) };
+                    }
                 }
-                let out = &mut lines[row * out_w + place..(row + 1) * out_w];
-                if out.len() >= STEP {
-                    sums[0].store(out);
-                    sums[1].store(&mut out[LANES..]);
-                } else {
-                    let (low, high) = out.split_at_mut(out.len().min(LANES));
-                    sums[0].store_partial(low);
-                    sums[1].store_partial(high);
-                }
+                x += width;
             }
-            x += STEP;
+        }
+    }
+}
+
+/// Stores as many values as there are places.
+#[inline(never)]
+fn store_last(sums: &[F32x4], out: &mut [f32]) {
+    for (out, sum) in out.chunks_mut(LANES).zip(sums) {
+        match out.as_chunks_mut::<LANES>().0 {
+            [out] => sum.store(out),
+            _ => sum.store_partial(out),
         }
     }
 }
@@ -228,25 +294,26 @@ struct Filter<'a> {
     clamp: Option<Clamp>,
 }
 
-/// [`ROWS`] rows of two vectors. Columns that are known at compile time are offsets in the loads themselves.
+/// `R` rows of `V` vectors. Each value is loaded for each tap that it serves: loading it once for all rows of the tile
+/// takes V8 more instructions for moving registers about than it saves.
 ///
 /// # Safety
-/// At every tap, two vectors of the rows, which are `step` apart, are readable; where `K` is not 0, the taps come in runs
-/// of `K` neighbouring places.
+/// At every tap, `V` vectors of the rows, which are `step` apart, are readable.
 #[inline(always)]
-unsafe fn tile<const K: usize>(plane: *const f32, step: usize, taps: &[usize], filter: &Filter) -> [[F32x4; 2]; ROWS] {
-    let mut sums = [[F32x4::splat(filter.bias); 2]; ROWS];
-    let together = K.max(1);
-    for (taps, weights) in taps.chunks_exact(together).zip(filter.weights.chunks_exact(together)) {
-        let rows: [*const f32; ROWS] = std::array::from_fn(|row| plane.wrapping_add(row * step + taps[0]));
-        for column in 0..together {
-            let weight = F32x4::splat(weights[column]);
-            for (row, sums) in rows.iter().zip(&mut sums) {
-                for (v, sum) in sums.iter_mut().enumerate() {
-                    // SAFETY: the caller's promise.
-                    let values = unsafe { F32x4::load_ptr(row.add(column + v * LANES)) };
-                    *sum = values.mul_add(weight, *sum);
-                }
+unsafe fn tile<const R: usize, const V: usize>(
+    padded: *const f32,
+    step: usize,
+    taps: &[usize],
+    filter: &Filter,
+) -> [[F32x4; V]; R] {
+    let mut sums = [[F32x4::splat(filter.bias); V]; R];
+    for (&tap, &weight) in taps.iter().zip(filter.weights) {
+        let weight = F32x4::splat(weight);
+        for (row, sums) in sums.iter_mut().enumerate() {
+            let row = padded.wrapping_add(row * step + tap);
+            for (v, sum) in sums.iter_mut().enumerate() {
+                // SAFETY: the caller's promise.
+                *sum = unsafe { F32x4::load_ptr(row.add(v * LANES)) }.mul_add(weight, *sum);
             }
         }
     }

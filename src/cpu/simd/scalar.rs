@@ -114,6 +114,16 @@ pub fn even_odd(a: F, b: F) -> F {
 }
 
 #[inline(always)]
+pub fn evens(a: F, b: F) -> F {
+    [a[0], a[2], b[0], b[2]]
+}
+
+#[inline(always)]
+pub fn odds(a: F, b: F) -> F {
+    [a[1], a[3], b[1], b[3]]
+}
+
+#[inline(always)]
 pub fn sqrt(a: F) -> F {
     a.map(f32::sqrt)
 }

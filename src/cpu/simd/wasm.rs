@@ -34,9 +34,11 @@ forward!(
 /// `a < b ? b : a`: keeps a NaN in `a`.
 #[inline(always)]
 pub fn at_least(a: F, b: F) -> F {
-    // LLVM 22 compiles pmax to relaxed_max, which may drop the NaN; a select is out of that pattern's reach.
+    // One instruction, where a comparison and a select are four or more. LLVM 22 makes a relaxed_max of pmax, too, but
+    // leaves the operands as they are, and of the two x86 returns the second when one is NaN (Arm returns the NaN). The
+    // loader takes the other build where that does not hold.
     #[cfg(target_feature = "relaxed-simd")]
-    return i32x4_relaxed_laneselect(b, a, f32x4_lt(a, b));
+    return f32x4_relaxed_max(b, a);
     #[cfg(not(target_feature = "relaxed-simd"))]
     return f32x4_pmax(a, b);
 }
@@ -45,7 +47,7 @@ pub fn at_least(a: F, b: F) -> F {
 #[inline(always)]
 pub fn at_most(a: F, b: F) -> F {
     #[cfg(target_feature = "relaxed-simd")]
-    return i32x4_relaxed_laneselect(b, a, f32x4_lt(b, a));
+    return f32x4_relaxed_min(b, a);
     #[cfg(not(target_feature = "relaxed-simd"))]
     return f32x4_pmin(a, b);
 }
@@ -133,6 +135,16 @@ pub fn high_halves(a: F, b: F) -> F {
 #[inline(always)]
 pub fn even_odd(a: F, b: F) -> F {
     i32x4_shuffle::<0, 2, 5, 7>(a, b)
+}
+
+#[inline(always)]
+pub fn evens(a: F, b: F) -> F {
+    i32x4_shuffle::<0, 2, 4, 6>(a, b)
+}
+
+#[inline(always)]
+pub fn odds(a: F, b: F) -> F {
+    i32x4_shuffle::<1, 3, 5, 7>(a, b)
 }
 
 #[inline(always)]

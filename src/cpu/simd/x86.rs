@@ -152,6 +152,18 @@ pub fn even_odd(a: F, b: F) -> F {
 }
 
 #[inline(always)]
+pub fn evens(a: F, b: F) -> F {
+    // SAFETY: SSE2 is part of x86-64.
+    unsafe { _mm_shuffle_ps::<0b10_00_10_00>(a, b) }
+}
+
+#[inline(always)]
+pub fn odds(a: F, b: F) -> F {
+    // SAFETY: SSE2 is part of x86-64.
+    unsafe { _mm_shuffle_ps::<0b11_01_11_01>(a, b) }
+}
+
+#[inline(always)]
 pub fn sqrt(a: F) -> F {
     // SAFETY: SSE2 is part of x86-64.
     unsafe { _mm_sqrt_ps(a) }
