@@ -323,34 +323,6 @@ fn places_that_are_not_zero_and_slices_where_a_condition_holds() {
 }
 
 #[test]
-fn numbers_as_lists_with_one_element_on() {
-    cases(|rng| {
-        let from = shape(rng, 0, 3);
-        let (depth, axis) = (rng.size(1, 6), rng.size(0, from.len()));
-        let wanted = |rng: &mut Rng| rng.size(0, 3 * depth) as i64 - 2 * depth as i64;
-        let places: Vec<i64> = (0..from.iter().product()).map(|_| wanted(rng)).collect();
-        let dtype = pick(rng, &NUMBERS);
-        let values = numbers(rng, dtype, &[2]);
-        let mut to = from.clone();
-        to.insert(axis, depth);
-        let sources: Vec<Option<usize>> = indices(&to)
-            .map(|mut index| {
-                let at = index.remove(axis) as i64;
-                let place = places[flat(&from, &index)];
-                let is_on = place == at || place == at - depth as i64;
-                Some(usize::from(is_on))
-            })
-            .collect();
-        let node = TestNode::new("OneHot", 11)
-            .attr("axis", any_axis(rng, axis, to.len()))
-            .input(i64s(&from, &places));
-        let node = node.constant(i64s(&[], &[depth as i64]));
-        let result = any_input(rng, node, values.clone()).run1().unwrap();
-        assert_eq!(result, gathered(&values, &to, &sources, 0.0), "{places:?} of {depth}");
-    });
-}
-
-#[test]
 fn different_elements_and_where_they_are() {
     cases(|rng| {
         let dtype = pick(rng, &NUMBERS);
