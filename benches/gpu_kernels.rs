@@ -51,6 +51,7 @@ async fn time(device: &Rc<GpuDevice>, kernel: GpuKernel, sizes: &[usize]) -> Res
     let last = sizes.len() - 1;
     let step = GpuStep {
         label: "bench".into(),
+        node: 0,
         position: 0,
         kernel,
         inputs: (0..last).map(|i| Some(GpuValueId(i))).collect(),

@@ -98,12 +98,15 @@ pub struct Place {
     pub details: Vec<String>,
 }
 
-/// A failure, with its code, a sentence and its place.
+/// A failure, with its code, a sentence and its place. One pointer, so that a `Result` of nothing is one too.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Error {
+pub struct Error(Box<Failure>);
+
+#[derive(Clone, PartialEq, Eq)]
+struct Failure {
     code: ErrorCode,
     message: String,
-    place: Box<Place>,
+    place: Place,
 }
 
 /// The result of everything in this crate that can fail.
@@ -111,75 +114,91 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
     /// An error with a code and a sentence.
+    #[cold]
+    #[inline(never)]
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Error {
-        Error {
+        Error(Box::new(Failure {
             code,
             message: message.into(),
-            place: Box::default(),
-        }
+            place: Place::default(),
+        }))
     }
 
     /// A defect of modelet itself.
+    #[cold]
+    #[inline(never)]
     pub fn internal(message: impl Into<String>) -> Error {
         Error::new(ErrorCode::Internal, message)
     }
 
     /// The error's code.
     pub fn code(&self) -> ErrorCode {
-        self.code
+        self.0.code
     }
 
     /// The error's sentence, without its place.
     pub fn message(&self) -> &str {
-        &self.message
+        &self.0.message
     }
 
     /// Where the error applies.
     pub fn place(&self) -> &Place {
-        &self.place
+        &self.0.place
     }
 
     /// Adds the node's name, unless a deeper place already did.
+    #[cold]
+    #[inline(never)]
     pub fn at_node(mut self, node: impl Into<String>) -> Error {
-        self.place.node.get_or_insert_with(|| node.into());
+        self.0.place.node.get_or_insert_with(|| node.into());
         self
     }
 
     /// Adds the operator type, unless a deeper place already did.
+    #[cold]
+    #[inline(never)]
     pub fn at_operator(mut self, operator: impl Into<String>) -> Error {
-        self.place.operator.get_or_insert_with(|| operator.into());
+        self.0.place.operator.get_or_insert_with(|| operator.into());
         self
     }
 
     /// Adds the name of the input, output or value, unless a deeper place already did.
+    #[cold]
+    #[inline(never)]
     pub fn at_input(mut self, input: impl Into<String>) -> Error {
-        self.place.input.get_or_insert_with(|| input.into());
+        self.0.place.input.get_or_insert_with(|| input.into());
         self
     }
 
     /// Adds what was expected.
+    #[cold]
+    #[inline(never)]
     pub fn expected(mut self, expected: impl Into<String>) -> Error {
-        self.place.expected = Some(expected.into());
+        self.0.place.expected = Some(expected.into());
         self
     }
 
     /// Adds what was found.
+    #[cold]
+    #[inline(never)]
     pub fn actual(mut self, actual: impl Into<String>) -> Error {
-        self.place.actual = Some(actual.into());
+        self.0.place.actual = Some(actual.into());
         self
     }
 
     /// Adds a further line.
+    #[cold]
+    #[inline(never)]
     pub fn detail(mut self, line: impl Into<String>) -> Error {
-        self.place.details.push(line.into());
+        self.0.place.details.push(line.into());
         self
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)?;
-        let place = &self.place;
+        f.write_str(&self.0.message)?;
+        let place = &self.0.place;
         let parts = [
             ("node", &place.node),
             ("operator", &place.operator),
@@ -206,7 +225,7 @@ impl fmt::Display for Error {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "[{}] {self}", self.code.as_str())
+        write!(f, "[{}] {self}", self.0.code.as_str())
     }
 }
 

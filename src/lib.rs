@@ -25,6 +25,6 @@ pub mod wasm;
 pub use cpu::threads::Threads;
 pub use error::{Error, ErrorCode, Result};
 pub use session::{
-    Device, Limits, MemoryUse, Model, Outputs, Profile, ProfileRow, Report, Session, SessionOptions, ValueInfo,
+    Device, Event, Limits, MemoryUse, Model, Outputs, Profile, ProfileRow, Report, Session, SessionOptions, ValueInfo,
 };
 pub use tensor::{DType, Tensor, Value};

@@ -110,7 +110,7 @@ export interface ProfileRow {
   /** The node's name, and its operator; empty for a kernel. */
   node: string;
   operator: string;
-  /** Steps of the GPU are waited for one by one while profiling, and the wait counts. */
+  /** Steps of the GPU are measured on the device; where it cannot, they are waited for one by one, and the wait counts. */
   device: "cpu" | "gpu";
   kernel: string;
   /** The shapes of the node's inputs and outputs; empty for a kernel. */
@@ -139,6 +139,13 @@ export interface Profile {
   kernels: ProfileRow[];
 }
 
+/** Something that happened to a session and did not make a run fail. */
+export type SessionEvent =
+  /** The GPU device was lost; the run was made again on a new device, or on the CPU. */
+  | { readonly type: "device-lost"; readonly continues: "webgpu" | "cpu"; readonly message: string }
+  /** `verifyOnLoad` found a GPU kernel that disagrees with the CPU: the node runs on the CPU from now on. */
+  | { readonly type: "node-demoted"; readonly node: string; readonly operator: string; readonly message: string };
+
 /** A tensor as it crosses into and out of the core. */
 export interface CoreTensor {
   name: string;
@@ -147,9 +154,18 @@ export interface CoreTensor {
   data: TensorData;
 }
 
+/** A tensor in GPU memory as it crosses. */
+export interface CoreGpuTensor {
+  name: string;
+  type: DataType;
+  shape: number[];
+  buffer: object;
+}
+
 /** A value as it crosses into and out of the core; one with a name only is an empty optional. */
 export type CoreValue =
   | CoreTensor
+  | CoreGpuTensor
   | { name: string; items: CoreValue[] }
   | { name: string; keys: CoreTensor; values: CoreTensor }
   | { name: string };
@@ -170,6 +186,7 @@ export interface CoreOptions {
   memory?: MemoryUse;
   limits?: Limits;
   threads?: number;
+  verifyOnLoad?: boolean;
   name?: string;
 }
 
@@ -199,7 +216,9 @@ export interface CoreSession {
   inputs(): ValueInfo[];
   outputs(): ValueInfo[];
   /** The outputs at once when nothing has to be waited for, as on the CPU. */
-  run(feeds: CoreValue[], fetches?: string[]): CoreValue[] | Promise<CoreValue[]>;
+  run(feeds: CoreValue[], fetches?: string[], kept?: string[]): CoreValue[] | Promise<CoreValue[]>;
+  /** The `GPUDevice` in use. */
+  gpuDevice(): object | undefined;
   profile(feeds: CoreValue[], runs: number): Promise<Profile>;
   /** The build is named by the loader, which knows why there are so many threads. */
   report(): Omit<Report, "threads" | "wasm"> & { threads: number };
@@ -230,6 +249,7 @@ export interface CoreModule {
       bytes: CoreBytes,
       options: CoreOptions,
       onProgress?: (stage: string, done: number, total: number) => void,
+      onEvent?: (event: SessionEvent) => void,
     ): Promise<CoreSession>;
   };
   /** Reads an ONNX file of one value of a type; `"?"` stands for any tensor. */

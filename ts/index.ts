@@ -11,6 +11,7 @@ export type {
   Profile,
   ProfileRow,
   Report,
+  SessionEvent,
   ThreadsReason,
   Timings,
   ValueInfo,
@@ -19,6 +20,14 @@ export type {
 export type { DataType, DataTypeMap, TensorData, TypedArray } from "./dtype.js";
 export { type ErrorCode, type ErrorPlace, ModeletError } from "./errors.js";
 export type { ExternalSource } from "./external.js";
+export {
+  type Buffer as GPUBufferOf,
+  type Device as GPUDeviceOf,
+  type GpuDataType,
+  GpuTensor,
+  type ImageInput,
+  type ImageOptions,
+} from "./gpu.js";
 export {
   type LoadOptions,
   type Progress,

@@ -202,7 +202,7 @@ class ModelInCore {
 
   /** Makes a session, which counts as a user of the instance. */
   async compile(sourceName: string | undefined, options: OpenOptions): Promise<CoreSession> {
-    const { device, optimization, memory, limits, threads = 1, signal, onProgress } = options;
+    const { device, optimization, memory, limits, threads = 1, verifyOnLoad, signal, onProgress, onEvent } = options;
     const name = options.name ?? sourceName;
     this.core.usesGpu ||= device !== "cpu" && hasWebGPU();
     const session = await this.core.call((module) =>
@@ -214,9 +214,11 @@ class ModelInCore {
           threads,
           ...(memory && { memory }),
           ...(limits && { limits }),
+          ...(verifyOnLoad && { verifyOnLoad }),
           ...(name !== undefined && { name }),
         },
         (stage, done, total) => onProgress?.({ stage, loaded: done, total }),
+        onEvent,
       ),
     );
     if (signal?.aborted) session.free();

@@ -14,15 +14,25 @@ import type {
   Optimization,
   Profile,
   Report,
+  SessionEvent,
   ValueInfo,
 } from "./core.js";
+import { arrayClass, type DataType, isDataType } from "./dtype.js";
 import { ModeletError } from "./errors.js";
 import { checkExternalData, type ExternalSource } from "./external.js";
+import {
+  type Device as GpuDevice,
+  type GpuTensor,
+  type ImageInput,
+  type ImageOptions,
+  imageOnCpu,
+  imageOnGpu,
+} from "./gpu.js";
 import { anyCore, type Core } from "./loader.js";
 import { checkAborted, type OpenModel, openModel } from "./model.js";
 import { isNode, provideWebGPU } from "./platform.js";
 import { type ModelSource, viewBytes } from "./source.js";
-import type { Tensor } from "./tensor.js";
+import { Tensor, type TensorInput } from "./tensor.js";
 import {
   type Feeds,
   fromCoreTensor,
@@ -71,6 +81,17 @@ export interface LoadOptions {
   /** What the session may use; exceeding it is a `limit-exceeded` error, after which the session can still be used. */
   readonly limits?: Limits;
   readonly onProgress?: (progress: Progress) => void;
+  /**
+   * Told of what happens to the session without making a run fail, during loading and later: a lost device, a GPU kernel
+   * that was found to be wrong. The runs concerned end after it.
+   */
+  readonly onEvent?: (event: SessionEvent) => void;
+  /**
+   * Compares every GPU kernel once with the CPU's on the same inputs. Nodes that disagree by more than rounding, or give
+   * NaN where the CPU does not, run on the CPU from then on; {@link onEvent} and {@link Session.report} say so. With
+   * fixed input shapes it happens while loading, with made-up numbers; otherwise in the first run, with its feeds.
+   */
+  readonly verifyOnLoad?: boolean;
   /** Ends loading with an `aborted` error. */
   readonly signal?: AbortSignal;
   /**
@@ -89,6 +110,11 @@ export interface LoadOptions {
 export interface RunOptions {
   /** The outputs to compute; all when left out. */
   readonly fetches?: readonly string[];
+  /**
+   * Outputs marked `gpu` stay in GPU memory where the session uses a GPU: they come as a {@link GpuTensor}, which further
+   * runs take as a feed. On the CPU they come as any other.
+   */
+  readonly outputs?: Readonly<Record<string, "cpu" | "gpu">>;
   /** Ends the run with an `aborted` error if it has not begun. */
   readonly signal?: AbortSignal;
 }
@@ -171,11 +197,44 @@ export class Session {
       const session = this.#live();
       checkAborted(options.signal);
       const values = this.#toCore(feeds);
-      const outputs = await this.#core.call(() => session.run(values, options.fetches && [...options.fetches]));
-      return Object.fromEntries(outputs.map((output) => [output.name, fromCoreValue(output)])) as Outputs;
+      const kept = options.outputs && keptOnGpu(options.outputs);
+      const outputs = await this.#core.call(() => session.run(values, options.fetches && [...options.fetches], kept));
+      const device = kept && this.device;
+      return Object.fromEntries(outputs.map((output) => [output.name, fromCoreValue(output, device)])) as Outputs;
     });
     this.#last = turn.catch(() => {});
     return turn;
+  }
+
+  /**
+   * Runs the model once on zeros, so that the first real run finds everything planned, compiled and uploaded.
+   * @param dimensions sizes for the symbolic dimensions of {@link inputs}; 1 where none is given
+   */
+  async warmup(dimensions: Readonly<Record<string, number>> = {}): Promise<void> {
+    const zeros = ({ name, type, shape }: ValueInfo): [string, Tensor] => {
+      if (!isDataType(type))
+        throw new ModeletError("invalid-argument", `the input ${name} is no tensor: run the model`);
+      const sizes = shape.map((size) => (typeof size === "number" ? size : (dimensions[size] ?? 1)));
+      const count = sizes.reduce((product, size) => product * size, 1);
+      const data = type === "string" ? Array<string>(count).fill("") : new (arrayClass(type))(count);
+      return [name, new Tensor(type, data as TensorInput<DataType>, sizes)];
+    };
+    await this.run(Object.fromEntries(this.inputs.filter(({ optional }) => !optional).map(zeros)));
+  }
+
+  /** The `GPUDevice` that the session uses, for the caller's own work on its tensors; none on the CPU. */
+  get device(): GpuDevice | undefined {
+    const session = this.#live();
+    return this.#core.callSync(() => session.gpuDevice()) as GpuDevice | undefined;
+  }
+
+  /**
+   * An image, video frame or canvas as a `float32` tensor. Where the session uses a GPU its pixels go there through a
+   * texture and never to the CPU; otherwise a canvas reads them.
+   */
+  tensorFromImage(image: ImageInput, options: ImageOptions = {}): GpuTensor<"float32"> | Tensor<"float32"> {
+    const { device } = this;
+    return device ? imageOnGpu(device, image, options) : imageOnCpu(image, options);
   }
 
   /**
@@ -292,6 +351,11 @@ async function prepareWebGPU(device: Device): Promise<void> {
     ? "WebGPU in Node.js comes from the webgpu package: npm install webgpu"
     : "there is no WebGPU here: it needs a browser that has it, and a page served over HTTPS or from localhost";
   throw new ModeletError("device", message, { expected: isNode ? "the webgpu package" : "navigator.gpu" });
+}
+
+function keptOnGpu(outputs: Readonly<Record<string, "cpu" | "gpu">>): string[] {
+  for (const [name, place] of Object.entries(outputs)) checkChoice(`outputs.${name}`, place, ["cpu", "gpu"]);
+  return Object.keys(outputs).filter((name) => outputs[name] === "gpu");
 }
 
 function checkLimits(limits: Limits | undefined): void {

@@ -2,6 +2,7 @@
 
 import { type BitsType, type DataType, type DataTypeMap, decoder, isDataType, toData } from "./dtype.js";
 import { ModeletError } from "./errors.js";
+import { type Buffer, type Device, type GpuDataType, GpuTensor } from "./gpu.js";
 
 /** What a tensor of each type can be made from, besides its own array class. */
 export type TensorInput<T extends DataType> =
@@ -88,6 +89,20 @@ export class Tensor<T extends DataType = DataType> {
     const flat: unknown[] = [];
     flatten(values, shape, 0, flat);
     return new Tensor(type ?? typeOfValue(flat[0]), flat as TensorInput<DataType>, shape);
+  }
+
+  /**
+   * A tensor over a buffer of a session's {@link Session.device}, shared and not copied: row-major, four bytes per element
+   * (a `bool` is 0 or 1 in 32 bits), a multiple of 16 bytes long, with the usages `STORAGE`, `COPY_SRC` and `COPY_DST`.
+   * @throws ModeletError `invalid-tensor` when type, shape and buffer do not fit together
+   */
+  static fromGPUBuffer<T extends GpuDataType>(
+    type: T,
+    buffer: Buffer,
+    shape: readonly number[],
+    device: Device,
+  ): GpuTensor<T> {
+    return new GpuTensor(type, buffer, shape, device);
   }
 
   /** The same data under another shape of as many elements. */

@@ -4,20 +4,22 @@
 import type { CoreTensor, CoreValue } from "./core.js";
 import { type DataType, isDataType, kindOf } from "./dtype.js";
 import { ModeletError, messageOf } from "./errors.js";
+import { type Buffer, type Device, type GpuDataType, GpuTensor } from "./gpu.js";
 import { Tensor, type TensorInput } from "./tensor.js";
 
 /** A key or value of a map: a bigint for 64-bit integers, a text for strings, a number for everything else. */
 export type MapItem = number | bigint | string;
 
 /**
- * What comes out of a run: a tensor, an array for a sequence, a plain object for a map, or `null` for an optional that
+ * What comes out of a run: a tensor (in GPU memory where that was asked for), an array for a sequence, a plain object for a map, or `null` for an optional that
  * holds nothing. Integer keys of a map become their decimal text.
  */
-export type RunValue = Tensor | readonly RunValue[] | { readonly [key: string]: MapItem } | null;
+export type RunValue = Tensor | GpuTensor | readonly RunValue[] | { readonly [key: string]: MapItem } | null;
 
 /** What a run takes: the same forms, and also a `Map` for a map. */
 export type FeedValue =
   | Tensor
+  | GpuTensor
   | readonly FeedValue[]
   | { readonly [key: string]: MapItem }
   | ReadonlyMap<MapItem, MapItem>
@@ -51,9 +53,12 @@ export function toCoreTensor(name: string, tensor: Pick<Tensor, "type" | "shape"
 }
 
 /** A value that the core gave. */
-export function fromCoreValue(value: CoreValue): RunValue {
-  if ("type" in value) return fromCoreTensor(value);
-  if ("items" in value) return value.items.map(fromCoreValue);
+export function fromCoreValue(value: CoreValue, device?: Device): RunValue {
+  if ("buffer" in value && device) {
+    return new GpuTensor(value.type as GpuDataType, value.buffer as Buffer, value.shape, device);
+  }
+  if ("data" in value) return fromCoreTensor(value);
+  if ("items" in value) return value.items.map((item) => fromCoreValue(item));
   if (!("keys" in value)) return null;
   const items = itemsOf(fromCoreTensor(value.values));
   return Object.fromEntries(
@@ -81,6 +86,9 @@ function partsOf(type: string): { kind?: string; key?: string; inner?: string } 
 /** `path` says where in the feed the value stands, like `[2]`. */
 function convert(input: string, value: unknown, type: string, path: string): CoreValue {
   const name = path ? "" : input;
+  if (value instanceof GpuTensor && !path) {
+    return { name, type: value.type, shape: [...value.shape], buffer: value.buffer };
+  }
   if (isTensor(value)) {
     // The core refuses a feed that is of the wrong type as a whole; the place inside of one is known here only.
     if (path && type !== "?" && type !== value.type) throw mismatch(input, path, type, value);
@@ -141,5 +149,5 @@ function mismatch(input: string, path: string, type: string, value: unknown): Mo
 /** Whether another model might take this in the place of a tensor; if not, feeding it is a mistake in the call. */
 function isValue(value: unknown): boolean {
   if (Array.isArray(value)) return value.every(isValue);
-  return value === null || isTensor(value) || ["Map", "Object"].includes(kindOf(value));
+  return value === null || isTensor(value) || value instanceof GpuTensor || ["Map", "Object"].includes(kindOf(value));
 }

@@ -160,9 +160,10 @@ function format(ms) {
 }
 
 function showReport() {
-  const { device, adapter, wasm, nodes, fusedGroups, timings, memory } = session.report();
+  const { device, adapter, wasm, nodes, fusedGroups, timings, memory, warnings } = session.report();
+  const why = warnings.find((warning) => warning.startsWith("running on the CPU: "))?.replace(/^.*?: /, "");
   const facts = {
-    Device: device === "webgpu" ? `WebGPU${adapter ? `, ${adapter}` : ""}` : "CPU",
+    Device: device === "webgpu" ? `WebGPU${adapter ? `, ${adapter}` : ""}` : `CPU${why ? `: ${why}` : ""}`,
     WebAssembly: wasm,
     Compiled: `in ${format(timings.parseMs + timings.optimizeMs + timings.planMs + timings.compileMs)}, ${fusedGroups} fused groups`,
     Memory: `${(memory.weightsBytes / 1e3).toFixed(0)} kB of weights, ${(memory.wasmBytes / 1e6).toFixed(1)} MB in all`,

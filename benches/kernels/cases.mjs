@@ -60,6 +60,10 @@ export const convolutions = [
   ...depthwise,
   conv("mobilenet", 576, 576, 576, 14, 3, 2),
   conv("mobilenet", 240, 240, 240, 28, 5, 1),
+  conv("few outputs", 32, 1, 1, 88, 5, 1),
+  conv("few outputs", 128, 128, 32, 56, 3, 1),
+  conv("few outputs", 33, 4, 1, 88, 3, 1),
+  conv("few outputs", 33, 3, 1, 88, 5, 1),
   conv("mobilenet", 128, 128, 128, 50, 5, 2),
   conv("mobilenet", 96, 96, 96, 40, 7, 1),
 ];

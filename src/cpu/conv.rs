@@ -1,6 +1,6 @@
 //! f32 convolution (ONNX Conv) over one to three spatial axes, NCHW: groups, strides, dilations, asymmetric pads.
 //! A 1×1 convolution is a matrix product on the image as it is; others are matrix products whose right operand, the
-//! im2col matrix, exists only block by block in the packing step; depthwise convolution has its own direct kernel.
+//! im2col matrix, exists only block by block in the packing step; depthwise ones and others of few outputs have a direct kernel.
 //! Weights are packed at plan time. The transposed convolution is in [`transpose`].
 
 mod depthwise;
@@ -120,7 +120,7 @@ enum Method {
     Pointwise,
     /// Any other: the right operand is gathered while it is packed.
     Im2col(Im2colPlan),
-    /// One input channel per group, two-dimensional at most.
+    /// Few outputs per group (one input channel, or one output or two), two-dimensional at most.
     Depthwise(Depthwise),
     /// 3×3, stride 1, constant weights: products of transformed tiles.
     Winograd(Winograd),
@@ -178,9 +178,7 @@ impl ConvPlan {
             && params.strides == [1; 3]
             && params.pads_begin == [0; 3]
             && params.pads_end == [0; 3];
-        // Many filters on one channel are a product: each column that is gathered serves them all.
-        let depthwise = params.in_channels == params.groups && params.out_channels < 8 * params.groups;
-        let method = if depthwise && Depthwise::supports(&params) {
+        let method = if Depthwise::pays(&params) {
             Method::Depthwise(Depthwise::new(&params))
         } else if plain {
             Method::Pointwise
@@ -235,6 +233,7 @@ impl ConvPlan {
     /// What the kernel is called in reports and profiles.
     pub fn name(&self) -> &'static str {
         match self.method {
+            Method::Depthwise(_) if self.params.in_channels > self.params.groups => "conv_direct_f32",
             Method::Depthwise(_) => "conv_depthwise_f32",
             Method::Winograd(_) => "conv_winograd_f32",
             Method::Pointwise => "conv_1x1_f32",
@@ -523,6 +522,10 @@ mod tests {
             image((5, 10), 5, 17, 5, 2, 2),
             image((8, 8), 8, 7, 5, 1, 2),
             image((60, 60), 60, 7, 3, 1, 1),
+            // Few outputs per group.
+            image((33, 1), 1, 40, 3, 1, 1),
+            image((8, 4), 2, 30, 5, 2, 2),
+            image((12, 6), 6, 9, 3, 1, 0),
             // Planes of several bands of rows.
             image((2, 2), 2, 130, 3, 1, 1),
             image((2, 4), 2, 151, 5, 2, 2),

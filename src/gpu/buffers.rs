@@ -121,6 +121,7 @@ mod tests {
         };
         let step = GpuStep {
             label: "n".into(),
+            node: 0,
             position: 1,
             kernel,
             inputs: vec![Some(GpuValueId(0))],

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::kernel::{AdapterKind, GpuCaps};
 use super::pipeline::PipelineCache;
 use crate::error::{Error, ErrorCode, Result};
+use crate::tensor::map::HashMap;
 
 thread_local! {
     static SHARED: RefCell<Weak<GpuDevice>> = const { RefCell::new(Weak::new()) };
@@ -20,6 +21,8 @@ pub struct GpuDevice {
     pub(super) device: wgpu::Device,
     pub(super) queue: wgpu::Queue,
     pub(super) pipelines: RefCell<PipelineCache>,
+    /// Tensors in the device's memory, by their numbers.
+    pub(super) remote: RefCell<HashMap<u64, wgpu::Buffer>>,
     caps: GpuCaps,
     adapter: AdapterDescription,
     failure: Arc<Mutex<Option<Failure>>>,
@@ -112,16 +115,20 @@ impl GpuDevice {
             );
         }));
 
-        let adapter = AdapterDescription {
+        #[cfg_attr(not(target_arch = "wasm32"), allow(unused_mut))]
+        let mut adapter = AdapterDescription {
             name: info.name.clone(),
-            kind: kind_of(&info),
+            kind: kind_of(&info.name, info.device_type),
             backend: info.backend.to_str(),
         };
+        #[cfg(target_arch = "wasm32")]
+        describe_by_browser(&device, &mut adapter);
         let caps = caps_of(&device, adapter.kind);
         Ok(GpuDevice {
             device,
             queue,
             pipelines: RefCell::default(),
+            remote: RefCell::default(),
             caps,
             adapter,
             failure,
@@ -136,6 +143,11 @@ impl GpuDevice {
     /// The adapter behind the device.
     pub fn adapter(&self) -> &AdapterDescription {
         &self.adapter
+    }
+
+    /// How many pipelines are compiled.
+    pub fn pipeline_count(&self) -> usize {
+        self.pipelines.borrow().len()
     }
 
     /// Fails with `device-lost` once the device was lost, and with `device` after an error that no scope caught.
@@ -214,8 +226,8 @@ fn code_of(error: &wgpu::Error) -> ErrorCode {
 }
 
 /// Software adapters call themselves a CPU, or are known by name where the platform does not say.
-fn kind_of(info: &wgpu::AdapterInfo) -> AdapterKind {
-    let name = info.name.to_ascii_lowercase();
+fn kind_of(name: &str, ty: wgpu::DeviceType) -> AdapterKind {
+    let name = name.to_ascii_lowercase();
     let known = [
         "swiftshader",
         "llvmpipe",
@@ -225,10 +237,31 @@ fn kind_of(info: &wgpu::AdapterInfo) -> AdapterKind {
         "basic render",
         "warp",
     ];
-    if info.device_type == wgpu::DeviceType::Cpu || known.iter().any(|known| name.contains(known)) {
+    if ty == wgpu::DeviceType::Cpu || known.iter().any(|known| name.contains(known)) {
         AdapterKind::Software
     } else {
         AdapterKind::Hardware
+    }
+}
+
+/// What the browser says of the adapter beyond its description, which few browsers give. wgpu leaves it out
+/// (gfx-rs/wgpu#8819).
+#[cfg(target_arch = "wasm32")]
+fn describe_by_browser(device: &wgpu::Device, adapter: &mut AdapterDescription) {
+    let get = |object: &wasm_bindgen::JsValue, key: &str| js_sys::Reflect::get(object, &key.into()).unwrap_or_default();
+    let Some(info) = device
+        .as_webgpu()
+        .map(|device| get(device, "adapterInfo"))
+        .filter(|info| info.is_object())
+    else {
+        return;
+    };
+    if adapter.name.is_empty() {
+        let parts = ["vendor", "architecture", "device"].map(|key| get(&info, key).as_string().unwrap_or_default());
+        adapter.name = parts.join(" ").trim().to_owned();
+    }
+    if kind_of(&adapter.name, wgpu::DeviceType::Other) == AdapterKind::Software {
+        adapter.kind = AdapterKind::Software;
     }
 }
 

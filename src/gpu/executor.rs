@@ -7,15 +7,23 @@ use std::rc::Rc;
 
 use super::buffers::{BufferPlan, value_bytes};
 use super::device::{GpuDevice, PendingErrors};
-use super::kernel::{AdapterKind, Binding, ConstantData, ConstantKey, GpuType, narrow_bools, widen_bools};
+use super::kernel::{AdapterKind, Binding, ConstantData, ConstantKey, GpuType, widen_bools};
 use super::pipeline::{NewPipelines, Pipeline};
 use super::program::{GpuProgram, GpuValueId, ValueStorage};
 use super::readback;
 use crate::error::{Error, ErrorCode, Result};
 
-/// Dispatches after which recorded work is handed to the device, so that it starts early. A software adapter gets
-/// smaller helpings, since browsers end a device whose single submission takes many seconds.
-const DISPATCHES_PER_SUBMIT: [(AdapterKind, usize); 2] = [(AdapterKind::Hardware, 64), (AdapterKind::Software, 8)];
+/// Milliseconds that one submission should take at most: browsers end a device that is busy with one for many seconds. A
+/// run that takes less is one submission.
+const SUBMISSION_MS: f64 = 250.0;
+
+/// Dispatches per submission until a run was timed.
+fn first_submission(kind: AdapterKind) -> usize {
+    match kind {
+        AdapterKind::Hardware => 64,
+        AdapterKind::Software => 8,
+    }
+}
 
 /// Constant buffers of one session, shared by all its programs.
 #[derive(Default)]
@@ -40,6 +48,7 @@ pub struct GpuExecutor {
     staging: Option<wgpu::Buffer>,
     encoder: Option<wgpu::CommandEncoder>,
     encoded: usize,
+    per_submit: usize,
     pending: PendingErrors,
     planned_bytes: u64,
 }
@@ -58,6 +67,15 @@ struct RecordedDispatch {
     workgroups: [u32; 3],
 }
 
+impl RecordedDispatch {
+    fn encode(&self, pass: &mut wgpu::ComputePass<'_>) {
+        let [x, y, z] = self.workgroups;
+        pass.set_pipeline(&self.pipeline.pipeline);
+        pass.set_bind_group(0, &self.bind_group, self.params.as_slice());
+        pass.dispatch_workgroups(x, y, z);
+    }
+}
+
 impl GpuExecutor {
     /// Compiles what is not compiled yet, makes the buffers and uploads the constants that `constants` lacks.
     ///
@@ -66,7 +84,8 @@ impl GpuExecutor {
     pub async fn new(device: Rc<GpuDevice>, program: &GpuProgram, constants: &mut GpuConstants) -> Result<GpuExecutor> {
         device.check()?;
         let mut pending = PendingErrors::new();
-        let mut pipelines = NewPipelines::default();
+        let dispatches = program.steps.iter().flat_map(|step| &step.kernel.dispatches);
+        let pipelines = NewPipelines::compile(&device, dispatches, &mut pending).await?;
         let mut uploaded = HashMap::new();
         let plan = BufferPlan::new(program);
 
@@ -115,7 +134,7 @@ impl GpuExecutor {
                         },
                     });
                 }
-                let pipeline = pipelines.get(&device, dispatch, &mut pending);
+                let pipeline = pipelines.get(&device, dispatch)?;
                 let offset = offsets.next().flatten();
                 let uniform_bytes = padded_params(dispatch.params.len()) * 4;
                 let bind_group = device.scoped(&mut pending, || {
@@ -140,6 +159,7 @@ impl GpuExecutor {
             constants.buffers.insert(key, buffer);
         }
         let planned_bytes = plan.total_bytes();
+        let per_submit = first_submission(device.caps().kind);
         Ok(GpuExecutor {
             device,
             values,
@@ -147,6 +167,7 @@ impl GpuExecutor {
             staging: None,
             encoder: None,
             encoded: 0,
+            per_submit,
             pending,
             planned_bytes,
         })
@@ -196,10 +217,7 @@ impl GpuExecutor {
             .steps
             .get(range)
             .ok_or_else(|| Error::internal("a range of GPU steps is out of bounds"))?;
-        let per_submit = DISPATCHES_PER_SUBMIT
-            .iter()
-            .find(|(kind, _)| *kind == self.device.caps().kind)
-            .map_or(64, |&(_, n)| n);
+        let per_submit = self.per_submit;
         let mut work = steps.iter().flatten();
         loop {
             let helping: Vec<&RecordedDispatch> = work
@@ -209,15 +227,10 @@ impl GpuExecutor {
             if helping.is_empty() {
                 return Ok(());
             }
-            let encoder = self
-                .encoder
-                .get_or_insert_with(|| self.device.device.create_command_encoder(&Default::default()));
+            let encoder = encoder_of(&self.device, &mut self.encoder);
             let mut pass = encoder.begin_compute_pass(&Default::default());
             for dispatch in &helping {
-                let [x, y, z] = dispatch.workgroups;
-                pass.set_pipeline(&dispatch.pipeline.pipeline);
-                pass.set_bind_group(0, &dispatch.bind_group, dispatch.params.as_slice());
-                pass.dispatch_workgroups(x, y, z);
+                dispatch.encode(&mut pass);
             }
             drop(pass);
             self.encoded += helping.len();
@@ -225,6 +238,72 @@ impl GpuExecutor {
                 submit(&self.device, &mut self.encoder, &mut self.encoded, &mut self.pending);
             }
         }
+    }
+
+    /// Learns from a run that took `ms` milliseconds how many dispatches may go into one submission.
+    pub fn pace(&mut self, ms: f64) {
+        let dispatches: usize = self.steps.iter().map(Vec::len).sum();
+        let share = SUBMISSION_MS / ms.max(1e-3);
+        self.per_submit = if share < 1.0 {
+            ((dispatches as f64 * share) as usize).max(1)
+        } else {
+            usize::MAX
+        };
+    }
+
+    /// Runs the steps of `range`, each in a pass of its own, and returns the milliseconds that each took on the device;
+    /// `None`, with nothing run, where the device does not measure.
+    pub async fn time(&mut self, range: Range<usize>) -> Result<Option<Vec<f64>>> {
+        let device = Rc::clone(&self.device);
+        if !device.device.features().contains(wgpu::Features::TIMESTAMP_QUERY) {
+            return Ok(None);
+        }
+        let mut millis = Vec::with_capacity(range.len());
+        // A query set holds 4096 timestamps.
+        for start in range.clone().step_by(2048) {
+            let steps = start..range.end.min(start + 2048);
+            let count = 2 * steps.len() as u32;
+            let bytes = u64::from(count) * 8;
+            let (queries, resolved, staging) = device.scoped(&mut self.pending, || {
+                let queries = device.device.create_query_set(&wgpu::QuerySetDescriptor {
+                    label: None,
+                    ty: wgpu::QueryType::Timestamp,
+                    count,
+                });
+                let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
+                let resolved = buffer(&device, bytes, usage, "timestamps");
+                (queries, resolved, staging_buffer(&device, bytes))
+            });
+            let encoder = encoder_of(&device, &mut self.encoder);
+            for (index, step) in self.steps[steps].iter().enumerate() {
+                let timestamp_writes = Some(wgpu::ComputePassTimestampWrites {
+                    query_set: &queries,
+                    beginning_of_pass_write_index: Some(2 * index as u32),
+                    end_of_pass_write_index: Some(2 * index as u32 + 1),
+                });
+                let label = None;
+                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+                    label,
+                    timestamp_writes,
+                });
+                step.iter().for_each(|dispatch| dispatch.encode(&mut pass));
+            }
+            encoder.resolve_query_set(&queries, 0..count, &resolved, 0);
+            encoder.copy_buffer_to_buffer(&resolved, 0, &staging, 0, bytes);
+            self.submit();
+            let mapped = readback::map(&device, &staging, bytes).await;
+            device.settle(&mut self.pending, "profiling").await?;
+            mapped?;
+            let words = readback::read(&staging, 0, GpuType::U32, 2 * count as usize)?;
+            let stamps: Vec<u64> = bytemuck::pod_collect_to_vec(&words);
+            let period = f64::from(device.queue.get_timestamp_period()) / 1e6;
+            millis.extend(
+                stamps
+                    .chunks_exact(2)
+                    .map(|pair| pair[1].saturating_sub(pair[0]) as f64 * period),
+            );
+        }
+        Ok(Some(millis))
     }
 
     /// Hands everything encoded so far to the device.
@@ -259,39 +338,54 @@ impl GpuExecutor {
                 .device
                 .scoped(&mut self.pending, || staging_buffer(&self.device, total.max(16))),
         };
-        let encoder = self
-            .encoder
-            .get_or_insert_with(|| self.device.device.create_command_encoder(&Default::default()));
+        let encoder = encoder_of(&self.device, &mut self.encoder);
         for (offset, slot) in &ranges {
-            let bytes = slot.elements as u64 * GpuType::SIZE;
-            if bytes > 0 {
-                encoder.copy_buffer_to_buffer(&slot.buffer, 0, &staging, *offset, bytes);
-            }
+            copy(encoder, &slot.buffer, (&staging, *offset), slot.elements);
         }
         submit(&self.device, &mut self.encoder, &mut self.encoded, &mut self.pending);
         let mapped = readback::map(&self.device, &staging, total.max(16)).await;
         // An error of the work explains a failed mapping, so it is told first.
         self.device.settle(&mut self.pending, "running the model").await?;
         mapped?;
-
-        let mut results = Vec::with_capacity(ranges.len());
-        for (offset, slot) in &ranges {
-            let bytes = slot.elements as u64 * GpuType::SIZE;
-            if bytes == 0 {
-                results.push(Vec::new());
-                continue;
-            }
-            let view = staging
-                .get_mapped_range(*offset..*offset + bytes)
-                .map_err(|error| Error::new(ErrorCode::Device, format!("a GPU buffer could not be read: {error}")))?;
-            results.push(match slot.ty {
-                GpuType::Bool => narrow_bools(&view),
-                GpuType::F32 | GpuType::I32 | GpuType::U32 => view.to_vec(),
-            });
-        }
+        let read = |(offset, slot): &(u64, &ValueSlot)| readback::read(&staging, *offset, slot.ty, slot.elements);
+        let results = ranges.iter().map(read).collect::<Result<_>>();
         staging.unmap();
         self.staging = Some(staging);
-        Ok(results)
+        results
+    }
+
+    /// Fills a value from a buffer of the device, after everything encoded before.
+    pub(super) fn copy_in(&mut self, value: GpuValueId, from: &wgpu::Buffer) {
+        if let Some(slot) = self.values.get(value.0) {
+            copy(
+                encoder_of(&self.device, &mut self.encoder),
+                from,
+                (&slot.buffer, 0),
+                slot.elements,
+            );
+        }
+    }
+
+    /// A copy of a value in a buffer of its own, after everything encoded before.
+    pub(super) fn copy_out(&mut self, value: GpuValueId) -> Result<wgpu::Buffer> {
+        let slot = self.values.get(value.0);
+        let slot = slot.ok_or_else(|| Error::internal("a value to keep is not there"))?;
+        let bytes = value_bytes(slot.elements);
+        let device = &self.device;
+        let buffer = device.scoped(&mut self.pending, || storage_buffer(device, bytes, "tensor"));
+        copy(
+            encoder_of(device, &mut self.encoder),
+            &slot.buffer,
+            (&buffer, 0),
+            slot.elements,
+        );
+        Ok(buffer)
+    }
+
+    /// Hands over what is encoded and reports the errors that are known by now, without waiting for the work.
+    pub async fn flush(&mut self) -> Result<()> {
+        self.submit();
+        self.device.settle(&mut self.pending, "running the model").await
     }
 
     /// Waits until the device has finished all submitted work, and reports its errors.
@@ -300,8 +394,25 @@ impl GpuExecutor {
     }
 }
 
+/// The encoder under way, or a new one.
+fn encoder_of<'a>(device: &GpuDevice, encoder: &'a mut Option<wgpu::CommandEncoder>) -> &'a mut wgpu::CommandEncoder {
+    encoder.get_or_insert_with(|| device.device.create_command_encoder(&Default::default()))
+}
+
+/// Encodes a copy of `elements` elements to a place in another buffer.
+pub(super) fn copy(
+    encoder: &mut wgpu::CommandEncoder,
+    from: &wgpu::Buffer,
+    (to, offset): (&wgpu::Buffer, u64),
+    elements: usize,
+) {
+    if elements > 0 {
+        encoder.copy_buffer_to_buffer(from, 0, to, offset, elements as u64 * GpuType::SIZE);
+    }
+}
+
 /// Bytes of one element in a CPU tensor.
-fn cpu_size(ty: GpuType) -> usize {
+pub(super) fn cpu_size(ty: GpuType) -> usize {
     match ty {
         GpuType::Bool => 1,
         GpuType::F32 | GpuType::I32 | GpuType::U32 => 4,
@@ -320,26 +431,23 @@ fn submit(
     }
 }
 
-fn storage_buffer(device: &GpuDevice, size: u64, label: &'static str) -> wgpu::Buffer {
-    let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
-    let descriptor = wgpu::BufferDescriptor {
+fn buffer(device: &GpuDevice, size: u64, usage: wgpu::BufferUsages, label: &'static str) -> wgpu::Buffer {
+    device.device.create_buffer(&wgpu::BufferDescriptor {
         label: Some(label),
         size,
         usage,
         mapped_at_creation: false,
-    };
-    device.device.create_buffer(&descriptor)
+    })
 }
 
-fn staging_buffer(device: &GpuDevice, size: u64) -> wgpu::Buffer {
+pub(super) fn storage_buffer(device: &GpuDevice, size: u64, label: &'static str) -> wgpu::Buffer {
+    let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+    buffer(device, size, usage, label)
+}
+
+pub(super) fn staging_buffer(device: &GpuDevice, size: u64) -> wgpu::Buffer {
     let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
-    let descriptor = wgpu::BufferDescriptor {
-        label: Some("readback"),
-        size,
-        usage,
-        mapped_at_creation: false,
-    };
-    device.device.create_buffer(&descriptor)
+    buffer(device, size, usage, "readback")
 }
 
 /// The session's buffer for a constant, uploaded now if no program brought it before.
@@ -483,6 +591,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
         let label = format!("step {position}");
         GpuStep {
             label,
+            node: 0,
             position,
             kernel,
             inputs: vec![Some(GpuValueId(input))],

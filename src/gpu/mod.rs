@@ -4,6 +4,9 @@
 pub mod buffers;
 #[cfg(feature = "gpu")]
 pub mod device;
+#[cfg(not(feature = "gpu"))]
+#[path = "absent.rs"]
+pub mod device;
 pub mod epilogue;
 #[cfg(feature = "gpu")]
 pub mod executor;
@@ -15,6 +18,8 @@ pub mod pointwise;
 pub mod program;
 #[cfg(feature = "gpu")]
 mod readback;
+#[cfg(feature = "gpu")]
+mod remote;
 #[cfg(all(test, feature = "gpu", not(target_arch = "wasm32")))]
 pub(crate) mod testing;
 pub mod wgsl;

@@ -41,6 +41,8 @@ pub enum ValueStorage {
 pub struct GpuStep {
     /// The node's name, for reports and errors.
     pub label: String,
+    /// The node's index in the graph that the program was planned from.
+    pub node: usize,
     /// Position in the whole program, on the same scale as [`ValueStorage::Planned`].
     pub position: usize,
     pub kernel: GpuKernel,

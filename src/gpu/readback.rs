@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
 
 use super::device::GpuDevice;
+use super::kernel::{GpuType, narrow_bools};
 use crate::error::{Error, ErrorCode, Result};
 
 #[derive(Default)]
@@ -37,11 +38,29 @@ pub(super) async fn map(device: &GpuDevice, buffer: &wgpu::Buffer, bytes: u64) -
         }
     })
     .await;
+    // Nothing but a loss keeps a valid buffer from being mapped, and the loss itself may be told later than this.
     result.map_err(|_| {
-        device
-            .check()
-            .err()
-            .unwrap_or_else(|| Error::new(ErrorCode::Device, "a GPU buffer could not be mapped"))
+        let lost = || {
+            Error::new(
+                ErrorCode::DeviceLost,
+                "the GPU device was lost: a buffer could not be mapped",
+            )
+        };
+        device.check().err().unwrap_or_else(lost)
+    })
+}
+
+/// The elements of a value that lies at `offset` of a mapped buffer, as a CPU tensor holds them.
+pub(super) fn read(staging: &wgpu::Buffer, offset: u64, ty: GpuType, elements: usize) -> Result<Vec<u8>> {
+    if elements == 0 {
+        return Ok(Vec::new());
+    }
+    let view = staging
+        .get_mapped_range(offset..offset + elements as u64 * GpuType::SIZE)
+        .map_err(|error| Error::new(ErrorCode::Device, format!("a GPU buffer could not be read: {error}")))?;
+    Ok(match ty {
+        GpuType::Bool => narrow_bools(&view),
+        GpuType::F32 | GpuType::I32 | GpuType::U32 => view.to_vec(),
     })
 }
 

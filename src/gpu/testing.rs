@@ -1,6 +1,7 @@
 //! What GPU tests share: an adapter or a printed reason, running one kernel on given data, naga validation, snapshots
 //! and a small seeded generator.
 
+use std::cell::Cell;
 use std::fs;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -10,6 +11,19 @@ use super::executor::{GpuConstants, GpuExecutor};
 use super::kernel::{AdapterKind, Dispatch, GpuCaps, GpuKernel, GpuType};
 use super::program::{GpuProgram, GpuStep, GpuValue, GpuValueId, ValueStorage};
 use crate::error::Result;
+
+thread_local! {
+    /// A text that is replaced by another in every shader that this thread compiles: what breaks kernels on purpose.
+    pub(crate) static TAMPER: Cell<Option<(&'static str, &'static str)>> = const { Cell::new(None) };
+}
+
+/// A shader's text with what [`TAMPER`] does to it.
+pub(crate) fn tampered(text: &str) -> String {
+    match TAMPER.get() {
+        Some((from, to)) => text.replace(from, to),
+        None => text.to_owned(),
+    }
+}
 
 /// The device of this machine, or `None` after printing why a test is skipped.
 pub(crate) fn device() -> Option<Rc<GpuDevice>> {
@@ -99,6 +113,7 @@ pub(crate) fn run(
     let id = |index| Some(GpuValueId(index));
     program.steps.push(GpuStep {
         label: "test".into(),
+        node: 0,
         position: 1,
         kernel,
         inputs: (0..inputs.len()).map(id).collect(),

@@ -410,6 +410,7 @@ impl<'a> Builder<'a> {
             self.drafts.push(Draft::Gpu(self.gpu.steps.len()));
             self.gpu.steps.push(GpuStep {
                 label,
+                node: entry.node.index(),
                 position,
                 kernel,
                 inputs,

@@ -11,7 +11,7 @@ mod select;
 
 pub use select::{InputType, PlanState};
 
-use std::ops::Range;
+use std::{cell::RefCell, ops::Range};
 
 use crate::{
     cpu::{
@@ -25,7 +25,7 @@ use crate::{
     },
     graph::{NodeId, ValueId},
     ops::{Control, Prepared},
-    tensor::{DType, Tensor},
+    tensor::{DType, Tensor, map::HashMap},
 };
 
 /// What programs are planned for.
@@ -57,6 +57,8 @@ pub struct Planner {
     pub prepared: Prepared,
     /// On how many threads CPU kernels run at most.
     pub threads: usize,
+    /// Nodes that stay off the GPU, by name, each with the reason.
+    pub demoted: RefCell<HashMap<String, String>>,
 }
 
 /// One planned part of a program.

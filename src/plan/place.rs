@@ -45,7 +45,7 @@ pub(super) fn place(planner: &Planner, state: &PlanState, body: &[NodeId]) -> Re
     for (index, node) in nodes.iter().enumerate() {
         gpu.push(match &planner.target {
             Target::Cpu => None,
-            Target::Gpu(caps) => match node.gpu_kernel(caps)? {
+            Target::Gpu(caps) => match node.gpu_kernel(planner, caps)? {
                 Ok(kernel) => Some(kernel),
                 Err(reason) => {
                     reasons[index] = Some(reason);
@@ -193,7 +193,13 @@ impl<'a> Described<'a> {
     }
 
     /// The node's GPU kernel, or why it has none.
-    fn gpu_kernel(&self, caps: &GpuCaps) -> Result<Result<GpuKernel, String>> {
+    fn gpu_kernel(&self, planner: &Planner, caps: &GpuCaps) -> Result<Result<GpuKernel, String>> {
+        let demoted = planner.demoted.borrow();
+        if !demoted.is_empty()
+            && let Some(reason) = demoted.get(&self.state.bound.graph.node_label(self.id))
+        {
+            return Ok(Err(reason.clone()));
+        }
         for desc in self.inputs.iter().chain(&self.outputs).flatten() {
             if desc.constant.is_some() {
                 continue;

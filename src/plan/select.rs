@@ -339,7 +339,7 @@ impl PlanState {
     }
 
     /// The concrete element type and shape of a value that has been planned.
-    pub(super) fn concrete(&self, id: ValueId) -> Result<(DType, Vec<usize>)> {
+    pub fn concrete(&self, id: ValueId) -> Result<(DType, Vec<usize>)> {
         let facts = &self.facts[id.index()];
         facts.dtype.zip(facts.concrete_shape()).ok_or_else(|| {
             let value: &graph::Value = self.bound.graph.value(id);

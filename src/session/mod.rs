@@ -1,6 +1,7 @@
 //! Models and sessions: load, run, report. The one public way from bytes to outputs.
 
 mod control;
+mod event;
 mod feeds;
 mod limits;
 mod model;
@@ -8,9 +9,13 @@ mod profile;
 mod report;
 mod runner;
 mod runtime;
+#[cfg(all(test, feature = "gpu", not(target_arch = "wasm32")))]
+mod trust_tests;
 mod variant;
+mod verify;
 
 pub use crate::plan::Memory as MemoryUse;
+pub use event::Event;
 pub use limits::Limits;
 pub use model::{Model, ValueInfo};
 pub use profile::{Profile, ProfileRow};
@@ -27,6 +32,7 @@ use crate::{
 };
 use limits::Meter;
 use profile::Profiler;
+use runner::Runner;
 use runtime::Runtime;
 use variant::{VariantKey, Variants};
 
@@ -55,6 +61,10 @@ pub struct SessionOptions {
     pub memory: MemoryUse,
     /// What the model may use.
     pub limits: Limits,
+    /// Compares each GPU kernel once with the CPU's on the same inputs; nodes that disagree by more than rounding, or give
+    /// NaN where the CPU does not, run on the CPU, which an [`Event`] and the report say. It happens while loading, with
+    /// made-up numbers, when the shapes of all inputs are fixed, and with the feeds of the first run otherwise.
+    pub verify_on_load: bool,
     /// The threads that CPU kernels share; sessions may share a pool.
     pub threads: Threads,
     /// Milliseconds since some fixed moment, for the report's timings.
@@ -69,6 +79,7 @@ impl Default for SessionOptions {
             program_cache: 8,
             memory: MemoryUse::default(),
             limits: Limits::default(),
+            verify_on_load: false,
             threads: Threads::default(),
             clock: runtime::default_clock,
         }
@@ -101,6 +112,8 @@ pub struct Session {
     released: bool,
     /// Whether the imported graph has lost its weights.
     stripped: bool,
+    /// Whether the next run is to be verified.
+    unverified: bool,
 }
 
 /// The outputs of a run, in the model's order; indexed by position or name.
@@ -142,17 +155,37 @@ impl Session {
             device_ms: opened - opening,
             ..Timings::default()
         };
-        Ok(Session {
+        let mut session = Session {
             inputs,
             outputs,
             imported,
             runtime,
             variants,
-            options,
             timings,
             released: false,
             stripped,
-        })
+            unverified: options.verify_on_load,
+            options,
+        };
+        if session.unverified
+            && session.runtime.uses_gpu()
+            && let Some(feeds) = verify::made_up(&session.inputs)
+            // A model may well refuse numbers that are made up: then the first run has better ones.
+            && session.run(feeds).await.is_err()
+        {
+            session.unverified = true;
+        }
+        Ok(session)
+    }
+
+    /// The GPU device, when one is in use.
+    pub fn gpu_device(&self) -> Option<&std::rc::Rc<crate::gpu::device::GpuDevice>> {
+        self.runtime.gpu_device()
+    }
+
+    /// What happened since this was last asked, in order.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        self.runtime.events.take()
     }
 
     /// What has to be fed.
@@ -179,7 +212,20 @@ impl Session {
         feeds: impl IntoIterator<Item = (N, impl Into<Value>)>,
         fetches: Option<&[String]>,
     ) -> Result<Outputs> {
+        self.run_keeping(feeds, fetches, &[]).await
+    }
+
+    /// Like [`Session::run_fetching`], and where a GPU is in use leaves the outputs named by `kept` in its memory, as
+    /// tensors with a [`Tensor::remote_id`], which further runs take as feeds. They are held until
+    /// [`GpuDevice::free`](crate::gpu::device::GpuDevice::free); a loss of the device ends them.
+    pub async fn run_keeping<N: AsRef<str>>(
+        &mut self,
+        feeds: impl IntoIterator<Item = (N, impl Into<Value>)>,
+        fetches: Option<&[String]>,
+        kept: &[String],
+    ) -> Result<Outputs> {
         self.check_released()?;
+        let kept = feeds::fetch_positions(&self.outputs, Some(kept))?;
         let positions = feeds::fetch_positions(&self.outputs, fetches)?;
         let (values, defaults_are_fed) = feeds::ordered(&self.inputs, feeds)?;
         let mut outputs = positions.clone();
@@ -189,6 +235,9 @@ impl Session {
         }
         outputs.sort_unstable();
         outputs.dedup();
+        let kept: Vec<usize> = (0..outputs.len())
+            .filter(|&index| kept.contains(&outputs[index]))
+            .collect();
         let values = feeds::with_defaults(&self.imported, values, defaults_are_fed)?;
         let key = VariantKey {
             defaults_are_fed,
@@ -196,18 +245,17 @@ impl Session {
         };
         let (level, cache) = (self.options.optimization, self.options.program_cache);
         let runner = self.variants.get(&self.imported, key, level, cache)?;
-        self.runtime.meter.begin();
         let started = (self.options.clock)();
-        let results = match runner.run(&self.runtime, values.clone()).await {
-            Err(error) if self.falls_back(&error) => {
-                let reason = error.message().to_string();
-                self.runtime.fall_back_to_cpu(reason);
+        if std::mem::take(&mut self.unverified) && self.runtime.uses_gpu() {
+            self.runtime.verifying.set(true);
+            let verified = self.run_recovering(&runner, &values, &[]).await;
+            self.runtime.verifying.set(false);
+            if !self.runtime.planner.demoted.borrow().is_empty() {
                 self.variants.forget_programs();
-                self.runtime.meter.begin();
-                runner.run(&self.runtime, values).await?
             }
-            other => other?,
-        };
+            verified?;
+        }
+        let results = self.run_recovering(&runner, &values, &kept).await?;
         if self.runtime.first_run_ms.get().is_none() {
             self.runtime.first_run_ms.set(Some((self.options.clock)() - started));
         }
@@ -216,6 +264,27 @@ impl Session {
             (self.outputs[position].name.clone(), results[index].clone())
         };
         Ok(Outputs(positions.into_iter().map(pick).collect()))
+    }
+
+    /// Runs a graph, once more after a loss of the device and on the CPU after another, or after any failure of a GPU that
+    /// was not asked for.
+    async fn run_recovering(&mut self, runner: &Runner, values: &[Value], kept: &[usize]) -> Result<Vec<Value>> {
+        let mut retried = false;
+        loop {
+            self.runtime.meter.begin();
+            let error = match runner.run(&self.runtime, values.to_vec(), kept).await {
+                Ok(results) => return Ok(results),
+                Err(error) => error,
+            };
+            self.runtime
+                .recover(error.clone(), self.options.device, &mut retried)
+                .await?;
+            self.variants.forget_programs();
+            if values.iter().any(runner::is_remote) {
+                // What was fed is gone with the device.
+                return Err(error);
+            }
+        }
     }
 
     /// Runs the model `runs` times, after one run that is not counted, and times every step by itself. Nothing is
@@ -282,15 +351,6 @@ impl Session {
             ));
         }
         Ok(())
-    }
-
-    /// Whether an error of the GPU may be answered by running on the CPU instead.
-    fn falls_back(&self, error: &Error) -> bool {
-        let of_the_device = matches!(
-            error.code(),
-            ErrorCode::Device | ErrorCode::DeviceLost | ErrorCode::OutOfMemory
-        );
-        self.runtime.uses_gpu() && self.options.device == Device::Auto && of_the_device
     }
 }
 

@@ -25,7 +25,8 @@ pub struct ProfileRow {
     pub node: String,
     /// The node's operator; empty for a kernel.
     pub operator: String,
-    /// Whether it ran on the GPU. Steps of the GPU are then waited for one by one, and the wait counts.
+    /// Whether it ran on the GPU. Where the device has no timestamps, its steps are waited for one by one, and the wait
+    /// counts.
     pub on_gpu: bool,
     /// The kernel.
     pub kernel: String,
@@ -142,6 +143,11 @@ impl Profiler {
         let elapsed = self.now() - began.at;
         let own = elapsed - (self.inner - began.inner);
         self.inner = began.inner + elapsed;
+        self.book(own, state, step);
+    }
+
+    /// Books milliseconds on a step's row.
+    pub fn book(&mut self, own: f64, state: &PlanState, step: StepLabel<'_>) {
         let graph = &state.bound.graph;
         let key = (graph.node_label(step.node), step.kernel.to_string());
         let at = match self.positions.get(&key) {

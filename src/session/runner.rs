@@ -2,14 +2,24 @@
 
 use std::{cell::RefCell, rc::Rc};
 
+#[cfg(feature = "gpu")]
+use super::verify;
 use super::{
     control,
     limits::bytes_of,
     profile::StepLabel,
     runtime::{Recorded, Runtime},
 };
+#[cfg(feature = "gpu")]
 use crate::{
-    cpu::executor::{Frame, Slot},
+    cpu::executor::Operand,
+    gpu::{
+        kernel::{Binding, GpuType},
+        program::GpuValueId,
+    },
+};
+use crate::{
+    cpu::executor::{Frame, Place, Slot},
     error::{Error, ErrorCode, Result},
     graph::{NodeId, ValueId, ValueType},
     ops::infer::BoundGraph,
@@ -106,21 +116,23 @@ impl Runner {
         }))
     }
 
-    /// Runs the graph on values for its inputs and captures, in that order.
-    pub async fn run(&self, runtime: &Runtime, feeds: Vec<Value>) -> Result<Vec<Value>> {
+    /// Runs the graph on values for its inputs and captures, in that order. Outputs at the positions `kept` stay on the
+    /// GPU where one is in use.
+    pub async fn run(&self, runtime: &Runtime, feeds: Vec<Value>, kept: &[usize]) -> Result<Vec<Value>> {
         let key: InputKey = feeds.iter().map(InputType::of).collect();
         let graph = &self.bound.graph;
         let mut table: Vec<Option<Value>> = vec![None; graph.values.len()];
         for (&id, value) in graph.inputs.iter().chain(&graph.captures).zip(feeds) {
             table[id.index()] = Some(aligned(value)?);
         }
+        let kept_ids: Vec<ValueId> = kept.iter().map(|&position| graph.outputs[position]).collect();
         let mut link = self.plan_first(runtime, &key)?;
         let mut chain = vec![Rc::clone(&link)];
         loop {
             runtime.meter.check_time()?;
             let held = table.iter().flatten().map(bytes_of).sum();
             let before = runtime.meter.hold(held, "the values of a run take")?;
-            link.run(runtime, &mut table, self.capacity).await?;
+            link.run(runtime, &mut table, self.capacity, &kept_ids).await?;
             runtime.meter.release_to(before);
             if link.planned.state.is_finished() {
                 break;
@@ -134,7 +146,19 @@ impl Runner {
                 Error::new(ErrorCode::InvalidGraph, "an output was not made").at_input(graph.value(id).name.clone())
             })
         });
-        let outputs = outputs.collect::<Result<_>>()?;
+        let mut outputs: Vec<Value> = outputs.collect::<Result<_>>()?;
+        for (position, output) in outputs.iter_mut().enumerate() {
+            if let Value::Tensor(tensor) = output {
+                match (tensor.remote_id().is_some(), kept.contains(&position)) {
+                    (true, false) => *tensor = runtime.fetch(tensor).await?,
+                    (false, true) => {
+                        let name = || graph.value(graph.outputs[position]).name.clone();
+                        *tensor = runtime.store(tensor.clone()).map_err(|error| error.at_input(name()))?;
+                    }
+                    _ => {}
+                }
+            }
+        }
         *self.last.borrow_mut() = chain;
         Ok(outputs)
     }
@@ -187,9 +211,25 @@ impl Link {
         self.bodies.borrow().values().cloned().collect()
     }
 
-    async fn run(&self, runtime: &Runtime, table: &mut Vec<Option<Value>>, capacity: usize) -> Result<()> {
+    async fn run(
+        &self,
+        runtime: &Runtime,
+        table: &mut Vec<Option<Value>>,
+        capacity: usize,
+        kept: &[ValueId],
+    ) -> Result<()> {
         let (segment, state) = (&self.planned.segment, &self.planned.state);
         table.resize(table.len().max(state.bound.graph.values.len()), None);
+        if table.iter().flatten().any(is_remote) {
+            for id in self.read_on_host() {
+                if let Some(Value::Tensor(tensor)) = &table[id.index()]
+                    && tensor.remote_id().is_some()
+                {
+                    table[id.index()] = Some(Value::Tensor(runtime.fetch(tensor).await?));
+                }
+            }
+        }
+        let kept = self.slots_to_keep(runtime, kept);
         if !self.is_recorded.get() {
             let recorded = runtime.record(&segment.gpu).await?;
             *self.recorded.borrow_mut() = recorded;
@@ -202,8 +242,10 @@ impl Link {
         let planned = buffers.sum::<u64>() + segment.arena_bytes as u64;
         runtime.meter.check_memory(planned, "the values of a run take")?;
         let mut slots = Vec::with_capacity(segment.slots.len());
-        for source in &segment.slots {
+        for (slot, source) in segment.slots.iter().enumerate() {
             slots.push(match source {
+                // The GPU's own memory takes its place.
+                _ if kept.contains(&slot) => Slot::Empty,
                 SlotSource::Value(id) => {
                     let tensor = value_of(state, table, *id);
                     let tensor = tensor.ok_or_else(|| Error::internal("a segment's input was not made"))?;
@@ -225,7 +267,13 @@ impl Link {
             slots: &mut slots,
             threads: &runtime.threads,
         };
-        let result = self.run_steps(runtime, &mut frame, recorded.as_mut()).await;
+        #[cfg(feature = "gpu")]
+        let started = recorded.as_ref().map(|_| (runtime.clock)());
+        let result = self.run_steps(runtime, &mut frame, recorded.as_mut(), &kept).await;
+        #[cfg(feature = "gpu")]
+        if let (Some(recorded), Some(started), Ok(())) = (&mut recorded, started, &result) {
+            recorded.executor.pace((runtime.clock)() - started);
+        }
         *self.recorded.borrow_mut() = recorded;
         *runtime.arena.borrow_mut() = arena;
         result?;
@@ -257,6 +305,7 @@ impl Link {
         runtime: &Runtime,
         frame: &mut Frame<'_>,
         mut recorded: Option<&mut Recorded>,
+        kept: &[usize],
     ) -> Result<()> {
         for step in &self.planned.segment.steps {
             runtime.meter.check_time()?;
@@ -277,18 +326,118 @@ impl Link {
                 other => {
                     let recorded = recorded.as_deref_mut();
                     let recorded = recorded.ok_or_else(|| Error::internal("a segment's GPU steps are not recorded"))?;
-                    if let (Step::Gpu(range), true) = (other, began.is_some()) {
-                        self.profile_gpu(runtime, range.clone(), frame, recorded).await?;
-                    } else {
-                        run_gpu_step(other, frame, recorded).await?;
+                    #[cfg(all(test, feature = "gpu"))]
+                    if let Step::Download(_) = other {
+                        runtime.may_lose_device();
+                    }
+                    match other {
+                        #[cfg(feature = "gpu")]
+                        Step::Gpu(range) if began.is_some() => {
+                            self.profile_gpu(runtime, range.clone(), frame, recorded).await?;
+                        }
+                        #[cfg(feature = "gpu")]
+                        Step::Gpu(range) if runtime.verifying.get() => {
+                            for index in range.clone() {
+                                let step = (index, &self.planned.segment.gpu.steps[index]);
+                                verify::run_step(runtime, &self.planned.state, step, &mut recorded.executor).await?;
+                            }
+                        }
+                        #[cfg(feature = "gpu")]
+                        Step::Download(pairs) if !kept.is_empty() => {
+                            let fetched = self.keep_on_gpu(pairs, kept, frame, recorded)?;
+                            if !fetched.is_empty() {
+                                run_gpu_step(&Step::Download(fetched), frame, recorded).await?;
+                            }
+                        }
+                        _ => run_gpu_step(other, frame, recorded).await?,
                     }
                 }
             }
         }
+        #[cfg(feature = "gpu")]
+        if let (Some(recorded), false) = (recorded, kept.is_empty()) {
+            recorded.executor.flush().await?;
+        }
         Ok(())
     }
 
-    /// Runs steps of the GPU one by one, waiting for each.
+    /// Which slots steps of the CPU use.
+    fn slots_of_the_cpu(&self) -> Vec<bool> {
+        let mut used = vec![false; self.planned.segment.slots.len()];
+        for step in &self.planned.segment.steps {
+            let Step::Cpu(step) = step else { continue };
+            let (inputs, outputs, _) = step.operands();
+            for operand in inputs.iter().chain(outputs).flatten() {
+                if let Place::Slot(slot) = operand.place {
+                    used[slot] = true;
+                }
+            }
+        }
+        used
+    }
+
+    /// Values that the host reads, of those from outside and those left behind.
+    fn read_on_host(&self) -> Vec<ValueId> {
+        let (segment, state) = (&self.planned.segment, &self.planned.state);
+        let mut read = state.needed.clone();
+        for (source, used) in segment.slots.iter().zip(self.slots_of_the_cpu()) {
+            if let (SlotSource::Value(id), true) = (source, used) {
+                read.push(*id);
+            }
+        }
+        for step in &segment.tail {
+            let (TailStep::Dynamic { node, .. } | TailStep::Values { node } | TailStep::Control { node, .. }) = step;
+            read.extend(state.bound.graph.nodes[node.index()].dependencies());
+        }
+        read
+    }
+
+    /// Slots that are not needed on the host when the outputs `kept` stay on the GPU.
+    fn slots_to_keep(&self, runtime: &Runtime, kept: &[ValueId]) -> Vec<usize> {
+        if kept.is_empty() || !runtime.uses_gpu() {
+            return Vec::new();
+        }
+        let (segment, read) = (&self.planned.segment, self.read_on_host());
+        let mut stays = self.slots_of_the_cpu();
+        for (slot, stays) in stays.iter_mut().enumerate() {
+            let mut outputs = segment.outputs.iter().filter(|output| output.slot == slot).peekable();
+            *stays = !*stays
+                && matches!(segment.slots[slot], SlotSource::Buffer(_))
+                && outputs.peek().is_some()
+                && outputs.all(|output| kept.contains(&output.value) && !read.contains(&output.value));
+        }
+        (0..stays.len()).filter(|&slot| stays[slot]).collect()
+    }
+
+    /// Leaves downloads to slots that are kept on the GPU, and returns the others.
+    #[cfg(feature = "gpu")]
+    fn keep_on_gpu(
+        &self,
+        pairs: &[(GpuValueId, Operand)],
+        kept: &[usize],
+        frame: &mut Frame<'_>,
+        recorded: &mut Recorded,
+    ) -> Result<Vec<(GpuValueId, Operand)>> {
+        let mut fetched = Vec::new();
+        for &(id, operand) in pairs {
+            let outputs = &self.planned.segment.outputs;
+            let output = match operand.place {
+                Place::Slot(slot) if kept.contains(&slot) => outputs.iter().find(|output| output.slot == slot),
+                _ => None,
+            };
+            match output {
+                Some(output) => {
+                    let tensor = recorded.executor.keep(id, output.dtype, &output.shape)?;
+                    frame.slots[output.slot] = Slot::Tensor(tensor);
+                }
+                None => fetched.push((id, operand)),
+            }
+        }
+        Ok(fetched)
+    }
+
+    /// Runs steps of the GPU and books what each took: on the device, where it measures, and else one by one with the wait.
+    #[cfg(feature = "gpu")]
     async fn profile_gpu(
         &self,
         runtime: &Runtime,
@@ -296,26 +445,37 @@ impl Link {
         frame: &mut Frame<'_>,
         recorded: &mut Recorded,
     ) -> Result<()> {
-        for index in range {
+        let measured = recorded.executor.time(range.clone()).await?;
+        for index in range.clone() {
             let began = runtime.begin_step();
-            run_gpu_step(&Step::Gpu(index..index + 1), frame, recorded).await?;
-            recorded.finish().await?;
-            let step = &self.planned.segment.gpu.steps[index];
-            let graph = &self.planned.state.bound.graph;
-            let mut ids = (0..graph.nodes.len() as u32).map(NodeId);
-            let node = ids.find(|&id| graph.node_label(id) == step.label);
-            if let (Some(began), Some(node)) = (began, node) {
+            let millis = measured.as_ref().map(|millis| millis[index - range.start]);
+            if millis.is_none() {
+                run_gpu_step(&Step::Gpu(index..index + 1), frame, recorded).await?;
+                recorded.finish().await?;
+            }
+            if let (Some(began), Some(profiler)) = (began, &mut *runtime.profiler.borrow_mut()) {
+                let (state, step) = (&self.planned.state, &self.planned.segment.gpu.steps[index]);
+                let node = NodeId(step.node as u32);
+                let values = step.inputs.iter().chain(&step.outputs).flatten();
+                let sizes = values.map(|id| self.planned.segment.gpu.values[id.0].elements as u64 * GpuType::SIZE);
+                let dispatches = step.kernel.dispatches.iter();
+                let made = dispatches
+                    .flat_map(|dispatch| &dispatch.bindings)
+                    .map(|binding| match binding {
+                        Binding::Constant(data) => data.size,
+                        _ => 0,
+                    });
+                let kernel = step.kernel.dispatches.first();
                 let label = StepLabel {
                     node,
-                    kernel: step
-                        .kernel
-                        .dispatches
-                        .first()
-                        .map_or("empty", |first| first.shader.label),
+                    kernel: kernel.map_or("empty", |first| first.shader.label),
                     place: Placement::Gpu,
-                    bytes: None,
+                    bytes: Some(sizes.chain(made).sum()),
                 };
-                runtime.end_step(began, &self.planned.state, label);
+                match millis {
+                    Some(millis) => profiler.book(millis, state, label),
+                    None => profiler.end(began, state, label),
+                }
             }
         }
         Ok(())
@@ -435,7 +595,15 @@ async fn run_gpu_step(step: &Step, frame: &mut Frame<'_>, recorded: &mut Recorde
     let executor = &mut recorded.executor;
     match step {
         Step::Cpu(_) => Ok(()),
-        Step::Upload { from, to } => executor.upload(*to, frame.read(from)?),
+        Step::Upload { from, to } => {
+            if let Place::Slot(slot) = from.place
+                && let Some(Slot::Tensor(tensor)) = frame.slots.get(slot)
+                && tensor.remote_id().is_some()
+            {
+                return executor.take(*to, tensor);
+            }
+            executor.upload(*to, frame.read(from)?)
+        }
         Step::Gpu(range) => executor.encode(range.clone()),
         Step::Download(pairs) => {
             let ids: Vec<_> = pairs.iter().map(|(id, _)| *id).collect();
@@ -455,6 +623,10 @@ async fn run_gpu_step(_: &Step, _: &mut Frame<'_>, _: &mut Recorded) -> Result<(
 fn value_of(state: &PlanState, table: &[Option<Value>], id: ValueId) -> Option<Value> {
     let made = table.get(id.index()).and_then(Option::clone);
     made.or_else(|| Some(Value::Tensor(state.facts.get(id.index())?.tensor().ok()??)))
+}
+
+pub(super) fn is_remote(value: &Value) -> bool {
+    matches!(value, Value::Tensor(tensor) if tensor.remote_id().is_some())
 }
 
 /// The value with a tensor's data aligned. What containers hold is aligned when it is taken out.

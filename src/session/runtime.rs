@@ -2,29 +2,25 @@
 
 use std::cell::{Cell, RefCell};
 
-#[cfg(feature = "gpu")]
 use std::rc::Rc;
 
 use super::{
-    Device,
+    Device, Event,
     limits::Meter,
     profile::{Began, Profiler, StepLabel},
 };
-#[cfg(not(feature = "gpu"))]
-use crate::error::ErrorCode;
 #[cfg(feature = "gpu")]
 use crate::gpu::{
-    device::GpuDevice,
     executor::{GpuConstants, GpuExecutor},
     kernel::AdapterKind,
 };
 use crate::{
     cpu::threads::Threads,
-    error::{Error, Result},
-    gpu::program::GpuProgram,
+    error::{Error, ErrorCode, Result},
+    gpu::{device::GpuDevice, program::GpuProgram},
     ops::Prepared,
     plan::{Memory, PlanState, Planner, Target},
-    tensor::AlignedBytes,
+    tensor::{AlignedBytes, Tensor},
 };
 
 pub(super) struct Runtime {
@@ -42,6 +38,13 @@ pub(super) struct Runtime {
     /// What times each step, while the session is profiled.
     pub profiler: RefCell<Option<Profiler>>,
     pub warnings: Vec<String>,
+    /// What the caller has not been told yet.
+    pub events: RefCell<Vec<Event>>,
+    /// Whether GPU steps are compared with the CPU.
+    pub verifying: Cell<bool>,
+    /// After how many downloads the device is lost.
+    #[cfg(all(test, feature = "gpu"))]
+    pub loses_device_after: Cell<Option<usize>>,
     /// Whether the GPU was chosen for the user, who then wants it only if it runs all heavy nodes.
     pub gpu_must_run_heavy_nodes: bool,
     #[cfg(feature = "gpu")]
@@ -74,6 +77,7 @@ impl Runtime {
                 memory,
                 prepared: Prepared::timed(clock),
                 threads: threads.count(),
+                demoted: RefCell::default(),
             },
             threads,
             arena: RefCell::default(),
@@ -84,6 +88,10 @@ impl Runtime {
             first_run_ms: Cell::new(None),
             profiler: RefCell::default(),
             warnings: Vec::new(),
+            events: RefCell::default(),
+            verifying: Cell::new(false),
+            #[cfg(all(test, feature = "gpu"))]
+            loses_device_after: Cell::new(None),
             gpu_must_run_heavy_nodes: device == Device::Auto,
             #[cfg(feature = "gpu")]
             gpu: None,
@@ -165,6 +173,33 @@ impl Runtime {
         None
     }
 
+    /// The GPU device, when one is in use.
+    pub fn gpu_device(&self) -> Option<&Rc<GpuDevice>> {
+        #[cfg(feature = "gpu")]
+        return Some(&self.gpu.as_ref()?.device);
+        #[cfg(not(feature = "gpu"))]
+        None
+    }
+
+    /// Brings a tensor to the CPU.
+    pub async fn fetch(&self, tensor: &Tensor) -> Result<Tensor> {
+        #[cfg(feature = "gpu")]
+        if let Some(device) = self.gpu_device() {
+            return device.fetch(tensor).await;
+        }
+        let message = format!("{tensor:?} is in the memory of a GPU that the session does not use");
+        Err(Error::new(ErrorCode::InvalidArgument, message))
+    }
+
+    /// Brings a tensor to the GPU, where one is in use.
+    pub fn store(&self, tensor: Tensor) -> Result<Tensor> {
+        #[cfg(feature = "gpu")]
+        if let Some(device) = self.gpu_device() {
+            return device.store(&tensor);
+        }
+        Ok(tensor)
+    }
+
     /// Bytes of GPU memory that constants take.
     pub fn gpu_constant_bytes(&self) -> u64 {
         #[cfg(feature = "gpu")]
@@ -173,14 +208,49 @@ impl Runtime {
         0
     }
 
-    /// Gives the GPU up and says why.
-    pub fn fall_back_to_cpu(&mut self, reason: String) {
-        self.warnings.push(format!("running on the CPU: {reason}"));
+    /// Answers an error of the GPU so that the run may be tried again: a lost device by a new one, once, and then by the
+    /// CPU; other errors by the CPU where the GPU was not asked for. Gives back what is not to be answered.
+    pub async fn recover(&mut self, error: Error, device: Device, retried: &mut bool) -> Result<()> {
+        let is_lost = error.code() == ErrorCode::DeviceLost;
+        let of_the_gpu = matches!(error.code(), ErrorCode::Device | ErrorCode::OutOfMemory);
+        if !self.uses_gpu() || !(is_lost || (of_the_gpu && device == Device::Auto)) {
+            return Err(error);
+        }
         self.planner.target = Target::Cpu;
         #[cfg(feature = "gpu")]
         {
             self.gpu = None;
         }
+        let mut reason = error.message().to_string();
+        if is_lost && !std::mem::replace(retried, true) {
+            let warnings = self.warnings.len();
+            match self.open_gpu(device).await {
+                Ok(()) => self.warnings.truncate(warnings),
+                Err(error) => reason = format!("{reason}; {}", error.message()),
+            }
+        }
+        let on_new_device = self.uses_gpu();
+        if !on_new_device {
+            self.warnings.push(format!("running on the CPU: {reason}"));
+        }
+        if is_lost {
+            self.events.borrow_mut().push(Event::DeviceLost {
+                message: reason,
+                on_new_device,
+            });
+        }
+        Ok(())
+    }
+
+    /// Loses the device when a test wants it.
+    #[cfg(all(test, feature = "gpu"))]
+    pub fn may_lose_device(&self) {
+        match self.loses_device_after.get() {
+            Some(0) => self.gpu.as_ref().unwrap().device.destroy(),
+            Some(_) | None => {}
+        }
+        let left = self.loses_device_after.get();
+        self.loses_device_after.set(left.and_then(|left| left.checked_sub(1)));
     }
 
     /// Frees packed weights and memory.

@@ -19,6 +19,8 @@ pub struct Tensor {
 enum Data {
     Bytes(Bytes),
     Strings(Arc<[String]>),
+    /// In the memory of a device, which knows it by this number.
+    Remote(u64),
 }
 
 impl Tensor {
@@ -70,6 +72,24 @@ impl Tensor {
         })
     }
 
+    /// A tensor whose elements are in the memory of a device, which knows them by `id`. Only runs on that device read them:
+    /// [`Tensor::bytes`] is empty, and [`Tensor::view`] fails.
+    pub fn remote(dtype: DType, shape: &[usize], id: u64) -> Tensor {
+        Tensor {
+            dtype,
+            shape: shape.to_vec(),
+            data: Data::Remote(id),
+        }
+    }
+
+    /// The device's number of a tensor whose elements are in its memory.
+    pub fn remote_id(&self) -> Option<u64> {
+        match self.data {
+            Data::Remote(id) => Some(id),
+            _ => None,
+        }
+    }
+
     /// A tensor of rank 0.
     pub fn scalar<T: Element>(value: T) -> Tensor {
         Tensor {
@@ -118,19 +138,19 @@ impl Tensor {
         self.shape.contains(&0)
     }
 
-    /// The data as little-endian bytes; empty for strings.
+    /// The data as little-endian bytes; empty for strings and for what is in the memory of a device.
     pub fn bytes(&self) -> &[u8] {
         match &self.data {
             Data::Bytes(bytes) => bytes,
-            Data::Strings(_) => &[],
+            _ => &[],
         }
     }
 
-    /// The shared bytes behind the tensor; `None` for strings.
+    /// The shared bytes behind the tensor, if that is what it is made of.
     pub fn shared_bytes(&self) -> Option<&Bytes> {
         match &self.data {
             Data::Bytes(bytes) => Some(bytes),
-            Data::Strings(_) => None,
+            _ => None,
         }
     }
 
@@ -138,6 +158,12 @@ impl Tensor {
     pub fn view<T: Element>(&self) -> Result<Cow<'_, [T]>> {
         if T::DTYPE != self.dtype {
             return Err(self.type_error(T::DTYPE.name()));
+        }
+        if let Data::Remote(_) = self.data {
+            return Err(Error::new(
+                ErrorCode::InvalidTensor,
+                "the tensor is in the memory of a device and has to be read back first",
+            ));
         }
         let bytes = self.bytes();
         match bytemuck::try_cast_slice(bytes) {
@@ -150,7 +176,7 @@ impl Tensor {
     pub fn strings(&self) -> Result<&[String]> {
         match &self.data {
             Data::Strings(strings) => Ok(strings),
-            Data::Bytes(_) => Err(self.type_error("string")),
+            _ => Err(self.type_error("string")),
         }
     }
 
@@ -208,7 +234,7 @@ impl Tensor {
 
     /// The same tensor with data aligned for its element type: shared when it is already, else copied.
     pub fn aligned(&self) -> Result<Tensor> {
-        if self.is_aligned() {
+        if self.is_aligned() || self.remote_id().is_some() {
             return Ok(self.clone());
         }
         Tensor::from_bytes(self.dtype, &self.shape, AlignedBytes::copy_of(self.bytes())?)
@@ -235,6 +261,7 @@ impl PartialEq for Tensor {
             && match (&self.data, &other.data) {
                 (Data::Bytes(a), Data::Bytes(b)) => **a == **b,
                 (Data::Strings(a), Data::Strings(b)) => a == b,
+                (Data::Remote(a), Data::Remote(b)) => a == b,
                 _ => false,
             }
     }
@@ -252,6 +279,7 @@ impl fmt::Debug for Tensor {
         let mut list = f.debug_list();
         match &self.data {
             Data::Strings(strings) => list.entries(&strings[..shown]),
+            Data::Remote(id) => list.entry(&format_args!("remote {id}")),
             Data::Bytes(bytes) => with_element!(self.dtype, T => {
                 let values: Vec<T> = bytemuck::pod_collect_to_vec(&bytes[..shown * std::mem::size_of::<T>()]);
                 list.entries(values)

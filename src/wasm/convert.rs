@@ -1,7 +1,8 @@
 //! Values, types, graphs and errors to JavaScript and back. Tensor data crosses by one copy of its bytes.
 //!
 //! A tensor is `{ name, type, shape, data }`; a sequence is `{ name, items }`, a map `{ name, keys, values }` of two
-//! tensors, and an empty optional `{ name }`. What stands inside another value has no name.
+//! tensors, and an empty optional `{ name }`. What stands inside another value has no name. A tensor in GPU memory is
+//! `{ name, type, shape, buffer }`.
 
 use js_sys::{
     Array, ArrayBuffer, BigInt64Array, BigUint64Array, Float32Array, Float64Array, Int8Array, Int16Array, Int32Array,
@@ -12,7 +13,7 @@ use wasm_bindgen::{JsCast, JsValue, prelude::wasm_bindgen};
 use crate::{
     Error, ErrorCode, Result, ValueInfo,
     graph::{Graph, NodeId},
-    session::{Profile, ProfileRow},
+    session::{Event, Profile, ProfileRow},
     tensor::{AlignedBytes, DType, Dim, Map, Tensor, Value, packed},
 };
 
@@ -31,6 +32,8 @@ extern "C" {
     fn shape(this: &Fields) -> JsValue;
     #[wasm_bindgen(method, getter, structural)]
     fn data(this: &Fields) -> JsValue;
+    #[wasm_bindgen(method, getter, structural)]
+    fn buffer(this: &Fields) -> JsValue;
     #[wasm_bindgen(method, setter, structural)]
     fn set_name(this: &Fields, name: &str);
     #[wasm_bindgen(method, setter, structural, js_name = type)]
@@ -39,6 +42,8 @@ extern "C" {
     fn set_shape(this: &Fields, shape: &Array);
     #[wasm_bindgen(method, setter, structural)]
     fn set_data(this: &Fields, data: &JsValue);
+    #[wasm_bindgen(method, setter, structural)]
+    fn set_buffer(this: &Fields, buffer: &JsValue);
 
     /// A typed array or a DataView.
     #[wasm_bindgen(extends = Object)]
@@ -81,6 +86,30 @@ pub(super) fn error_to_js(error: &Error) -> JsValue {
     if !place.details.is_empty() {
         let lines: Array = place.details.iter().map(JsValue::from).collect();
         set(&object, "details", &lines);
+    }
+    object.into()
+}
+
+/// `{ type: "device-lost", continues, message }` or `{ type: "node-demoted", node, operator, message }`.
+pub(super) fn event_to_js(event: &Event) -> JsValue {
+    let object = Object::new();
+    let put = |key: &str, text: &str| set(&object, key, &text.into());
+    match event {
+        Event::DeviceLost { message, on_new_device } => {
+            put("type", "device-lost");
+            put("continues", if *on_new_device { "webgpu" } else { "cpu" });
+            put("message", message);
+        }
+        Event::NodeDemoted {
+            node,
+            operator,
+            message,
+        } => {
+            put("type", "node-demoted");
+            put("node", node);
+            put("operator", operator);
+            put("message", message);
+        }
     }
     object.into()
 }
@@ -154,17 +183,29 @@ fn dim_to_js(dim: &Dim) -> JsValue {
     }
 }
 
+/// What tensors in GPU memory are read and written with.
+pub(super) type Gpu<'a> = Option<&'a crate::gpu::device::GpuDevice>;
+
 /// Reads a value with its name.
-pub(super) fn value_from_js(value: &JsValue) -> Result<(String, Value)> {
+pub(super) fn value_from_js(value: &JsValue, gpu: Gpu<'_>) -> Result<(String, Value)> {
     let fields: &Fields = value.unchecked_ref();
     if !fields.type_name().is_undefined() {
+        let buffer = fields.buffer();
+        if !buffer.is_undefined() {
+            let (name, dtype, shape) = description_from_js(value)?;
+            let gpu = gpu.ok_or_else(|| {
+                let message = "the tensor is in GPU memory, and the session does not use a GPU";
+                Error::new(ErrorCode::InvalidArgument, message).at_input(name.clone())
+            })?;
+            return Ok((name, gpu.import(buffer, dtype, &shape)?.into()));
+        }
         let (name, tensor) = tensor_from_js(value)?;
         return Ok((name, tensor.into()));
     }
     let name = fields.name().as_string().unwrap_or_default();
     let items = get(value, "items");
     if let Some(items) = items.dyn_ref::<Array>() {
-        let items = items.iter().map(|item| Ok(value_from_js(&item)?.1));
+        let items = items.iter().map(|item| Ok(value_from_js(&item, gpu)?.1));
         let items = items.collect::<Result<Vec<Value>>>();
         return Ok((
             name.clone(),
@@ -180,13 +221,20 @@ pub(super) fn value_from_js(value: &JsValue) -> Result<(String, Value)> {
 }
 
 /// Writes a value with a name.
-pub(super) fn value_to_js(name: &str, value: &Value) -> Result<JsValue> {
+pub(super) fn value_to_js(name: &str, value: &Value, gpu: Gpu<'_>) -> Result<JsValue> {
     let object = Object::new();
     set(&object, "name", &name.into());
     match value {
-        Value::Tensor(tensor) => return tensor_to_js(name, tensor),
+        Value::Tensor(tensor) => {
+            if let (Some(_), Some(gpu)) = (tensor.remote_id(), gpu) {
+                let object = description_to_js(name, tensor);
+                object.set_buffer(&gpu.export(tensor).unwrap_or_default());
+                return Ok(object.into());
+            }
+            return tensor_to_js(name, tensor);
+        }
         Value::Sequence(items) => {
-            let items = items.iter().map(|item| value_to_js("", item));
+            let items = items.iter().map(|item| value_to_js("", item, gpu));
             let items: Array = items.collect::<Result<Array>>()?;
             set(&object, "items", &items);
         }
@@ -199,8 +247,8 @@ pub(super) fn value_to_js(name: &str, value: &Value) -> Result<JsValue> {
     Ok(object.into())
 }
 
-/// Reads a tensor with its name.
-pub(super) fn tensor_from_js(value: &JsValue) -> Result<(String, Tensor)> {
+/// Reads a tensor's name, type and shape.
+fn description_from_js(value: &JsValue) -> Result<(String, DType, Vec<usize>)> {
     let invalid = |message: &str| Error::new(ErrorCode::InvalidTensor, message);
     let fields: &Fields = value.unchecked_ref();
     let name = fields.name().as_string().unwrap_or_default();
@@ -222,7 +270,15 @@ pub(super) fn tensor_from_js(value: &JsValue) -> Result<(String, Tensor)> {
                 .ok_or_else(|| in_tensor(invalid("a dimension is not a whole number")))
         })
         .collect::<Result<Vec<usize>>>()?;
-    let data = fields.data();
+    Ok((name, dtype, shape))
+}
+
+/// Reads a tensor with its name.
+pub(super) fn tensor_from_js(value: &JsValue) -> Result<(String, Tensor)> {
+    let (name, dtype, shape) = description_from_js(value)?;
+    let invalid = |message: &str| Error::new(ErrorCode::InvalidTensor, message);
+    let in_tensor = |error: Error| error.at_input(name.clone());
+    let data = value.unchecked_ref::<Fields>().data();
     if dtype == DType::String {
         let list = data
             .dyn_ref::<Array>()
@@ -251,13 +307,19 @@ pub(super) fn tensor_from_js(value: &JsValue) -> Result<(String, Tensor)> {
     Ok((name, tensor))
 }
 
-/// Writes a tensor with a name.
-pub(super) fn tensor_to_js(name: &str, tensor: &Tensor) -> Result<JsValue> {
+/// Writes a tensor's name, type and shape.
+fn description_to_js(name: &str, tensor: &Tensor) -> Fields {
     let object: Fields = Object::new().unchecked_into();
     object.set_name(name);
     object.set_type_name(tensor.dtype().name());
     let shape: Array = tensor.shape().iter().map(|&dim| JsValue::from(dim as f64)).collect();
     object.set_shape(&shape);
+    object
+}
+
+/// Writes a tensor with a name.
+pub(super) fn tensor_to_js(name: &str, tensor: &Tensor) -> Result<JsValue> {
+    let object = description_to_js(name, tensor);
     let data = match tensor.dtype() {
         DType::String => tensor.strings()?.iter().map(JsValue::from).collect::<Array>().into(),
         dtype => {

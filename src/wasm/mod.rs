@@ -136,6 +136,7 @@ pub struct CoreSession {
     session: Rc<RefCell<Option<Session>>>,
     inputs: JsValue,
     outputs: JsValue,
+    on_event: Option<Function>,
 }
 
 #[derive(Deserialize, Default)]
@@ -146,6 +147,7 @@ struct Options {
     memory: Option<String>,
     limits: LimitsJs,
     threads: Option<u32>,
+    verify_on_load: bool,
 }
 
 #[derive(Deserialize, Default)]
@@ -168,11 +170,21 @@ impl From<LimitsJs> for Limits {
 
 #[wasm_bindgen]
 impl CoreSession {
-    /// Reads the model, optimizes it and opens the device. `onProgress(stage, done, total)` is told of each stage. The
-    /// session shares the bytes, which may be freed or used once more.
-    pub fn load(bytes: &mut ModelBytes, options: JsValue, on_progress: Option<Function>) -> js_sys::Promise {
+    /// Reads the model, optimizes it and opens the device. `onProgress(stage, done, total)` is told of each stage, and
+    /// `onEvent` of what happens to the session then and later. The session shares the bytes, which may be freed or used
+    /// once more.
+    pub fn load(
+        bytes: &mut ModelBytes,
+        options: JsValue,
+        on_progress: Option<Function>,
+        on_event: Option<Function>,
+    ) -> js_sys::Promise {
         let (model, external) = (bytes.share(), bytes.external.clone());
-        start(async move { Ok(load_session(model, external, options, on_progress).await?.into()) })
+        start(async move {
+            Ok(load_session(model, external, options, on_progress, on_event)
+                .await?
+                .into())
+        })
     }
 
     /// `[{ name, type, shape }]` of what has to be fed.
@@ -186,18 +198,42 @@ impl CoreSession {
     }
 
     /// Runs the model on a list of values, whose form stands in `convert.rs`, and resolves with the outputs in the same.
-    pub fn run(&self, feeds: &Array, fetches: Option<Array>) -> Result<JsValue, JsValue> {
-        let feeds = read_feeds(feeds);
-        let fetches: Option<Vec<String>> =
-            fetches.map(|names| names.iter().filter_map(|name| name.as_string()).collect());
+    /// Outputs named by `kept` stay in GPU memory, where one is used.
+    pub fn run(&self, feeds: Array, fetches: Option<Array>, kept: Option<Array>) -> Result<JsValue, JsValue> {
+        let texts = |names: Array| {
+            names
+                .iter()
+                .filter_map(|name| name.as_string())
+                .collect::<Vec<String>>()
+        };
+        let (fetches, kept) = (fetches.map(texts), kept.map(texts).unwrap_or_default());
         let holder = Rc::clone(&self.session);
+        let on_event = self.on_event.clone();
         start_now(async move {
-            let feeds = feeds.map_err(|error| error_to_js(&error))?;
             let mut session = take(&holder)?;
-            let result = session.run_fetching(feeds, fetches.as_deref()).await;
+            let gpu = session.gpu_device().cloned();
+            let result = match read_feeds(&feeds, gpu.as_deref()) {
+                Ok(feeds) => {
+                    let result = session
+                        .run_keeping(feeds.iter().cloned(), fetches.as_deref(), &kept)
+                        .await;
+                    // JavaScript holds what it fed.
+                    for (_, value) in &feeds {
+                        if let (Some(gpu), Value::Tensor(tensor)) = (&gpu, value) {
+                            gpu.free(tensor);
+                        }
+                    }
+                    result
+                }
+                Err(error) => Err(error),
+            };
+            tell_events(&mut session, &on_event);
+            let gpu = session.gpu_device().cloned();
             *holder.borrow_mut() = Some(session);
             let outputs = result.map_err(|error| error_to_js(&error))?;
-            let values = outputs.into_iter().map(|(name, value)| value_to_js(&name, &value));
+            let values = outputs
+                .into_iter()
+                .map(|(name, value)| value_to_js(&name, &value, gpu.as_deref()));
             Ok(values
                 .collect::<Result<Array, Error>>()
                 .map_err(|error| error_to_js(&error))?
@@ -205,15 +241,23 @@ impl CoreSession {
         })
     }
 
+    /// The browser's `GPUDevice`, when one is in use.
+    #[wasm_bindgen(js_name = gpuDevice)]
+    pub fn gpu_device(&self) -> Result<JsValue, JsValue> {
+        self.with(|session| Ok(session.gpu_device().map(|device| device.to_js()).unwrap_or_default()))
+    }
+
     /// Runs the model once and then `runs` times with every step timed, and resolves with
     /// `{ runs, runMs, nodes: [row], kernels: [row] }`.
     pub fn profile(&self, feeds: &Array, runs: u32) -> js_sys::Promise {
-        let feeds = read_feeds(feeds);
+        let feeds = read_feeds(feeds, None);
         let holder = Rc::clone(&self.session);
+        let on_event = self.on_event.clone();
         start(async move {
             let feeds = feeds.map_err(|error| error_to_js(&error))?;
             let mut session = take(&holder)?;
             let result = session.profile(feeds, runs as usize).await;
+            tell_events(&mut session, &on_event);
             *holder.borrow_mut() = Some(session);
             result
                 .map(|profile| convert::profile_to_js(&profile))
@@ -267,8 +311,8 @@ impl CoreSession {
     }
 }
 
-fn read_feeds(feeds: &Array) -> Result<Vec<(String, Value)>, Error> {
-    feeds.iter().map(|feed| value_from_js(&feed)).collect()
+fn read_feeds(feeds: &Array, gpu: convert::Gpu<'_>) -> Result<Vec<(String, Value)>, Error> {
+    feeds.iter().map(|feed| value_from_js(&feed, gpu)).collect()
 }
 
 /// The session, while nothing else runs it.
@@ -279,11 +323,21 @@ fn take(holder: &RefCell<Option<Session>>) -> Result<Session, JsValue> {
     })
 }
 
+/// Tells of what happened to a session. What the listener throws is its own affair.
+fn tell_events(session: &mut Session, on_event: &Option<Function>) {
+    for event in session.take_events() {
+        if let Some(listener) = on_event {
+            let _ = listener.call1(&JsValue::NULL, &convert::event_to_js(&event));
+        }
+    }
+}
+
 async fn load_session(
     bytes: Bytes,
     external: HashMap<String, Segments>,
     options: JsValue,
     on_progress: Option<Function>,
+    on_event: Option<Function>,
 ) -> Result<CoreSession, JsValue> {
     let parsed: Options = serde_wasm_bindgen::from_value(options)
         .map_err(|error| invalid_argument(format!("the options are not understood: {error}")))?;
@@ -320,13 +374,15 @@ async fn load_session(
         optimization,
         memory,
         limits: parsed.limits.into(),
+        verify_on_load: parsed.verify_on_load,
         threads: threads(parsed.threads),
         clock: performance_now,
         ..SessionOptions::default()
     };
-    let session = Session::new(model, options)
+    let mut session = Session::new(model, options)
         .await
         .map_err(|error| error_to_js(&error))?;
+    tell_events(&mut session, &on_event);
     progress("ready", 3);
     let inputs = info_to_js(session.inputs());
     let outputs = info_to_js(session.outputs());
@@ -334,6 +390,7 @@ async fn load_session(
         session: Rc::new(RefCell::new(Some(session))),
         inputs,
         outputs,
+        on_event,
     })
 }
 
@@ -374,7 +431,7 @@ pub fn read_value_js(bytes: &[u8], type_name: &str) -> Result<JsValue, JsValue> 
         .ok_or_else(|| invalid_argument(format!("{type_name:?} is not the name of a type")))?;
     let read = || {
         let (name, value) = read_value(Bytes::from(bytes), &ty)?;
-        value_to_js(&name, &value)
+        value_to_js(&name, &value, None)
     };
     read().map_err(|error| error_to_js(&error))
 }

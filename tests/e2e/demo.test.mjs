@@ -217,13 +217,15 @@ describe("the demo on WebGPU", () => {
     const page = await demo.open();
     await page.waitForFunction(() => document.documentElement.dataset.device === "cpu");
     assert.match(await page.locator("#status").textContent(), /No hardware WebGPU adapter/);
+    await page.locator("#nodes tr").first().waitFor({ state: "attached" });
+    assert.match(await page.locator("#facts").textContent(), /CPU: the GPU adapter ".*swiftshader.*" is a software/i);
   });
 
   test("reads a drawn 7, with every matrix product on the GPU", async () => {
     const page = await demo.open();
     await chooseDevice(page, "webgpu");
     assert.equal(await page.evaluate(() => document.documentElement.dataset.device), "webgpu");
-    assert.match(await page.locator("#status").textContent(), /^Running on WebGPU/);
+    assert.match(await page.locator("#status").textContent(), /^Running on WebGPU: .*swiftshader.*software/i);
     await drawWithMouse(page, seven);
     await waitForDigit(page, 7);
     const { percent } = await answer(page);

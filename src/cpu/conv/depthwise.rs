@@ -1,4 +1,5 @@
-//! Depthwise convolution: one input channel per group. Bands of rows are copied into zero-padded rows that stay in the
+//! Depthwise convolution, one input channel per group, and others with so few outputs per group that a product would
+//! leave most of its tile unused. Bands of rows are copied into zero-padded rows that stay in the
 //! first-level cache, each split by the column stride's phase, so that any stride reads contiguous vectors and no tap
 //! checks a border. Of small planes several are copied at a time: what was just written is slow to read. A tile of eight
 //! vectors of outputs stays in registers over all taps, whatever the kernel, stride and dilation.
@@ -10,6 +11,8 @@ use crate::cpu::threads::{Disjoint, PerThread, Threads};
 
 /// How many padded values are filled at a time: half of a small first-level cache.
 const BAND: usize = 4096;
+/// The most padded values of a group of several channels.
+const MOST: usize = 1 << 16;
 
 #[derive(Clone, Debug)]
 pub(super) struct Depthwise {
@@ -22,9 +25,11 @@ pub(super) struct Depthwise {
     band: usize,
     /// The padded rows of a band.
     rows: usize,
-    /// How many planes are filled at a time; 1 unless a band is a whole plane.
+    /// How many groups are filled at a time; 1 unless a band is a whole plane.
     together: usize,
-    /// Where each tap of the kernel reads, relative to the output column in the first padded row.
+    /// The channels of a group.
+    channels: usize,
+    /// Where each tap of the kernel reads, relative to the output column in the first padded row of the first channel.
     taps: Box<[usize]>,
 }
 
@@ -50,9 +55,22 @@ impl Tile {
 }
 
 impl Depthwise {
-    /// Whether the convolution is at most two-dimensional.
-    pub fn supports(params: &ConvParams) -> bool {
-        params.kernel[0] == 1 && params.input[0] == 1 && params.pads_begin[0] == 0 && params.pads_end[0] == 0
+    /// Whether the convolution is computed this way: at most two-dimensional, with few outputs per group.
+    pub fn pays(params: &ConvParams) -> bool {
+        let flat =
+            params.kernel[0] == 1 && params.input[0] == 1 && params.pads_begin[0] == 0 && params.pads_end[0] == 0;
+        let (channels, outputs) = (params.in_channels / params.groups, params.out_channels / params.groups);
+        if channels <= 1 {
+            // Many filters on one channel are a product: each column that is gathered serves them all.
+            return flat && channels == 1 && outputs < 8;
+        }
+        let extent = |axis: usize, outputs: usize| {
+            let reach = params.kernel[axis].saturating_mul(params.dilations[axis]);
+            outputs.saturating_mul(params.strides[axis]).saturating_add(reach)
+        };
+        let row = extent(2, params.output()[2].saturating_add(8 * LANES));
+        let padded = channels.saturating_mul(row).saturating_mul(extent(1, 4));
+        flat && outputs <= 4 && volume(params.kernel) > 1 && padded <= MOST
     }
 
     pub fn new(params: &ConvParams) -> Self {
@@ -72,29 +90,38 @@ impl Depthwise {
         let row_len = phase_len * stride;
         let below = kernel_h.saturating_sub(1) * dilation_h + 1;
         let all = out_h.next_multiple_of(tile_rows).max(tile_rows);
-        let fitting = (BAND / row_len.max(1)).saturating_sub(below) / stride_h + 1;
+        let channels = params.in_channels / params.groups;
+        let fitting = (BAND / (row_len * channels).max(1)).saturating_sub(below) / stride_h + 1;
         let band = (fitting / tile_rows * tile_rows).clamp(tile_rows, all);
         let rows = (band - 1) * stride_h + below;
-        let taps = (0..kernel_h * kernel_w)
+        let taps = (0..channels * kernel_h * kernel_w)
             .map(|tap| {
-                let (y, x) = (tap / kernel_w * dilation_h, tap % kernel_w * dilation_w);
+                let (line, x) = (tap / kernel_w, tap % kernel_w * dilation_w);
+                let y = line / kernel_h * rows + line % kernel_h * dilation_h;
                 y * row_len + x % stride * phase_len + x / stride
             })
             .collect();
-        let together = if band == all { BAND / (rows * row_len).max(1) } else { 1 };
+        let len = channels * rows * row_len;
+        let together = if band == all { BAND / len.max(1) } else { 1 };
         Self {
             tile,
             phase_len,
             row_len,
             band,
             rows,
-            together: together.clamp(1, params.in_channels.max(1)),
+            together: together.clamp(1, params.groups),
+            channels,
             taps,
         }
     }
 
     pub fn scratch_len(&self) -> usize {
-        self.together * self.rows * self.row_len
+        self.together * self.group_len()
+    }
+
+    /// The padded values of a group.
+    fn group_len(&self) -> usize {
+        self.channels * self.rows * self.row_len
     }
 
     /// Sizes were checked by the caller, except for weights and scratch.
@@ -129,38 +156,40 @@ impl Depthwise {
         };
         let padded = PerThread::new(scratch, self.scratch_len());
         let output = Disjoint::new(output);
-        let cost = multiplier * positions * self.taps.len() / 8 + volume(params.input);
-        let split = threads.split(params.batch * params.in_channels, cost);
+        // What is cut are bands of the groups of all images, one after another.
+        let bands = out_h.div_ceil(self.band);
+        let cost = multiplier * positions * self.taps.len() / 8 + self.channels * volume(params.input);
+        let split = threads.split(params.batch * params.groups * bands, cost / bands);
         threads.run(split.parts, &|part| {
             // SAFETY: the piece of the thread that runs this part.
             let padded = unsafe { padded.of(part) };
             padded.fill(0.0);
-            let channels = split.range(part.index);
-            for first in channels.clone().step_by(self.together) {
-                let group = first..channels.end.min(first + self.together);
-                for top in (0..out_h).step_by(self.band) {
-                    for (channel, padded) in group.clone().zip(padded.chunks_exact_mut(self.rows * self.row_len)) {
-                        self.fill(params, &input[channel * volume(params.input)..], top, padded);
-                    }
-                    let rows = top..out_h.min(top + self.band);
-                    for row in group.start * multiplier..group.end * multiplier {
-                        let out_channel = row % params.out_channels;
-                        let filter = Filter {
-                            weights: &weights[out_channel * self.taps.len()..][..self.taps.len()],
-                            bias: match epilogue.bias {
-                                Bias::PerRow(bias) if early => bias[out_channel],
-                                _ => 0.0,
-                            },
-                            clamp,
-                        };
-                        let start = row * positions;
-                        // SAFETY: each row belongs to one channel, and each channel to one part.
-                        let lines = unsafe { output.slice(start + rows.start * out_w..start + rows.end * out_w) };
-                        let padded = &padded[(row / multiplier - first) * self.rows * self.row_len..];
-                        lines_of(self, padded, params.strides[1] * self.row_len, &filter, lines, out_w);
-                        if !nothing_late {
-                            positioned(&late, row, out_channel, positions).apply(0, top * out_w, positions, lines);
-                        }
+            let items = split.range(part.index);
+            for first in items.clone().step_by(self.together) {
+                // Several groups of one band each, or one band of one group.
+                let groups = first / bands..(items.end.min(first + self.together) - 1) / bands + 1;
+                let top = first % bands * self.band;
+                let channels = groups.start * self.channels..groups.end * self.channels;
+                for (channel, padded) in channels.zip(padded.chunks_exact_mut(self.rows * self.row_len)) {
+                    self.fill(params, &input[channel * volume(params.input)..], top, padded);
+                }
+                for row in groups.start * multiplier..groups.end * multiplier {
+                    let out_channel = row % params.out_channels;
+                    let filter = Filter {
+                        weights: &weights[out_channel * self.taps.len()..][..self.taps.len()],
+                        bias: match epilogue.bias {
+                            Bias::PerRow(bias) if early => bias[out_channel],
+                            _ => 0.0,
+                        },
+                        clamp,
+                    };
+                    let lines = row * positions + top * out_w..row * positions + out_h.min(top + self.band) * out_w;
+                    // SAFETY: each band of a row belongs to one band of one group, and each of those to one part.
+                    let lines = unsafe { output.slice(lines) };
+                    let padded = &padded[(row / multiplier - groups.start) * self.group_len()..];
+                    lines_of(self, padded, params.strides[1] * self.row_len, &filter, lines, out_w);
+                    if !nothing_late {
+                        positioned(&late, row, out_channel, positions).apply(0, top * out_w, positions, lines);
                     }
                 }
             }
