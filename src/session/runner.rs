@@ -534,9 +534,13 @@ impl Link {
                 let inputs = inputs.collect::<Result<Vec<_>>>()?;
                 let known = outputs.iter().flatten().filter_map(|id| {
                     let facts = &state.facts[id.index()];
-                    facts.dtype?.byte_len(element_count(&facts.concrete_shape()?).ok()?)
+                    let count = element_count(&facts.concrete_shape()?).ok()?;
+                    // Texts are counted as empty ones.
+                    let texts =
+                        || (facts.dtype == Some(DType::String)).then(|| count.saturating_mul(size_of::<String>()));
+                    facts.dtype?.byte_len(count).or_else(texts)
                 });
-                let known = known.sum::<usize>() as u64;
+                let known = known.fold(0, |sum, bytes| bytes.saturating_add(sum)) as u64;
                 let check = |bytes| runtime.meter.check_memory(bytes, "the node's outputs take");
                 check(known).map_err(|error| label(node, error))?;
                 let results = (kernel.run)(&inputs).map_err(|error| label(node, error))?;
