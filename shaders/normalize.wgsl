@@ -83,6 +83,16 @@ fn main(
     //: end
     let inverse = 1.0 / sqrt(variance / f32(params.length) + params.epsilon);
 
+    //: if MEANS
+    if (first == 0u) {
+        means[row] = mean;
+    }
+    //: end
+    //: if INVERSES
+    if (first == 0u) {
+        inverses[row] = inverse;
+    }
+    //: end
     let channel = (row % params.row_period) * params.row_step;
     for (var at = first; at < params.length; at += step) {
         var value = (input[base + at] - mean) * inverse;

@@ -38,7 +38,11 @@ fn main(
     }
     //: end
     //: if CONSTANT
+    //: if FILLED
+    var value = fill[0];
+    //: else
     var value = bitcast<$T>(params.fill);
+    //: end
     if (inside) {
         value = input[u32(from_index)];
     }

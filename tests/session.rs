@@ -226,6 +226,37 @@ fn memory_is_refused_before_it_is_taken() {
 }
 
 #[test]
+fn memory_for_texts_is_refused_before_it_is_taken() {
+    let mut b = GraphBuilder::new(17);
+    let shape = b.input("shape", DType::I64, vec![Dim::from(2)]);
+    let value = Attribute::Tensor(Tensor::from_strings(&[1], vec!["text".into()]).unwrap());
+    let filled = b.node_with("ConstantOfShape", &[shape], &[("value", value)]);
+    let graph = b.output("filled", filled).finish().unwrap();
+    for (memory_bytes, code) in [
+        (Some(1 << 20), ErrorCode::LimitExceeded),
+        (None, ErrorCode::OutOfMemory),
+    ] {
+        let limits = Limits {
+            memory_bytes,
+            ..Limits::default()
+        };
+        let options = SessionOptions {
+            device: Device::Cpu,
+            limits,
+            ..SessionOptions::default()
+        };
+        let model = Model::from_graph(graph.clone()).unwrap();
+        let mut session = pollster::block_on(Session::new(model, options)).unwrap();
+        let mut run = |sizes: [i64; 2]| {
+            let feeds = [("shape", Tensor::new(&[2], sizes.to_vec()).unwrap())];
+            pollster::block_on(session.run(feeds)).map(|outputs| outputs[0].strings().unwrap().to_vec())
+        };
+        assert_eq!(run([1 << 25, 1 << 25]).unwrap_err().code(), code);
+        assert_eq!(run([1, 2]).unwrap(), ["text", "text"]);
+    }
+}
+
+#[test]
 fn a_profile_has_a_row_for_each_node_and_one_for_each_kernel() {
     let mut b = GraphBuilder::new(17);
     let x = b.input("x", DType::F32, vec![Dim::symbol("n"), Dim::from(6)]);

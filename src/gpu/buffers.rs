@@ -118,6 +118,7 @@ mod tests {
         let kernel = GpuKernel {
             dispatches: Vec::new(),
             scratch: vec![64, 0],
+            ..GpuKernel::default()
         };
         let step = GpuStep {
             label: "n".into(),

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use super::buffers::{BufferPlan, value_bytes};
 use super::device::{GpuDevice, PendingErrors};
-use super::kernel::{AdapterKind, Binding, ConstantData, ConstantKey, GpuType, widen_bools};
+use super::kernel::{AdapterKind, Binding, ConstantData, ConstantKey, GpuType};
 use super::pipeline::{NewPipelines, Pipeline};
 use super::program::{GpuProgram, GpuValueId, ValueStorage};
 use super::readback;
@@ -190,7 +190,7 @@ impl GpuExecutor {
             .values
             .get(value.0)
             .ok_or_else(|| Error::internal("an upload names no GPU value"))?;
-        let expected = slot.elements * cpu_size(slot.ty);
+        let expected = slot.elements * slot.ty.cpu_size();
         if bytes.len() != expected {
             return Err(Error::internal("an upload has the wrong size")
                 .expected(format!("{expected} bytes"))
@@ -203,9 +203,8 @@ impl GpuExecutor {
         self.submit();
         let slot = &self.values[value.0];
         let queue = &self.device.queue;
-        self.device.scoped(&mut self.pending, || match slot.ty {
-            GpuType::Bool => queue.write_buffer(&slot.buffer, 0, &widen_bools(bytes)),
-            GpuType::F32 | GpuType::I32 | GpuType::U32 => queue.write_buffer(&slot.buffer, 0, bytes),
+        self.device.scoped(&mut self.pending, || {
+            queue.write_buffer(&slot.buffer, 0, &slot.ty.to_words(bytes));
         });
         Ok(())
     }
@@ -411,14 +410,6 @@ pub(super) fn copy(
     }
 }
 
-/// Bytes of one element in a CPU tensor.
-pub(super) fn cpu_size(ty: GpuType) -> usize {
-    match ty {
-        GpuType::Bool => 1,
-        GpuType::F32 | GpuType::I32 | GpuType::U32 => 4,
-    }
-}
-
 fn submit(
     device: &GpuDevice,
     encoder: &mut Option<wgpu::CommandEncoder>,
@@ -583,7 +574,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     fn kernel(dispatch: Dispatch) -> GpuKernel {
         GpuKernel {
             dispatches: vec![dispatch],
-            scratch: Vec::new(),
+            ..GpuKernel::default()
         }
     }
 
@@ -658,6 +649,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
                 add(Binding::Scratch(0, Access::Read), Binding::Output(0), 1.0, 3),
             ],
             scratch: vec![12],
+            ..GpuKernel::default()
         };
         let constant = GpuValue {
             ty: GpuType::F32,

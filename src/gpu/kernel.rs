@@ -11,18 +11,33 @@ use crate::tensor::{DType, Tensor};
 
 /// The element types that a GPU buffer can hold. Each element takes four bytes.
 ///
-/// `Bool` is one `u32` per element, 0 or 1; it is converted from and to one byte when a tensor crosses between the CPU
-/// and the GPU.
+/// `Bool` is one `u32` per element, 0 or 1; 8-bit integers are one 32-bit integer each. They are converted when a tensor
+/// crosses between the CPU and the GPU. So is `I64`, whose elements are `i32` there, the nearest where one does not fit:
+/// only indices, counts and the like may be held so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum GpuType {
     F32,
     I32,
     U32,
     Bool,
+    I8,
+    U8,
+    I64,
 }
 
 impl GpuType {
-    /// The type that tensors of `dtype` have on the GPU; `None` for those that stay on the CPU.
+    /// The type that tensors of `dtype` have in buffers of operators that say what they do with it
+    /// ([`crate::ops::Operator::takes_narrowed`]); `None` for those that stay on the CPU whatever the operator.
+    pub fn held(dtype: DType) -> Option<GpuType> {
+        match dtype {
+            DType::I8 => Some(GpuType::I8),
+            DType::U8 => Some(GpuType::U8),
+            DType::I64 => Some(GpuType::I64),
+            other => GpuType::from_dtype(other),
+        }
+    }
+
+    /// The type that tensors of `dtype` have on the GPU for every operator; `None` for those that stay on the CPU.
     pub fn from_dtype(dtype: DType) -> Option<GpuType> {
         match dtype {
             DType::F32 => Some(GpuType::F32),
@@ -40,6 +55,9 @@ impl GpuType {
             GpuType::I32 => DType::I32,
             GpuType::U32 => DType::U32,
             GpuType::Bool => DType::Bool,
+            GpuType::I8 => DType::I8,
+            GpuType::U8 => DType::U8,
+            GpuType::I64 => DType::I64,
         }
     }
 
@@ -47,8 +65,8 @@ impl GpuType {
     pub fn wgsl(self) -> &'static str {
         match self {
             GpuType::F32 => "f32",
-            GpuType::I32 => "i32",
-            GpuType::U32 | GpuType::Bool => "u32",
+            GpuType::I32 | GpuType::I8 | GpuType::I64 => "i32",
+            GpuType::U32 | GpuType::Bool | GpuType::U8 => "u32",
         }
     }
 
@@ -56,13 +74,56 @@ impl GpuType {
     pub fn wgsl4(self) -> &'static str {
         match self {
             GpuType::F32 => "vec4<f32>",
-            GpuType::I32 => "vec4<i32>",
-            GpuType::U32 | GpuType::Bool => "vec4<u32>",
+            GpuType::I32 | GpuType::I8 | GpuType::I64 => "vec4<i32>",
+            GpuType::U32 | GpuType::Bool | GpuType::U8 => "vec4<u32>",
         }
     }
 
     /// Bytes that one element takes in a GPU buffer.
     pub const SIZE: u64 = 4;
+
+    /// Bytes that one element takes in a CPU tensor.
+    pub fn cpu_size(self) -> usize {
+        match self {
+            GpuType::F32 | GpuType::I32 | GpuType::U32 => 4,
+            GpuType::Bool | GpuType::I8 | GpuType::U8 => 1,
+            GpuType::I64 => 8,
+        }
+    }
+
+    /// The bytes of a CPU tensor as a GPU buffer holds them.
+    pub fn to_words(self, bytes: &[u8]) -> Cow<'_, [u8]> {
+        let each = |word: fn(u8) -> u32| Cow::Owned(bytes.iter().flat_map(|&byte| word(byte).to_le_bytes()).collect());
+        match self {
+            GpuType::F32 | GpuType::I32 | GpuType::U32 => Cow::Borrowed(bytes),
+            GpuType::Bool => each(|byte| u32::from(byte != 0)),
+            GpuType::I8 => each(|byte| i32::from(byte as i8) as u32),
+            GpuType::U8 => each(u32::from),
+            GpuType::I64 => {
+                let chunks = bytes.as_chunks::<8>().0.iter();
+                let nearest = |value: i64| value.clamp(i32::MIN.into(), i32::MAX.into()) as i32;
+                Cow::Owned(
+                    chunks
+                        .flat_map(|&bytes| nearest(i64::from_le_bytes(bytes)).to_le_bytes())
+                        .collect(),
+                )
+            }
+        }
+    }
+
+    /// The words of a GPU buffer as a CPU tensor holds them.
+    #[cfg(feature = "gpu")]
+    pub fn to_elements(self, words: &[u8]) -> Vec<u8> {
+        let words32 = words.as_chunks::<4>().0.iter();
+        match self {
+            GpuType::F32 | GpuType::I32 | GpuType::U32 => words.to_vec(),
+            GpuType::Bool => words32.map(|&word| u8::from(word != [0; 4])).collect(),
+            GpuType::I8 | GpuType::U8 => words32.map(|word| word[0]).collect(),
+            GpuType::I64 => words32
+                .flat_map(|&word| i64::from(i32::from_le_bytes(word)).to_le_bytes())
+                .collect(),
+        }
+    }
 }
 
 /// Whether an adapter is a real GPU or a program that imitates one.
@@ -130,6 +191,64 @@ pub struct GpuKernel {
     pub dispatches: Vec<Dispatch>,
     /// Sizes in bytes of temporary buffers that live only while this kernel runs.
     pub scratch: Vec<u64>,
+    /// What is required of the elements of inputs, by position. It is checked where an input comes from the CPU; shaders
+    /// make something of other elements, but no error.
+    pub checks: Vec<(usize, Check)>,
+}
+
+/// What is required of the integers of an input.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Check {
+    /// Indices into dimensions of these sizes in turn, from -size to size - 1.
+    Index(Vec<usize>),
+    /// Counts from one to another, both included.
+    Between(i64, i64),
+    /// Divisors.
+    NotZero,
+}
+
+impl Check {
+    /// Whether the elements of a CPU tensor are as required; the error of a run when they are not.
+    pub fn run(&self, dtype: DType, bytes: &[u8]) -> Result<()> {
+        let values: Box<dyn Iterator<Item = i64>> = match dtype {
+            DType::I64 => Box::new(bytes.as_chunks().0.iter().map(|&bytes| i64::from_le_bytes(bytes))),
+            DType::I32 => Box::new(
+                bytes
+                    .as_chunks()
+                    .0
+                    .iter()
+                    .map(|&bytes| i32::from_le_bytes(bytes).into()),
+            ),
+            DType::U32 => Box::new(
+                bytes
+                    .as_chunks()
+                    .0
+                    .iter()
+                    .map(|&bytes| u32::from_le_bytes(bytes).into()),
+            ),
+            _ => return Ok(()),
+        };
+        let size = |place: usize| match self {
+            Check::Index(sizes) => sizes.get(place % sizes.len().max(1)).copied().unwrap_or(0),
+            Check::Between(..) | Check::NotZero => 0,
+        };
+        let fails = |&(place, value): &(usize, i64)| match self {
+            Check::Index(_) => value < -(size(place) as i64) || value >= size(place) as i64,
+            Check::Between(low, high) => value < *low || value > *high,
+            Check::NotZero => value == 0,
+        };
+        let Some((place, value)) = values.enumerate().find(fails) else {
+            return Ok(());
+        };
+        if *self == Check::NotZero {
+            return Err(Error::new(ErrorCode::RunFailed, "an integer is divided by zero"));
+        }
+        let message = match self {
+            Check::Between(low, high) => format!("{value} is not between {low} and {high}"),
+            _ => format!("index {value} is outside a dimension of {}", size(place)),
+        };
+        Err(Error::new(ErrorCode::RunFailed, message).actual(value.to_string()))
+    }
 }
 
 /// One compute dispatch.
@@ -227,7 +346,7 @@ enum ConstantSource {
 impl ConstantData {
     /// The constant `source` as it stands in the model; `None` when its element type has no GPU form.
     pub fn from_tensor(source: u64, tensor: Tensor) -> Option<ConstantData> {
-        GpuType::from_dtype(tensor.dtype())?;
+        GpuType::held(tensor.dtype())?;
         let size = tensor.len() as u64 * GpuType::SIZE;
         let key = ConstantKey {
             source,
@@ -257,8 +376,10 @@ impl ConstantData {
     /// The bytes to upload. May cost a pass over the constant; the executor asks once.
     pub fn bytes(&self) -> Result<Cow<'_, [u8]>> {
         let bytes = match &self.source {
-            ConstantSource::Tensor(tensor) if tensor.dtype() == DType::Bool => Cow::Owned(widen_bools(tensor.bytes())),
-            ConstantSource::Tensor(tensor) => Cow::Borrowed(tensor.bytes()),
+            ConstantSource::Tensor(tensor) => match GpuType::held(tensor.dtype()) {
+                Some(ty) => ty.to_words(tensor.bytes()),
+                None => Cow::Borrowed(tensor.bytes()),
+            },
             ConstantSource::Made(make) => Cow::Owned(make()?),
         };
         if bytes.len() as u64 != self.size || bytes.len() % 4 != 0 {
@@ -271,23 +392,6 @@ impl ConstantData {
         }
         Ok(bytes)
     }
-}
-
-/// Bools of a CPU tensor as a GPU buffer holds them.
-pub(super) fn widen_bools(bytes: &[u8]) -> Vec<u8> {
-    bytes
-        .iter()
-        .flat_map(|&byte| u32::from(byte != 0).to_le_bytes())
-        .collect()
-}
-
-/// Bools of a GPU buffer as a CPU tensor holds them.
-#[cfg(feature = "gpu")]
-pub(super) fn narrow_bools(words: &[u8]) -> Vec<u8> {
-    words
-        .chunks_exact(4)
-        .map(|word| u8::from(word.iter().any(|&byte| byte != 0)))
-        .collect()
 }
 
 impl fmt::Debug for ConstantData {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
 
 use super::device::GpuDevice;
-use super::kernel::{GpuType, narrow_bools};
+use super::kernel::GpuType;
 use crate::error::{Error, ErrorCode, Result};
 
 #[derive(Default)]
@@ -58,10 +58,7 @@ pub(super) fn read(staging: &wgpu::Buffer, offset: u64, ty: GpuType, elements: u
     let view = staging
         .get_mapped_range(offset..offset + elements as u64 * GpuType::SIZE)
         .map_err(|error| Error::new(ErrorCode::Device, format!("a GPU buffer could not be read: {error}")))?;
-    Ok(match ty {
-        GpuType::Bool => narrow_bools(&view),
-        GpuType::F32 | GpuType::I32 | GpuType::U32 => view.to_vec(),
-    })
+    Ok(ty.to_elements(&view))
 }
 
 #[cfg(target_arch = "wasm32")]

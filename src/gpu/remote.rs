@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::buffers::value_bytes;
 use super::device::{GpuDevice, PendingErrors};
 use super::executor::{GpuExecutor, copy, staging_buffer, storage_buffer};
-use super::kernel::{GpuType, widen_bools};
+use super::kernel::GpuType;
 use super::program::GpuValueId;
 use super::readback;
 use crate::error::{Error, ErrorCode, Result};
@@ -61,10 +61,7 @@ impl GpuDevice {
         let ty = type_of(tensor)?;
         let buffer = storage_buffer(self, value_bytes(tensor.len()), "tensor");
         if !tensor.is_empty() {
-            match ty {
-                GpuType::Bool => self.queue.write_buffer(&buffer, 0, &widen_bools(tensor.bytes())),
-                _ => self.queue.write_buffer(&buffer, 0, tensor.bytes()),
-            }
+            self.queue.write_buffer(&buffer, 0, &ty.to_words(tensor.bytes()));
         }
         self.adopt(buffer, tensor.dtype(), tensor.shape())
     }

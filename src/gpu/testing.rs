@@ -47,6 +47,8 @@ pub(crate) enum Data {
     F32(Vec<f32>),
     I32(Vec<i32>),
     Bool(Vec<bool>),
+    /// The bytes of a CPU tensor.
+    Bytes(GpuType, Vec<u8>),
 }
 
 impl Data {
@@ -55,6 +57,7 @@ impl Data {
             Data::F32(_) => GpuType::F32,
             Data::I32(_) => GpuType::I32,
             Data::Bool(_) => GpuType::Bool,
+            Data::Bytes(ty, _) => *ty,
         }
     }
 
@@ -63,6 +66,7 @@ impl Data {
             Data::F32(values) => values.len(),
             Data::I32(values) => values.len(),
             Data::Bool(values) => values.len(),
+            Data::Bytes(ty, bytes) => bytes.len() / ty.cpu_size(),
         }
     }
 
@@ -71,13 +75,15 @@ impl Data {
             Data::F32(values) => bytemuck::cast_slice(values).to_vec(),
             Data::I32(values) => bytemuck::cast_slice(values).to_vec(),
             Data::Bool(values) => values.iter().map(|&value| u8::from(value)).collect(),
+            Data::Bytes(_, bytes) => bytes.clone(),
         }
     }
 
     fn from_bytes(ty: GpuType, bytes: &[u8]) -> Data {
         match ty {
             GpuType::F32 => Data::F32(bytemuck::pod_collect_to_vec(bytes)),
-            GpuType::I32 | GpuType::U32 => Data::I32(bytemuck::pod_collect_to_vec(bytes)),
+            GpuType::I32 => Data::I32(bytemuck::pod_collect_to_vec(bytes)),
+            GpuType::U32 | GpuType::I8 | GpuType::U8 | GpuType::I64 => Data::Bytes(ty, bytes.to_vec()),
             GpuType::Bool => Data::Bool(bytes.iter().map(|&byte| byte != 0).collect()),
         }
     }

@@ -3,9 +3,10 @@
 use std::cmp::Ordering;
 
 use super::{
-    CpuLowering, InferContext, Operator, PointwiseForm, PointwiseInput,
+    ALL_OPERATORS, CpuLowering, GpuLowering, InferContext, Operator, PointwiseForm, PointwiseInput,
     context::broadcast_dims,
     lower::{invalid, tracks},
+    on_gpu,
 };
 use crate::{
     cpu::{
@@ -14,6 +15,10 @@ use crate::{
         kernel::CpuKernel,
     },
     error::{Error, ErrorCode, Result},
+    gpu::{
+        kernel::{Check, GpuKernel, GpuType},
+        kernels::elementwise::{self as gpu_elementwise, Input},
+    },
     graph::Node,
     pointwise::{BinaryOp, Builder, CompareOp, Expr, LogicOp, Reg, Storage, access::broadcast_strides},
     tensor::{DType, Dim, Tensor, element_count, resolve_axis},
@@ -380,6 +385,98 @@ impl Binary {
         Ok(shape)
     }
 
+    /// The GPU kernel of what is no expression: integers, and inputs aligned by an attribute.
+    fn on_words(&self, ctx: &GpuLowering<'_>) -> Option<GpuKernel> {
+        let count = ctx.input_count();
+        let types = (0..count).map(|index| GpuType::from_dtype(ctx.optional_input(index)?.dtype));
+        let types: Vec<GpuType> = types.collect::<Option<_>>()?;
+        let (ty, other) = (types[0], *types.get(1)?);
+        let is_float = ty == GpuType::F32;
+        let is_power = self.function == Function::Pow && matches!(other, GpuType::I32 | GpuType::U32);
+        if ty == GpuType::Bool || !(is_power || types.iter().all(|&each| each == ty)) {
+            return None;
+        }
+        let divides = matches!(self.function, Function::Div | Function::Mod { .. }) && !is_float;
+        let value = |x: &str, y: &str| {
+            let infix = |sign: &str| format!("({x} {sign} {y})");
+            Some(match self.function {
+                Function::Add => infix("+"),
+                Function::Sub => infix("-"),
+                Function::Mul => infix("*"),
+                Function::Div => infix("/"),
+                Function::PRelu if ty != GpuType::U32 => format!("select({x}, {x} * {y}, {x} < {}(0))", ty.wgsl()),
+                Function::Pow if is_float => format!("float_power({x}, {y})"),
+                Function::Pow => format!("int_power({x}, {y})"),
+                _ if is_float => return None,
+                Function::Mod { like_c: false } if ty == GpuType::I32 => format!("modulo({x}, {y})"),
+                Function::Mod { .. } => infix("%"),
+                Function::Min => format!("min({x}, {y})"),
+                Function::Max => format!("max({x}, {y})"),
+                Function::Compare(op) => {
+                    let sign = match op {
+                        CompareOp::Equal => "==",
+                        CompareOp::NotEqual => "!=",
+                        CompareOp::Less => "<",
+                        CompareOp::LessOrEqual => "<=",
+                        CompareOp::Greater => ">",
+                        CompareOp::GreaterOrEqual => ">=",
+                    };
+                    format!("select(0u, 1u, {x} {sign} {y})")
+                }
+                Function::Bitwise(LogicOp::And) => infix("&"),
+                Function::Bitwise(LogicOp::Or) => infix("|"),
+                Function::Bitwise(LogicOp::Xor) => infix("^"),
+                Function::BitShift { left: true } => {
+                    format!("select({x} << (u32({y}) & 31u), {}(0), u32({y}) > 31u)", ty.wgsl())
+                }
+                Function::BitShift { left: false } if ty == GpuType::I32 => format!("({x} >> min(u32({y}), 31u))"),
+                Function::BitShift { left: false } => format!("select({x} >> ({y} & 31u), 0u, {y} > 31u)"),
+                _ => return None,
+            })
+        };
+        let names = (1..count).map(|index| format!("x{index}"));
+        let value = { names }.try_fold("x0".to_string(), |so_far, next| value(&so_far, &next))?;
+        let aligned = self
+            .aligned(ctx.input(0).ok()?.shape.len(), &ctx.input(1).ok()?.shape, 1)
+            .ok()?;
+        let mut checks = Vec::new();
+        for index in 1..count {
+            let desc = ctx.optional_input(index).filter(|_| divides);
+            match desc.map(|desc| (desc, &desc.constant)) {
+                Some((desc, Some(constant))) => Check::NotZero.run(desc.dtype, constant.bytes()).ok()?,
+                Some((_, None)) => checks.push((index, Check::NotZero)),
+                None => {}
+            }
+        }
+        let inputs = (0..count).map(|index| Input {
+            index,
+            ty: types[index].wgsl(),
+            shape: match index {
+                1 => &aligned,
+                _ => ctx.inputs[index].as_ref().map_or(&aligned, |desc| &desc.shape),
+            },
+        });
+        let output = if self.function.is_test() { "u32" } else { ty.wgsl() };
+        let kernel = gpu_elementwise::kernel(
+            &value,
+            &inputs.collect::<Vec<_>>(),
+            output,
+            &ctx.optional_output(0)?.shape,
+            |dispatch| {
+                dispatch
+                    .define("T", ty.wgsl())
+                    .define("E", other.wgsl())
+                    .flag("POWER", is_power)
+                    .flag("FLOAT", is_float)
+                    .flag("SIGNED", ty == GpuType::I32)
+                    .flag("SIGNEDEXPONENT", other == GpuType::I32)
+                    .flag("MODULO", value.contains("modulo"))
+            },
+            ctx.caps,
+        )?;
+        Some(GpuKernel { checks, ..kernel })
+    }
+
     /// The inputs as operands, aligned by the rule of the opset.
     fn operands(&self, ctx: &CpuLowering<'_>) -> Result<Vec<Operand>> {
         let mut operands = ctx.operands();
@@ -493,6 +590,14 @@ impl Operator for Binary {
                 )
             }
         }
+    }
+
+    fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        let kernel = on_gpu::pointwise_kernel(self, ctx);
+        if kernel.is_some() || !ALL_OPERATORS {
+            return Ok(kernel);
+        }
+        Ok(self.on_words(ctx))
     }
 
     fn pointwise(&self, inputs: &[PointwiseInput<'_>]) -> Option<PointwiseForm> {

@@ -1,9 +1,9 @@
 //! Conversion of element types: Cast and CastLike.
 
 use super::{
-    ALL_OPERATORS, CpuLowering, InferContext, Operator, PointwiseForm, PointwiseInput,
+    ALL_OPERATORS, CpuLowering, GpuLowering, InferContext, Operator, PointwiseForm, PointwiseInput,
     lower::{invalid, unsupported},
-    of_larger_build,
+    of_larger_build, on_gpu,
     widen::narrow_ints,
 };
 use crate::{
@@ -13,6 +13,10 @@ use crate::{
         kernel::CpuKernel,
     },
     error::{Error, ErrorCode, Result},
+    gpu::{
+        kernel::{GpuKernel, GpuType},
+        kernels::elementwise::{self as gpu_elementwise, Input},
+    },
     graph::Node,
     pointwise::{Builder, Expr, Storage, Type},
     tensor::{Bool8, DType, Dim, Rounding, Tensor},
@@ -144,6 +148,49 @@ impl Operator for Cast {
             _ if from.is_float() => from_floats(from, inputs, output),
             _ => from_ints(from, inputs, output),
         }
+    }
+
+    fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        let kernel = on_gpu::pointwise_kernel(self, ctx);
+        if kernel.is_some() || !ALL_OPERATORS {
+            return Ok(kernel);
+        }
+        let (input, output) = (ctx.input(0)?, ctx.output(0)?);
+        let (Some(from), Some(to)) = (GpuType::held(input.dtype), GpuType::held(output.dtype)) else {
+            return Ok(kernel);
+        };
+        if from == GpuType::I64 || to == GpuType::I64 {
+            return Ok(kernel);
+        }
+        // From here on, x0 is a number in the word of its type.
+        let bits = match from {
+            GpuType::F32 => "float_bits(x0)",
+            _ => "bitcast<u32>(x0)",
+        };
+        let value = match to {
+            GpuType::F32 => "f32(x0)".to_string(),
+            GpuType::Bool => format!("select(0u, 1u, x0 != {}(0))", from.wgsl()),
+            GpuType::I32 if from == GpuType::F32 => "float_int(x0)".to_string(),
+            GpuType::I32 => format!("bitcast<i32>({bits})"),
+            GpuType::I8 => format!("bitcast<i32>({bits} << 24u) >> 24u"),
+            GpuType::U8 => format!("{bits} & 255u"),
+            GpuType::U32 | GpuType::I64 => bits.to_string(),
+        };
+        let (ty, shape) = (from.wgsl(), &input.shape);
+        let inputs = [Input { index: 0, ty, shape }];
+        let prepare = |dispatch: crate::gpu::wgsl::DispatchBuilder| dispatch.flag("TRUNCATE", from == GpuType::F32);
+        Ok(gpu_elementwise::kernel(
+            &value,
+            &inputs,
+            to.wgsl(),
+            shape,
+            prepare,
+            ctx.caps,
+        ))
+    }
+
+    fn takes_narrowed(&self) -> bool {
+        true
     }
 
     fn pointwise(&self, inputs: &[PointwiseInput<'_>]) -> Option<PointwiseForm> {

@@ -1,7 +1,7 @@
 //! ONNX's other normalisations: `BatchNormalization`, `LRN`, `LpNormalization` and `MeanVarianceNormalization`.
 
 use super::{
-    ALL_OPERATORS, CpuLowering, InferContext, Operator,
+    ALL_OPERATORS, CpuLowering, GpuLowering, InferContext, Operator,
     context::rank_error,
     of_larger_build,
     widen::{converted, widened},
@@ -12,6 +12,14 @@ use crate::{
         norm::{LocalResponse, batch_norm_affine, channel_affine, local_response_norm},
     },
     error::{Error, ErrorCode, Result},
+    gpu::{
+        kernel::GpuKernel,
+        kernels::{
+            elementwise::{self, Input},
+            lines,
+        },
+        wgsl::DispatchBuilder,
+    },
     graph::Node,
     tensor::{DType, display_shape, resolve_axes, resolve_axis},
 };
@@ -215,6 +223,32 @@ impl Operator for BatchNorm {
             _ => Err(ctx.unsupported_type(0)),
         }
     }
+
+    fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        if !ALL_OPERATORS {
+            return Ok(None);
+        }
+        let shape = &ctx.input(0)?.shape;
+        let f32_only = (0..5).all(|index| ctx.optional_input(index).is_some_and(|desc| desc.dtype == DType::F32));
+        if self.trains || self.per_element || !f32_only || shape.is_empty() {
+            return Ok(None);
+        }
+        let channels = shape.get(1).copied().unwrap_or(1);
+        let mut of_channel = vec![1; shape.len().saturating_sub(1).max(1)];
+        of_channel[0] = channels;
+        if (1..5).any(|index| ctx.inputs[index].as_ref().is_none_or(|desc| desc.shape != [channels])) {
+            return Ok(None);
+        }
+        let input = |index: usize| Input {
+            index,
+            ty: "f32",
+            shape: if index == 0 { shape } else { &of_channel },
+        };
+        let inputs = [input(0), input(1), input(2), input(3), input(4)];
+        let value = "(x0 - x3) * (x1 / sqrt(x4 + params.epsilon)) + x2";
+        let prepare = |dispatch: DispatchBuilder| dispatch.param_f32("epsilon", self.epsilon);
+        Ok(elementwise::kernel(value, &inputs, "f32", shape, prepare, ctx.caps))
+    }
 }
 
 /// ONNX `LRN` (since opset 1): local response normalisation over `size` neighbouring channels of X `[n, c, ..]`. Floats.
@@ -293,6 +327,28 @@ impl Operator for Lrn {
             DType::F64 => self.cpu_f64(ctx),
             _ => Err(ctx.unsupported_type(0)),
         }
+    }
+
+    fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        if !ALL_OPERATORS {
+            return Ok(None);
+        }
+        let x = ctx.input(0)?;
+        let LocalResponse {
+            size,
+            alpha,
+            beta,
+            bias,
+        } = self.0;
+        Ok(match &x.shape[..] {
+            [n, channels, rest @ ..] if x.dtype == DType::F32 => lines::local_response(
+                [*n, *channels, rest.iter().product()],
+                size,
+                [alpha, beta, bias],
+                ctx.caps,
+            ),
+            _ => None,
+        })
     }
 }
 
@@ -446,6 +502,23 @@ impl Operator for AxesNorm {
             DType::F64 => self.cpu_of::<f64>(ctx),
             _ => Err(ctx.unsupported_type(0)),
         }
+    }
+
+    fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        if !ALL_OPERATORS {
+            return Ok(None);
+        }
+        let x = ctx.input(0)?;
+        if x.dtype != DType::F32 {
+            return Ok(None);
+        }
+        let axes = resolve_axes(&self.axes, x.shape.len())?;
+        if self.rule == Rule::MeanVariance {
+            return Ok(lines::mean_variance(&x.shape, &axes, 1e-9, ctx.caps));
+        }
+        let (before, after) = (&x.shape[..axes[0]], &x.shape[axes[0] + 1..]);
+        let sides = [before.iter().product(), x.shape[axes[0]], after.iter().product()];
+        Ok(lines::lp_normalize(sides, self.rule == Rule::L2, ctx.caps))
     }
 }
 

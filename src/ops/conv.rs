@@ -15,7 +15,13 @@ use crate::{
         kernel::{CpuKernel, scratch_as_f32},
     },
     error::{Error, ErrorCode, Result},
-    gpu::{kernel::GpuKernel, kernels::conv},
+    gpu::{
+        kernel::GpuKernel,
+        kernels::{
+            conv,
+            volume::{self, Convolution, Direction},
+        },
+    },
     graph::Node,
     tensor::{DType, Dim},
 };
@@ -259,12 +265,23 @@ impl Operator for Conv {
             dilations: &geometry.dilations,
             pads: &[&geometry.pads_begin[..], &geometry.pads_end].concat(),
         };
+        let output = &ctx.output(0)?.shape;
+        if ALL_OPERATORS && kernel.len() > 2 {
+            let conv = Convolution {
+                direction: Direction::Forward,
+                input: &x.shape,
+                weights: &w.shape,
+                output,
+                has_bias: bias.is_some(),
+                groups: self.groups,
+            };
+            return Ok(volume::conv(&conv, &window, epilogue.as_ref(), ctx.caps));
+        }
         let (x, w, bias) = (
             gpu_operand(x, 0),
             gpu_operand(w, 1),
             bias.map(|bias| gpu_operand(bias, 2)),
         );
-        let output = &ctx.output(0)?.shape;
         Ok(conv::conv(
             &x,
             &w,

@@ -18,7 +18,13 @@ use crate::{
         kernel::{CpuKernel, scratch_as_f32},
     },
     error::{Error, ErrorCode, Result},
-    gpu::{kernel::GpuKernel, kernels::conv},
+    gpu::{
+        kernel::GpuKernel,
+        kernels::{
+            conv,
+            volume::{self, Convolution, Direction},
+        },
+    },
     graph::Node,
     tensor::{DType, Dim, display_shape},
 };
@@ -438,13 +444,24 @@ impl Operator for ConvTranspose {
                 .collect::<Vec<_>>(),
             pads: &pads,
         };
+        let output = &ctx.output(0)?.shape;
+        let epilogue = epilogue.as_ref();
+        if ALL_OPERATORS && kernel.len() > 2 {
+            let conv = Convolution {
+                direction: Direction::Transposed,
+                input: &x.shape,
+                weights: &w.shape,
+                output,
+                has_bias: bias.is_some(),
+                groups: self.groups,
+            };
+            return Ok(volume::conv(&conv, &window, epilogue, ctx.caps));
+        }
         let (x, w, bias) = (
             gpu_operand(x, 0),
             gpu_operand(w, 1),
             bias.map(|bias| gpu_operand(bias, 2)),
         );
-        let output = &ctx.output(0)?.shape;
-        let epilogue = epilogue.as_ref();
         Ok(conv::conv_transpose(
             &x,
             &w,

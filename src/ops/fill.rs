@@ -130,7 +130,11 @@ impl Operator for ConstantOfShape {
             let (shape, text) = (ctx.output(0)?.shape.clone(), value.strings()?[0].clone());
             return Ok(CpuKernel::dynamic("fill", move |_| {
                 let count = element_count(&shape)?;
-                Ok(vec![Tensor::from_strings(&shape, vec![text.clone(); count])?])
+                let mut texts = Vec::new();
+                let full = |_| Error::new(ErrorCode::OutOfMemory, "there is no memory for the strings");
+                texts.try_reserve_exact(count).map_err(full)?;
+                texts.resize(count, text.clone());
+                Ok(vec![Tensor::from_strings(&shape, texts)?])
             }));
         }
         let bits = value.dtype().bits().unwrap_or(8);

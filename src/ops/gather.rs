@@ -1,7 +1,7 @@
 //! Elements and slices picked by index: Gather, GatherElements, GatherND.
 
 use super::{
-    CpuLowering, GpuLowering, InferContext, Operator,
+    ALL_OPERATORS, CpuLowering, GpuLowering, InferContext, Operator,
     lower::{Concrete, Movement, infer_moved_elements, lower_movement, mismatch},
 };
 use crate::{
@@ -10,7 +10,10 @@ use crate::{
         movement::{Indices, MoveFn, resolve_index},
     },
     error::Result,
-    gpu::{kernel::GpuKernel, kernels::movement},
+    gpu::{
+        kernel::GpuKernel,
+        kernels::{indexed, movement},
+    },
     graph::Node,
     tensor::{Dim, display_shape, resolve_axis, strides_of},
 };
@@ -57,9 +60,15 @@ impl Operator for Gather {
         }
         let axis = resolve_axis(self.axis, data.shape.len())?;
         let picks = ctx.input(1)?.shape.iter().product();
-        // Indices made in the run could be out of bounds, which only the CPU tells.
-        let indices = ctx.index_buffer(1, data.shape[axis]);
-        Ok(indices.and_then(|indices| movement::gather(&data.shape, axis, picks, indices, ctx.caps)))
+        let indices = ctx.indices(1, &[data.shape[axis]]);
+        Ok(indices.and_then(|(indices, checks)| {
+            let kernel = movement::gather(&data.shape, axis, picks, indices, ctx.caps)?;
+            Some(GpuKernel { checks, ..kernel })
+        }))
+    }
+
+    fn takes_narrowed(&self) -> bool {
+        true
     }
 }
 
@@ -130,6 +139,23 @@ impl Operator for GatherElements {
 
     fn cpu(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
         lower_movement(self, ctx)
+    }
+
+    fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        if !ALL_OPERATORS {
+            return Ok(None);
+        }
+        let (data, shape) = (&ctx.input(0)?.shape, &ctx.input(1)?.shape);
+        let axis = resolve_axis(self.axis, data.len())?;
+        let indices = ctx.indices(1, &[data[axis]]).filter(|_| ctx.moves_gpu_type());
+        Ok(indices.and_then(|(indices, checks)| {
+            let kernel = indexed::gather_elements(data, axis, shape, indices, ctx.caps)?;
+            Some(GpuKernel { checks, ..kernel })
+        }))
+    }
+
+    fn takes_narrowed(&self) -> bool {
+        true
     }
 }
 
@@ -216,6 +242,24 @@ impl Operator for GatherNd {
 
     fn cpu(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
         lower_movement(self, ctx)
+    }
+
+    fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        if !ALL_OPERATORS {
+            return Ok(None);
+        }
+        let (data, shape) = (&ctx.input(0)?.shape, &ctx.input(1)?.shape);
+        let depth = self.depth(data, shape, shape.last().copied())?.unwrap_or(0);
+        let sizes = &data[self.batch_dims..self.batch_dims + depth];
+        let indices = ctx.indices(1, sizes).filter(|_| ctx.moves_gpu_type());
+        Ok(indices.and_then(|(indices, checks)| {
+            let kernel = indexed::gather_nd(data, self.batch_dims, shape, indices, ctx.caps)?;
+            Some(GpuKernel { checks, ..kernel })
+        }))
+    }
+
+    fn takes_narrowed(&self) -> bool {
+        true
     }
 }
 

@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use super::{
-    CpuLowering, InferContext, Operator, TensorDesc,
+    ALL_OPERATORS, CpuLowering, GpuLowering, InferContext, Operator, TensorDesc,
     context::{broadcast_dims, equal_dims, rank_error},
-    epilogue::{CpuEpilogue, Fit, OwnSteps, OwnValues, Rows},
+    epilogue::{CpuEpilogue, Fit, GpuEpilogue, OwnSteps, OwnValues, Rows, gpu_epilogue},
     lower::{mismatch, unsupported},
     registry,
     window::{Window, conv_groups, conv_params},
@@ -27,6 +27,13 @@ use crate::{
         threads::Threads,
     },
     error::{Error, Result},
+    gpu::{
+        kernel::{Binding, GpuKernel, GpuType},
+        kernels::{
+            conv,
+            integer::{self, Per as GpuPer, Sums},
+        },
+    },
     graph::{Node, OperatorId},
     tensor::{DType, Dim, display_shape, element_count},
 };
@@ -153,6 +160,17 @@ impl Operator for Integer {
         self.is_scaled && !self.is_quantized
     }
 
+    fn takes_narrowed(&self) -> bool {
+        true
+    }
+
+    fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        if !ALL_OPERATORS {
+            return Ok(None);
+        }
+        self.on_gpu(ctx)
+    }
+
     fn cpu(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
         let own = |index: usize| ctx.optional_input(index).filter(|_| index < ctx.input_count());
         for index in [X, W] {
@@ -236,6 +254,117 @@ impl Operator for Integer {
         } else {
             kernel
         })
+    }
+}
+
+impl Integer {
+    /// The GPU kernel; `None` for shapes that only the CPU takes.
+    fn on_gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        let own = |index: usize| ctx.optional_input(index).filter(|_| index < ctx.input_count());
+        let (x, w, y) = (ctx.input(X)?, ctx.input(W)?, ctx.output(0)?);
+        let types = [x, w, y].map(|desc| GpuType::held(desc.dtype));
+        let [Some(x_type), Some(w_type), Some(y_type)] = types else {
+            return Ok(None);
+        };
+        let is_byte = |ty: GpuType| matches!(ty, GpuType::I8 | GpuType::U8);
+        let like = |index: usize, of: &TensorDesc| own(index).is_none_or(|zero| zero.dtype == of.dtype);
+        if !is_byte(x_type) || !is_byte(w_type) || !like(X_ZERO, x) || !like(W_ZERO, w) || !like(Y_ZERO, y) {
+            return Ok(None);
+        }
+        let count = |desc: &TensorDesc| desc.shape.iter().product::<usize>();
+        let (channels, behind) = match self.kind {
+            Kind::MatMul => (w.shape.last().copied().unwrap_or(1), 0),
+            Kind::Conv { .. } => (w.shape[0], y.shape.len().saturating_sub(2)),
+        };
+        // One number, or one for each channel.
+        let per = |index: usize| -> Option<Option<GpuPer>> {
+            let Some(desc) = own(index) else { return Some(None) };
+            let along = desc.shape.len() == 1 || desc.shape.iter().rev().nth(behind) == Some(&channels);
+            let count = count(desc);
+            let binding = Binding::Input(index);
+            (count == 1 || (count == channels && along)).then_some(Some(GpuPer { binding, count }))
+        };
+        let zeros = |index: usize, allowed: &[usize]| -> Option<Option<GpuPer>> {
+            let Some(desc) = own(index) else { return Some(None) };
+            let count = count(desc);
+            let binding = Binding::Input(index);
+            allowed.contains(&count).then_some(Some(GpuPer { binding, count }))
+        };
+        let (Some(bias), Some(scale)) = (per(BIAS), per(SCALE)) else {
+            return Ok(None);
+        };
+        let is_added = own(BIAS).is_some_and(|bias| bias.dtype == DType::F32);
+        let added = bias.clone().filter(|_| is_added);
+        if added.as_ref().is_some_and(|added| added.count != channels) {
+            return Ok(None);
+        }
+        let one = |index: usize| own(index).is_none_or(|desc| count(desc) == 1);
+        if self.is_quantized && !(one(Y_SCALE) && one(Y_ZERO)) {
+            return Ok(None);
+        }
+        let GpuEpilogue::Takes(epilogue) = gpu_epilogue(ctx)? else {
+            return Ok(None);
+        };
+        let mut sums = Sums {
+            types: [x_type, w_type, y_type],
+            x_zeros: None,
+            w_zeros: None,
+            bias: bias.filter(|_| !is_added),
+            scale,
+            added: added.map(|added| added.binding),
+            epilogue: epilogue.as_ref(),
+            result: own(Y_SCALE).map(|_| {
+                let zero = own(Y_ZERO).map(|_| Binding::Input(Y_ZERO));
+                (Binding::Input(Y_SCALE), zero)
+            }),
+        };
+        match &self.kind {
+            Kind::MatMul => {
+                let ([x_lead @ .., rows, depth], [w_lead @ .., _, columns]) = (&x.shape[..], &w.shape[..]) else {
+                    return Ok(None);
+                };
+                let batches: usize = x_lead.iter().product();
+                let one_matrix = w_lead.iter().product::<usize>() == 1 && w_lead.len() <= x_lead.len();
+                if !one_matrix && w_lead != x_lead {
+                    return Ok(None);
+                }
+                let matrices = if one_matrix { 1 } else { batches };
+                let (Some(x_zeros), Some(w_zeros)) = (
+                    zeros(X_ZERO, &[1, *rows, batches * rows]),
+                    zeros(W_ZERO, &[1, *columns, matrices * columns]),
+                ) else {
+                    return Ok(None);
+                };
+                (sums.x_zeros, sums.w_zeros) = (x_zeros, w_zeros);
+                Ok(integer::matmul(
+                    &sums,
+                    [batches, *rows, *depth, *columns],
+                    one_matrix,
+                    ctx.caps,
+                ))
+            }
+            Kind::Conv { window, groups, .. } => {
+                let (Some(x_zeros), Some(w_zeros)) = (zeros(X_ZERO, &[1]), zeros(W_ZERO, &[1, channels])) else {
+                    return Ok(None);
+                };
+                (sums.x_zeros, sums.w_zeros) = (x_zeros, w_zeros);
+                let (Some(input), Some(kernel)) = (x.shape.get(2..), w.shape.get(2..)) else {
+                    return Ok(None);
+                };
+                if input.len() != kernel.len() {
+                    return Ok(None);
+                }
+                let geometry = window.geometry(input, kernel)?;
+                let window = conv::Window {
+                    kernel,
+                    strides: &geometry.strides,
+                    dilations: &geometry.dilations,
+                    pads: &[&geometry.pads_begin[..], &geometry.pads_end].concat(),
+                };
+                let shapes = [&x.shape[..], &w.shape, &y.shape];
+                Ok(integer::conv(&sums, shapes, *groups, &window, ctx.caps))
+            }
+        }
     }
 }
 

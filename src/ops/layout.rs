@@ -2,7 +2,7 @@
 //! ReverseSequence.
 
 use super::{
-    CpuLowering, GpuLowering, InferContext, Operator,
+    ALL_OPERATORS, CpuLowering, GpuLowering, InferContext, Operator,
     lower::{Concrete, Movement, infer_moved_elements, invalid, lower_movement, mismatch},
 };
 use crate::{
@@ -11,7 +11,10 @@ use crate::{
         movement::{Indices, MoveFn, StridedCopy, dense_steps},
     },
     error::{Error, ErrorCode, Result},
-    gpu::{kernel::GpuKernel, kernels::movement as gpu},
+    gpu::{
+        kernel::{Check, GpuKernel},
+        kernels::{indexed, movement as gpu},
+    },
     graph::Node,
     tensor::{Dim, display_shape, resolve_axis},
 };
@@ -255,6 +258,24 @@ impl Operator for ReverseSequence {
 
     fn cpu(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
         lower_movement(self, ctx)
+    }
+
+    fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        if !ALL_OPERATORS {
+            return Ok(None);
+        }
+        let shape = &ctx.input(0)?.shape;
+        let (batch, time) = self.axes(shape.len())?;
+        let lengths = ctx.input(1)?;
+        let fits = ctx.checked(1, Check::Between(0, shape[time] as i64)).is_some();
+        if !ctx.moves_gpu_type() || !fits || lengths.shape != [shape[batch]] {
+            return Ok(None);
+        }
+        Ok(indexed::reverse_sequence(shape, batch, time, ctx.caps))
+    }
+
+    fn takes_narrowed(&self) -> bool {
+        true
     }
 }
 

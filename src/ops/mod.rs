@@ -97,6 +97,12 @@ pub trait Operator: Debug + Send + Sync {
         Ok(on_gpu::pointwise_kernel(self, ctx))
     }
 
+    /// Whether the GPU kernel knows what to do with tensors that are held in another form than the CPU's
+    /// ([`crate::gpu::kernel::GpuType::held`]): it then looks at every element type itself.
+    fn takes_narrowed(&self) -> bool {
+        false
+    }
+
     /// The expression that this operator applies to each element of its broadcast inputs, when it does just that and
     /// all element types are f32 or bool. What fusion works on.
     fn pointwise(&self, _inputs: &[PointwiseInput<'_>]) -> Option<PointwiseForm> {

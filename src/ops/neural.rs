@@ -17,12 +17,13 @@ mod store;
 use std::{borrow::Cow, fmt::Debug, sync::Arc};
 
 use super::{
-    CpuLowering, InferContext, Operator,
+    CpuLowering, GpuLowering, InferContext, Operator,
     registry::{Entry, internal, onnx},
 };
 use crate::{
     cpu::{elementwise::Wide, kernel::CpuKernel},
     error::{Error, ErrorCode, Result},
+    gpu::kernel::GpuKernel,
     tensor::{AlignedBytes, DType, Dim, Tensor, element_count},
 };
 
@@ -63,6 +64,16 @@ trait Whole: Debug + Send + Sync {
 
     /// As [`Operator::infer`].
     fn infer(&self, ctx: &mut InferContext<'_>) -> Result<()>;
+
+    /// As [`Operator::gpu`].
+    fn gpu(&self, _ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        Ok(None)
+    }
+
+    /// As [`Operator::takes_narrowed`].
+    fn takes_narrowed(&self) -> bool {
+        false
+    }
 
     /// Makes one tensor for each of the node's outputs; of one that is not wanted only its place matters.
     fn run(&self, call: &Call<'_>) -> Result<Vec<Tensor>>;
@@ -114,6 +125,14 @@ impl Operator for Node {
                 wanted: &wanted,
             })
         }))
+    }
+
+    fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        self.0.gpu(ctx)
+    }
+
+    fn takes_narrowed(&self) -> bool {
+        self.0.takes_narrowed()
     }
 }
 

@@ -338,8 +338,10 @@ impl Operator for RowNorm {
             ctx.optional_input(2).filter(|_| ctx.input_count() > 2),
         );
         let descs = [Some(x), scale, bias];
-        let only_y = ctx.optional_output(1).is_none() && ctx.optional_output(2).is_none();
-        if !only_y || descs.into_iter().flatten().any(|desc| desc.dtype != DType::F32) {
+        let statistics = [1, 2].map(|index| ctx.optional_output(index).is_some());
+        if (statistics != [false; 2] && self.stash != DType::F32)
+            || descs.into_iter().flatten().any(|desc| desc.dtype != DType::F32)
+        {
             return Ok(None);
         }
         for desc in [scale, bias].into_iter().flatten() {
@@ -359,6 +361,7 @@ impl Operator for RowNorm {
             layout,
             scale,
             bias,
+            statistics,
             None,
             ctx.caps,
         ))
@@ -544,6 +547,7 @@ impl Operator for GroupNorm {
             ScaleLayout::per_group(channels, groups, volume),
             Some(Binding::Input(1)),
             Some(Binding::Input(2)),
+            [false; 2],
             None,
             ctx.caps,
         ))

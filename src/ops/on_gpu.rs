@@ -1,11 +1,9 @@
 //! What operators share when they are lowered to the GPU.
 
-use std::sync::Arc;
-
 use super::{GpuLowering, Operator, PointwiseInput};
 use crate::{
     gpu::{
-        kernel::{Binding, ConstantData, ConstantKey, GpuKernel, GpuType},
+        kernel::{Binding, Check, GpuKernel, GpuType},
         pointwise::{self, Operand},
     },
     tensor::DType,
@@ -42,27 +40,35 @@ impl GpuLowering<'_> {
         self.constant(index)?.to_i64s().ok()
     }
 
-    /// Whether the tensors of input and output 0 are of a type that the GPU holds.
+    /// Whether the tensors of input and output 0 are of a type that the GPU holds exactly.
     pub(super) fn moves_gpu_type(&self) -> bool {
-        let on_gpu =
-            |desc: Option<&super::TensorDesc>| desc.is_some_and(|desc| GpuType::from_dtype(desc.dtype).is_some());
+        let exact = |dtype| GpuType::held(dtype).is_some_and(|ty| ty != GpuType::I64);
+        let on_gpu = |desc: Option<&super::TensorDesc>| desc.is_some_and(|desc| exact(desc.dtype));
         on_gpu(self.optional_input(0)) && on_gpu(self.optional_output(0))
     }
 
-    /// Constant integers of input `index` as i32 in a buffer, each checked to be in `-bound..bound`.
-    pub(super) fn index_buffer(&self, index: usize, bound: usize) -> Option<Binding> {
-        let values = self.ints(index)?;
-        let bound = i64::try_from(bound).ok()?;
-        let in_bounds = |&value: &i64| (-bound..bound).contains(&value) && i32::try_from(value).is_ok();
-        if !values.iter().all(in_bounds) {
+    /// Indices into dimensions of these sizes in turn: constant ones as i32, others as they are bound, with what to
+    /// check of them. `None` for constants that do not fit and for what are no indices.
+    pub(super) fn indices(&self, index: usize, sizes: &[usize]) -> Option<(Binding, Vec<(usize, Check)>)> {
+        let checks = self.checked(index, Check::Index(sizes.to_vec()))?;
+        Some((Binding::Input(index), checks))
+    }
+
+    /// What is left to check of integer input `index` when it is uploaded: nothing of a constant. `None` for a constant
+    /// that fails, and for what is not of i32 or i64.
+    pub(super) fn checked(&self, index: usize, check: Check) -> Option<Vec<(usize, Check)>> {
+        let desc = self.optional_input(index)?;
+        if !matches!(desc.dtype, DType::I32 | DType::I64) {
             return None;
         }
-        let key = ConstantKey {
-            source: self.optional_input(index)?.constant_id,
-            layout: "i32".into(),
-        };
-        let make = move || Ok(values.iter().flat_map(|&value| (value as i32).to_le_bytes()).collect());
-        let size = self.optional_input(index)?.shape.iter().product::<usize>() as u64 * GpuType::SIZE;
-        Some(Binding::Constant(Arc::new(ConstantData::new(key, size, make))))
+        match &desc.constant {
+            Some(constant) => check.run(desc.dtype, constant.bytes()).ok().map(|()| Vec::new()),
+            None => Some(vec![(index, check)]),
+        }
+    }
+
+    /// The GPU type of an input, when it is given and the GPU can hold it in some form.
+    pub(super) fn held(&self, index: usize) -> Option<GpuType> {
+        GpuType::held(self.optional_input(index)?.dtype)
     }
 }

@@ -145,7 +145,7 @@ impl Operator for Pad {
                 Some(desc) => match desc.constant.as_ref().map(|tensor| (tensor.dtype(), tensor.bytes())) {
                     Some((DType::Bool, [byte])) => PadMode::Constant(u32::from(*byte != 0)),
                     Some((_, &[a, b, c, d])) => PadMode::Constant(u32::from_le_bytes([a, b, c, d])),
-                    _ => return Ok(None),
+                    _ => PadMode::Input(2),
                 },
             },
         };

@@ -25,6 +25,7 @@ use crate::{
             conv,
             pool::{self, PoolKind},
             reduce::{self, ReduceOp},
+            volume::{self, VolumePool},
         },
     },
     graph::Node,
@@ -288,7 +289,7 @@ impl Operator for Pool {
             Kind::Max(_) => PoolKind::Max,
             Kind::Average(AverageCount::Inside) => PoolKind::Average,
             Kind::Average(AverageCount::WithPadding) => PoolKind::AverageWithPadding,
-            Kind::Lp(_) => return Ok(None),
+            Kind::Lp(_) => PoolKind::Average,
         };
         let (Some(input), false) = (x.shape.get(2..), ctx.optional_output(1).is_some()) else {
             return Ok(None);
@@ -304,7 +305,21 @@ impl Operator for Pool {
             dilations: &geometry.dilations,
             pads: &[&geometry.pads_begin[..], &geometry.pads_end].concat(),
         };
-        Ok(pool::pool(kind, &x.shape, &window, &ctx.output(0)?.shape, ctx.caps))
+        let output = &ctx.output(0)?.shape;
+        if ALL_OPERATORS && (kernel.len() > 2 || matches!(self.kind, Kind::Lp(_))) {
+            let kind = match self.kind {
+                Kind::Max(_) => VolumePool::Max,
+                Kind::Average(count) => VolumePool::Average {
+                    with_padding: count == AverageCount::WithPadding,
+                },
+                Kind::Lp(power) => VolumePool::Norm(power),
+            };
+            return Ok(volume::pool(kind, &x.shape, &window, output, ctx.caps));
+        }
+        if matches!(self.kind, Kind::Lp(_)) {
+            return Ok(None);
+        }
+        Ok(pool::pool(kind, &x.shape, &window, output, ctx.caps))
     }
 }
 

@@ -6,6 +6,9 @@ mod linear;
 mod movement;
 mod quantized;
 mod resample;
+mod rows;
+#[cfg(feature = "all-operators")]
+mod sampling;
 mod selection;
 #[cfg(feature = "all-operators")]
 mod trees;
@@ -13,6 +16,7 @@ mod trees;
 use super::testing::{TestNode, i64s};
 use crate::{
     cpu::testing::Rng,
+    graph::Attribute,
     tensor::{DType, Tensor, strides_of},
 };
 

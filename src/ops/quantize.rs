@@ -1,7 +1,7 @@
 //! Quantisation: QuantizeLinear, DequantizeLinear and DynamicQuantizeLinear.
 
 use super::{
-    CpuLowering, InferContext, Operator, TensorDesc,
+    ALL_OPERATORS, CpuLowering, GpuLowering, InferContext, Operator, TensorDesc,
     lower::{invalid, mismatch, unsupported},
 };
 use crate::{
@@ -11,6 +11,14 @@ use crate::{
         kernel::{CpuKernel, KernelInputs},
     },
     error::Result,
+    gpu::{
+        kernel::{GpuKernel, GpuType},
+        kernels::{
+            elementwise::{self as gpu_elementwise, Input},
+            integer,
+        },
+        wgsl::DispatchBuilder,
+    },
     graph::Node,
     tensor::{DType, Dim, Rounding, SmallFloat, display_shape, element_count, resolve_axis},
 };
@@ -273,6 +281,83 @@ impl Operator for Linear {
             }
         }
     }
+
+    fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        if !ALL_OPERATORS {
+            return Ok(None);
+        }
+        Ok(self.on_gpu(ctx))
+    }
+
+    fn takes_narrowed(&self) -> bool {
+        true
+    }
+}
+
+impl Linear {
+    /// The GPU kernel between f32 and integers of 8 bits (or from int32), with one scale or one for each place of an axis.
+    fn on_gpu(&self, ctx: &GpuLowering<'_>) -> Option<GpuKernel> {
+        let (input, scale, output) = (ctx.optional_input(0)?, ctx.optional_input(1)?, ctx.optional_output(0)?);
+        let zero_point = ctx.optional_input(2);
+        let (narrow, wide) = match self.is_quantize {
+            true => (output.dtype, input.dtype),
+            false => (input.dtype, output.dtype),
+        };
+        let range = match narrow {
+            DType::U8 => "0.0, 255.0",
+            DType::I8 => "-128.0, 127.0",
+            DType::I32 if !self.is_quantize => "",
+            _ => return None,
+        };
+        let is_precise = self.precision.is_none_or(|precision| precision == DType::F32);
+        let zero_fits = zero_point.is_none_or(|zero_point| {
+            let one = |shape: &[usize]| shape.iter().product::<usize>() == 1;
+            let same = zero_point.shape == scale.shape || (one(&zero_point.shape) && one(&scale.shape));
+            same && zero_point.dtype == narrow
+        });
+        if [scale.dtype, wide] != [DType::F32; 2] || !is_precise || !zero_fits {
+            return None;
+        }
+        let Ok(Granularity::Broadcast(aligned)) = self.granularity(&input.shape, &scale.shape) else {
+            return None;
+        };
+        let word = GpuType::held(narrow)?.wgsl();
+        let (from, to) = match self.is_quantize {
+            true => ("f32", word),
+            false => (word, "f32"),
+        };
+        let mut inputs = vec![
+            Input {
+                index: 0,
+                ty: from,
+                shape: &input.shape,
+            },
+            Input {
+                index: 1,
+                ty: "f32",
+                shape: &aligned,
+            },
+        ];
+        let zero = match zero_point {
+            Some(_) => {
+                inputs.push(Input {
+                    index: 2,
+                    ty: word,
+                    shape: &aligned,
+                });
+                "f32(x2)"
+            }
+            None => "0.0",
+        };
+        let value = match (self.is_quantize, zero_point) {
+            (true, _) => format!("{word}(select(clamp(round(x0 / x1) + {zero}, {range}), 0.0, is_nan(x0)))"),
+            // The difference of integers of 32 bits does not fit a float.
+            (false, Some(_)) => "f32(i32(x0) - i32(x2)) * x1".to_string(),
+            (false, None) => "f32(x0) * x1".to_string(),
+        };
+        let prepare = |dispatch: DispatchBuilder| dispatch.flag("TRUNCATE", self.is_quantize);
+        gpu_elementwise::kernel(&value, &inputs, to, &output.shape, prepare, ctx.caps)
+    }
 }
 
 /// Quantisation by blocks.
@@ -364,6 +449,19 @@ impl Operator for DynamicQuantize {
             }
             Ok(())
         }))
+    }
+
+    fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        if !ALL_OPERATORS {
+            return Ok(None);
+        }
+        let count = ctx.input(0)?.shape.iter().product();
+        let wanted = [0, 1, 2].map(|index| ctx.optional_output(index).is_some());
+        Ok(integer::dynamic_quantize(count, wanted, ctx.caps))
+    }
+
+    fn takes_narrowed(&self) -> bool {
+        true
     }
 }
 

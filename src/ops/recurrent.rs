@@ -3,7 +3,7 @@
 mod plain;
 
 use super::{
-    ALL_OPERATORS, CpuLowering, InferContext, Operator, TensorDesc, context::rank_error, of_larger_build,
+    ALL_OPERATORS, CpuLowering, GpuLowering, InferContext, Operator, TensorDesc, context::rank_error, of_larger_build,
     widen::widened,
 };
 use crate::{
@@ -15,6 +15,7 @@ use crate::{
         },
     },
     error::{Error, ErrorCode, Result},
+    gpu::{kernel::GpuKernel, kernels::recurrent},
     graph::Node,
     tensor::{DType, Dim, display_shape},
 };
@@ -136,8 +137,13 @@ impl Recurrent {
         }))
     }
 
-    fn params(&self, ctx: &CpuLowering<'_>) -> Result<RnnParams> {
-        let x = &ctx.input(X)?.shape;
+    fn params(&self, inputs: &[Option<TensorDesc>], count: usize) -> Result<RnnParams> {
+        let given = |index: usize| inputs.get(index)?.as_ref();
+        let shape = |index: usize| {
+            let missing = || Error::new(ErrorCode::InvalidGraph, format!("required input {index} is missing"));
+            given(index).map(|desc| &desc.shape).ok_or_else(missing)
+        };
+        let x = shape(X)?;
         let &[first, second, input] = &x[..] else {
             return Err(rank_error(X, 3, x.len()));
         };
@@ -145,14 +151,14 @@ impl Recurrent {
             Layout::TimeFirst => (first, second),
             Layout::BatchFirst => (second, first),
         };
-        let r = &ctx.input(R)?.shape;
+        let r = shape(R)?;
         let &[_, _, hidden] = &r[..] else {
             return Err(rank_error(R, 3, r.len()));
         };
         let directions = self.directions.len();
         let rows = self.kind.gates() * hidden;
-        let check = |index: usize, expected: &[usize]| match ctx.optional_input(index) {
-            Some(desc) if index < ctx.input_count() && desc.shape != expected => Err(Error::new(
+        let check = |index: usize, expected: &[usize]| match given(index) {
+            Some(desc) if index < count && desc.shape != expected => Err(Error::new(
                 ErrorCode::ShapeMismatch,
                 format!("input {index} has the wrong shape"),
             )
@@ -195,7 +201,7 @@ impl Recurrent {
     }
 
     fn cpu_f32(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
-        let plan = RnnPlan::new(self.params(ctx)?);
+        let plan = RnnPlan::new(self.params(ctx.inputs, ctx.input_count())?);
         let (w, r) = (ctx.input(W)?, ctx.input(R)?);
         let packed = match (&w.constant, &r.constant) {
             (Some(w_data), Some(r_data)) => {
@@ -208,7 +214,7 @@ impl Recurrent {
         };
         let is_packed = packed.is_some();
         let is_lstm = matches!(self.kind, RnnKind::Lstm(_));
-        let has = self.given(ctx);
+        let has = self.given(ctx.inputs, ctx.input_count());
         let name = match self.kind {
             RnnKind::Lstm(_) => "lstm_f32",
             RnnKind::Gru(_) => "gru_f32",
@@ -263,8 +269,8 @@ impl Recurrent {
     }
 
     fn cpu_f64(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
-        let params = self.params(ctx)?;
-        let has = self.given(ctx);
+        let params = self.params(ctx.inputs, ctx.input_count())?;
+        let has = self.given(ctx.inputs, ctx.input_count());
         let is_lstm = matches!(self.kind, RnnKind::Lstm(_));
         Ok(CpuKernel::compute("recurrent_f64", move |io| {
             let KernelIo { inputs, outputs, .. } = io;
@@ -299,12 +305,29 @@ impl Recurrent {
     }
 
     /// Which optional inputs are given: B, sequence_lens, initial_h, and of an LSTM initial_c and P.
-    fn given(&self, ctx: &CpuLowering<'_>) -> [bool; 5] {
+    fn given(&self, inputs: &[Option<TensorDesc>], count: usize) -> [bool; 5] {
         let is_lstm = matches!(self.kind, RnnKind::Lstm(_));
         [B, SEQUENCE_LENS, INITIAL_H, INITIAL_C, P].map(|index| {
-            let given = index < ctx.input_count() && ctx.optional_input(index).is_some();
+            let given = index < count && inputs.get(index).is_some_and(Option::is_some);
             given && (is_lstm || index < INITIAL_C)
         })
+    }
+}
+
+/// An activation as the GPU's shader takes it.
+fn in_wgsl(activation: Activation) -> recurrent::Activation {
+    match activation {
+        Activation::Sigmoid => ("1.0 / (1.0 + exp(-x))", [0.0; 2]),
+        Activation::Tanh => ("bounded_tanh(x)", [0.0; 2]),
+        Activation::Relu => ("max(x, 0.0)", [0.0; 2]),
+        Activation::Softsign => ("x / (1.0 + abs(x))", [0.0; 2]),
+        Activation::Softplus => ("max(x, 0.0) + log(1.0 + exp(-abs(x)))", [0.0; 2]),
+        Activation::Affine { alpha, beta } => ("alpha * x + beta", [alpha, beta]),
+        Activation::LeakyRelu { alpha } => ("select(x, alpha * x, x < 0.0)", [alpha, 0.0]),
+        Activation::ThresholdedRelu { alpha } => ("select(x, 0.0, x < alpha)", [alpha, 0.0]),
+        Activation::ScaledTanh { alpha, beta } => ("alpha * bounded_tanh(beta * x)", [alpha, beta]),
+        Activation::HardSigmoid { alpha, beta } => ("clamp(alpha * x + beta, 0.0, 1.0)", [alpha, beta]),
+        Activation::Elu { alpha } => ("select(x, alpha * (exp(x) - 1.0), x < 0.0)", [alpha, 0.0]),
     }
 }
 
@@ -375,6 +398,68 @@ impl Operator for Recurrent {
             DType::F64 => self.cpu_f64(ctx),
             _ => Err(ctx.unsupported_type(X)),
         }
+    }
+
+    fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        if !ALL_OPERATORS {
+            return Ok(None);
+        }
+        let count = ctx.input_count();
+        let has = self.given(ctx.inputs, count);
+        let used = [
+            Some(X),
+            Some(W),
+            Some(R),
+            has[0].then_some(B),
+            has[2].then_some(INITIAL_H),
+        ];
+        let used = used
+            .into_iter()
+            .chain([has[3].then_some(INITIAL_C), has[4].then_some(P)])
+            .flatten();
+        let floats = { used }.all(|index| ctx.optional_input(index).is_some_and(|desc| desc.dtype == DType::F32));
+        let lengths = !has[1]
+            || ctx
+                .optional_input(SEQUENCE_LENS)
+                .is_some_and(|desc| desc.dtype == DType::I32);
+        if !floats || !lengths {
+            return Ok(None);
+        }
+        let given = recurrent::Given {
+            inputs: has,
+            outputs: [0, 1, 2].map(|index| ctx.optional_output(index).is_some()),
+        };
+        let params = self.params(ctx.inputs, count)?;
+        // One text serves all directions.
+        let activations = &params.directions[0].activations;
+        if params.directions.iter().any(|other| other.activations != *activations) {
+            return Ok(None);
+        }
+        let activation = |index: usize| activations.get(index).map_or(("x", [0.0; 2]), |&each| in_wgsl(each));
+        let params = recurrent::Params {
+            kind: match params.kind {
+                RnnKind::Lstm(forget) => recurrent::Kind::Lstm {
+                    coupled: forget == ForgetGate::FromInput,
+                },
+                RnnKind::Gru(reset) => recurrent::Kind::Gru {
+                    resets_state: reset == ResetGate::BeforeProduct,
+                },
+                RnnKind::Rnn => recurrent::Kind::Rnn,
+            },
+            time: params.time,
+            batch: params.batch,
+            input: params.input,
+            hidden: params.hidden,
+            backwards: params
+                .directions
+                .iter()
+                .map(|each| each.walk == Walk::Reverse)
+                .collect(),
+            batch_first: params.layout == Layout::BatchFirst,
+            clip: params.clip,
+            activations: [activation(0), activation(1), activation(2)],
+        };
+        Ok(recurrent::recurrent(&params, given, ctx.caps))
     }
 }
 

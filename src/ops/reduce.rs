@@ -12,7 +12,11 @@ use crate::{
     error::{Error, ErrorCode, Result},
     gpu::{
         kernel::{GpuKernel, GpuType},
-        kernels::reduce::{self, ReduceOp},
+        kernels::{
+            elementwise,
+            lines::{self, Extreme},
+            reduce::{self, ReduceOp},
+        },
     },
     graph::Node,
     tensor::{AlignedBytes, DType, Dim, Element, Tensor, resolve_axes, resolve_axis},
@@ -309,6 +313,28 @@ impl Operator for Reduce {
         };
         let reduced = self.reduced(&axes, input.shape.len())?;
         let axes: Vec<usize> = (0..reduced.len()).filter(|&axis| reduced[axis]).collect();
+        // Truth values are 0 and 1 in words.
+        let extremum = matches!(self.kind, ReduceKind::Max | ReduceKind::Min);
+        let ty = match ty {
+            GpuType::Bool if extremum => GpuType::U32,
+            ty => ty,
+        };
+        let shape = &ctx.output(0)?.shape;
+        if ALL_OPERATORS && input.shape.contains(&0) && !shape.contains(&0) {
+            let of_nothing = match (self.kind, ty) {
+                (ReduceKind::Max, GpuType::F32) | (ReduceKind::LogSum | ReduceKind::LogSumExp, _) => {
+                    f32::NEG_INFINITY.to_bits()
+                }
+                (ReduceKind::Min, GpuType::F32) => f32::INFINITY.to_bits(),
+                (ReduceKind::Max, _) if input.dtype == DType::Bool => 0,
+                (ReduceKind::Min, _) if input.dtype == DType::Bool => 1,
+                (ReduceKind::Prod, GpuType::F32) => 1f32.to_bits(),
+                (ReduceKind::Sum | ReduceKind::L1 | ReduceKind::L2 | ReduceKind::SumSquare, _) => 0,
+                _ => return Ok(None),
+            };
+            let fill = |dispatch: crate::gpu::wgsl::DispatchBuilder| dispatch.param("fill", of_nothing);
+            return Ok(elementwise::kernel("params.fill", &[], "u32", shape, fill, ctx.caps));
+        }
         Ok(reduce::reduce(op, ty, &input.shape, &axes, ctx.caps))
     }
 }
@@ -415,6 +441,26 @@ impl Operator for ArgReduce {
             _ => return Err(ctx.unsupported_type(0)),
         })
     }
+
+    fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        let input = ctx.input(0)?;
+        if !ALL_OPERATORS {
+            return Ok(None);
+        }
+        let sides = sides(&input.shape, resolve_axis(self.axis, input.shape.len())?);
+        let ty = GpuType::from_dtype(input.dtype).filter(|&ty| ty != GpuType::Bool);
+        let better = match (self.arg, self.tie) {
+            (Arg::Max, Tie::First) => ">",
+            (Arg::Max, Tie::Last) => ">=",
+            (Arg::Min, Tie::First) => "<",
+            (Arg::Min, Tie::Last) => "<=",
+        };
+        Ok(ty.and_then(|ty| lines::extreme(ty, sides, better, Extreme::Index, ctx.caps)))
+    }
+
+    fn takes_narrowed(&self) -> bool {
+        true
+    }
 }
 
 /// ONNX `CumSum` (since opset 11): running sums along the axis that input 1 names; `exclusive` leaves the own element
@@ -514,6 +560,19 @@ impl Operator for CumSum {
             }
             _ => Err(ctx.unsupported_type(0)),
         }
+    }
+
+    fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        let input = ctx.input(0)?;
+        if !ALL_OPERATORS {
+            return Ok(None);
+        }
+        let ty = GpuType::from_dtype(input.dtype).filter(|&ty| ty != GpuType::Bool);
+        let (Some(ty), Some(axis)) = (ty, ctx.ints(1)) else {
+            return Ok(None);
+        };
+        let sides = sides(&input.shape, cum_sum_axis(&axis, input.shape.len())?);
+        Ok(lines::cum_sum(ty, sides, self.exclusive, self.reverse, ctx.caps))
     }
 }
 

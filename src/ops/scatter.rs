@@ -1,7 +1,7 @@
 //! Elements and slices written by index: ScatterElements (and its forerunner Scatter) and ScatterND.
 
 use super::{
-    CpuLowering, InferContext, Operator,
+    ALL_OPERATORS, CpuLowering, GpuLowering, InferContext, Operator,
     lower::{Concrete, Movement, infer_moved_elements, invalid, lower_movement, mismatch},
 };
 use crate::{
@@ -11,6 +11,10 @@ use crate::{
         movement::{Indices, MoveFn, resolve_index},
     },
     error::Result,
+    gpu::{
+        kernel::{GpuKernel, GpuType},
+        kernels::indexed::{self, ScatterOp},
+    },
     graph::{Attributes, Node},
     tensor::{DType, Dim, display_shape, resolve_axis, strides_of},
 };
@@ -35,6 +39,23 @@ impl Reduction {
             "max" => Reduction::Max,
             other => return Err(invalid("attribute reduction is not a reduction").actual(other)),
         })
+    }
+
+    /// What the GPU does for it with numbers of the node's type, when it can.
+    fn on_gpu(self, ctx: &GpuLowering<'_>) -> Option<(GpuType, ScatterOp)> {
+        let op = match self {
+            Reduction::None => ScatterOp::Replace,
+            Reduction::Add => ScatterOp::Add,
+            Reduction::Mul => ScatterOp::Mul,
+            Reduction::Min => ScatterOp::Min,
+            Reduction::Max => ScatterOp::Max,
+        };
+        let ty = ctx.held(0)?;
+        let fits = match self {
+            Reduction::None => ty != GpuType::I64,
+            _ => matches!(ty, GpuType::F32 | GpuType::I32 | GpuType::U32),
+        };
+        fits.then_some((ty, op))
     }
 
     fn of_float(self, x: f64, y: f64) -> f64 {
@@ -211,6 +232,28 @@ impl Operator for ScatterElements {
             reduction => scatter_reduced(self.places(&concrete(ctx))?, reduction, ctx),
         }
     }
+
+    fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        if !ALL_OPERATORS {
+            return Ok(None);
+        }
+        let (data, shape) = (&ctx.input(0)?.shape, &ctx.input(1)?.shape);
+        let axis = resolve_axis(self.axis, data.len())?;
+        let fits = data.len() == shape.len() && (0..data.len()).all(|at| at == axis || shape[at] <= data[at]);
+        let (Some((ty, op)), Some((indices, checks))) = (self.reduction.on_gpu(ctx), ctx.indices(1, &[data[axis]]))
+        else {
+            return Ok(None);
+        };
+        if !fits || ctx.input(2)?.shape != *shape {
+            return Ok(None);
+        }
+        let kernel = indexed::scatter_elements(ty, op, data, axis, shape, indices, ctx.caps);
+        Ok(kernel.map(|kernel| GpuKernel { checks, ..kernel }))
+    }
+
+    fn takes_narrowed(&self) -> bool {
+        true
+    }
 }
 
 fn check_updates(ctx: &InferContext<'_>) -> Result<()> {
@@ -305,6 +348,29 @@ impl Operator for ScatterNd {
             Reduction::None => lower_movement(self, ctx),
             reduction => scatter_reduced(self.places(&concrete(ctx))?, reduction, ctx),
         }
+    }
+
+    fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        if !ALL_OPERATORS {
+            return Ok(None);
+        }
+        let (data, shape) = (&ctx.input(0)?.shape, &ctx.input(1)?.shape);
+        let Some(sizes) = shape.last().and_then(|&depth| data.get(..depth)) else {
+            return Ok(None);
+        };
+        let updates = [&shape[..shape.len() - 1], &data[sizes.len()..]].concat();
+        let (Some((ty, op)), Some((indices, checks))) = (self.reduction.on_gpu(ctx), ctx.indices(1, sizes)) else {
+            return Ok(None);
+        };
+        if ctx.input(2)?.shape != updates {
+            return Ok(None);
+        }
+        let kernel = indexed::scatter_nd(ty, op, data, shape, indices, ctx.caps);
+        Ok(kernel.map(|kernel| GpuKernel { checks, ..kernel }))
+    }
+
+    fn takes_narrowed(&self) -> bool {
+        true
     }
 }
 

@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use super::{
-    CpuLowering, InferContext, Operator,
+    ALL_OPERATORS, CpuLowering, GpuLowering, InferContext, Operator,
     elements::take,
     lower::{Concrete, Movement, invalid, lower_movement, mismatch},
 };
@@ -14,6 +14,10 @@ use crate::{
         movement::{self, MoveFn},
     },
     error::{Error, ErrorCode, Result},
+    gpu::{
+        kernel::{GpuKernel, GpuType},
+        kernels::{indexed, lines},
+    },
     graph::Node,
     tensor::{DType, Dim, Tensor, display_shape, resolve_axis, sorted_positions, strides_of},
 };
@@ -58,6 +62,28 @@ impl Operator for OneHot {
 
     fn cpu(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
         lower_movement(self, ctx)
+    }
+
+    fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        if !ALL_OPERATORS {
+            return Ok(None);
+        }
+        let output = ctx.output(0)?;
+        let axis = resolve_axis(self.axis, output.shape.len())?;
+        let (before, after) = (&output.shape[..axis], &output.shape[axis + 1..]);
+        let sides = [before.iter().product(), output.shape[axis], after.iter().product()];
+        let indices = ctx.input(0)?;
+        let (Some(ty), Some(values)) = (GpuType::held(indices.dtype), GpuType::held(output.dtype)) else {
+            return Ok(None);
+        };
+        if values == GpuType::I64 || ctx.input(2)?.shape != [2] {
+            return Ok(None);
+        }
+        Ok(indexed::one_hot(ty, sides, ctx.caps))
+    }
+
+    fn takes_narrowed(&self) -> bool {
+        true
     }
 }
 
@@ -515,6 +541,36 @@ impl Operator for TopK {
         Ok(CpuKernel::compute("top_k", move |io| {
             rows.run(io, dtype, width, largest)
         }))
+    }
+
+    fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        if !ALL_OPERATORS {
+            return Ok(None);
+        }
+        let input = ctx.input(0)?;
+        let outputs = [ctx.optional_output(0), ctx.optional_output(1)];
+        let (Some(output), Some(ty)) = (outputs[0].or(outputs[1]), GpuType::from_dtype(input.dtype)) else {
+            return Ok(None);
+        };
+        if ty == GpuType::Bool {
+            return Ok(None);
+        }
+        let axis = resolve_axis(self.axis, input.shape.len())?;
+        let (before, after) = (&input.shape[..axis], &input.shape[axis + 1..]);
+        let sides = [before.iter().product(), input.shape[axis], after.iter().product()];
+        let wanted = outputs.map(|output| output.is_some());
+        Ok(lines::top_k(
+            ty,
+            sides,
+            output.shape[axis],
+            self.largest,
+            wanted,
+            ctx.caps,
+        ))
+    }
+
+    fn takes_narrowed(&self) -> bool {
+        true
     }
 }
 

@@ -1,8 +1,9 @@
 //! Choosing among elements: Where and Clip.
 
 use super::{
-    CpuLowering, InferContext, Operator, PointwiseForm, PointwiseInput,
+    ALL_OPERATORS, CpuLowering, GpuLowering, InferContext, Operator, PointwiseForm, PointwiseInput,
     lower::{Concrete, Movement, infer_moved_elements, invalid, lower_movement, operand},
+    on_gpu,
 };
 use crate::{
     cpu::{
@@ -12,6 +13,10 @@ use crate::{
         movement::MoveFn,
     },
     error::{Error, Result},
+    gpu::{
+        kernel::{GpuKernel, GpuType},
+        kernels::elementwise::{self as gpu_elementwise, Input},
+    },
     graph::Node,
     pointwise::{Access, Builder, Collapsed, Expr, Storage, collapse},
     tensor::{DType, Dim, Tensor},
@@ -53,6 +58,40 @@ impl Operator for Where {
             return expression::kernel("pointwise", &where_expr()?, ctx.operands(), vec![ctx.result(0)?]);
         }
         lower_movement(self, ctx)
+    }
+
+    fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        let kernel = on_gpu::pointwise_kernel(self, ctx);
+        if kernel.is_some() || !ALL_OPERATORS {
+            return Ok(kernel);
+        }
+        let output = ctx.output(0)?;
+        let is_exact = GpuType::held(output.dtype).is_some_and(|ty| ty != GpuType::I64);
+        if !is_exact {
+            return Ok(kernel);
+        }
+        let input = |index: usize| -> Result<Input<'_>> {
+            let shape = &ctx.input(index)?.shape;
+            Ok(Input {
+                index,
+                ty: "u32",
+                shape,
+            })
+        };
+        let inputs = [input(0)?, input(1)?, input(2)?];
+        let value = "select(x2, x1, x0 != 0u)";
+        Ok(gpu_elementwise::kernel(
+            value,
+            &inputs,
+            "u32",
+            &output.shape,
+            |dispatch| dispatch,
+            ctx.caps,
+        ))
+    }
+
+    fn takes_narrowed(&self) -> bool {
+        true
     }
 
     fn pointwise(&self, inputs: &[PointwiseInput<'_>]) -> Option<PointwiseForm> {
@@ -272,6 +311,34 @@ impl Operator for Clip {
                 Ok(())
             },
         )
+    }
+
+    fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        let kernel = on_gpu::pointwise_kernel(self, ctx);
+        if kernel.is_some() || !ALL_OPERATORS {
+            return Ok(kernel);
+        }
+        let input = ctx.input(0)?;
+        let ty = match GpuType::from_dtype(input.dtype) {
+            Some(ty @ (GpuType::I32 | GpuType::U32)) => ty.wgsl(),
+            _ => return Ok(kernel),
+        };
+        let shape = &input.shape;
+        let (mut inputs, mut value) = (vec![Input { index: 0, ty, shape }], "x0".to_string());
+        for (index, function) in [(1, "max"), (2, "min")] {
+            if ctx.optional_input(index).is_some() {
+                value = format!("{function}({value}, x{})", inputs.len());
+                inputs.push(Input { index, ty, shape: &[] });
+            }
+        }
+        Ok(gpu_elementwise::kernel(
+            &value,
+            &inputs,
+            ty,
+            shape,
+            |dispatch| dispatch,
+            ctx.caps,
+        ))
     }
 
     fn pointwise(&self, inputs: &[PointwiseInput<'_>]) -> Option<PointwiseForm> {

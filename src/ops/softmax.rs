@@ -8,8 +8,11 @@ use crate::{
     },
     error::Result,
     gpu::{
-        kernel::GpuKernel,
-        kernels::reduce::{self, SoftmaxKind as GpuSoftmaxKind},
+        kernel::{GpuKernel, GpuType},
+        kernels::{
+            lines::{self, Extreme},
+            reduce::{self, SoftmaxKind as GpuSoftmaxKind},
+        },
     },
     graph::Node,
     tensor::{DType, resolve_axis},
@@ -152,6 +155,10 @@ impl Operator for Softmax {
         let kind = match self.kind {
             Kind::Softmax => GpuSoftmaxKind::Softmax,
             Kind::LogSoftmax => GpuSoftmaxKind::LogSoftmax,
+            Kind::Hardmax if ALL_OPERATORS && input.dtype == DType::F32 => {
+                let sides = self.sides(&input.shape)?;
+                return Ok(lines::extreme(GpuType::F32, sides, ">", Extreme::OneHot, ctx.caps));
+            }
             Kind::Hardmax => return Ok(None),
         };
         if input.dtype != DType::F32 {

@@ -10,7 +10,7 @@ use crate::{
         threads::Threads,
     },
     error::Result,
-    gpu::kernel::{AdapterKind, GpuCaps, GpuKernel},
+    gpu::kernel::{AdapterKind, GpuCaps, GpuKernel, GpuType},
     graph::{Attribute, Epilogue, Node, OperatorId, ValueId},
     pointwise::Expr,
     tensor::{AlignedBytes, DType, Dim, Element, Symbols, Tensor},
@@ -336,29 +336,33 @@ impl TestNode {
 
     #[cfg(all(feature = "gpu", not(target_arch = "wasm32")))]
     fn run_on_gpu(&self, kernel: GpuKernel, expected: &[Tensor]) -> Option<Vec<Tensor>> {
-        use crate::gpu::{
-            kernel::GpuType,
-            testing::{Data, device, run, validate},
-        };
+        use crate::gpu::testing::{Data, device, run, validate};
         kernel.dispatches.iter().for_each(validate);
         let device = device()?;
         let data = |tensor: &Tensor| match tensor.dtype() {
             DType::F32 => Data::F32(tensor.to_f32s().unwrap().into_owned()),
             DType::Bool => Data::Bool(tensor.to_i64s().unwrap().iter().map(|&value| value != 0).collect()),
             DType::I32 => Data::I32(tensor.to_i64s().unwrap().iter().map(|&value| value as i32).collect()),
-            // Never bound.
-            _ => Data::F32(vec![0.0]),
+            dtype => match GpuType::held(dtype) {
+                Some(ty) => Data::Bytes(ty, tensor.bytes().to_vec()),
+                // Never bound.
+                None => Data::F32(vec![0.0]),
+            },
         };
         let further = self.epilogue.iter().flat_map(|(_, tensors)| tensors.iter().map(Some));
         let fed = self.inputs.iter().map(|input| input.tensor.as_ref()).chain(further);
         let inputs: Vec<Data> = fed.map(|tensor| tensor.map_or(Data::F32(vec![0.0]), data)).collect();
         let outputs: Vec<(GpuType, usize)> = expected
             .iter()
-            .map(|tensor| (GpuType::from_dtype(tensor.dtype()).unwrap(), tensor.len()))
+            .map(|tensor| (GpuType::held(tensor.dtype()).unwrap(), tensor.len()))
             .collect();
         let results = run(&device, kernel, &inputs, &outputs).unwrap();
         let tensors = results.into_iter().zip(expected).map(|(data, expected)| match data {
             Data::F32(values) => tensor(expected.shape(), &values),
+            Data::Bytes(ty, bytes) => {
+                let bytes = AlignedBytes::copy_of(&bytes).unwrap();
+                Tensor::from_bytes(ty.dtype(), expected.shape(), bytes).unwrap()
+            }
             Data::I32(values) => tensor(expected.shape(), &values),
             Data::Bool(values) => {
                 let values: Vec<crate::tensor::Bool8> = values.into_iter().map(Into::into).collect();
@@ -406,7 +410,55 @@ impl TestNode {
             assert!(is_random, "byte {byte} of an output differs on several threads");
         }
         self.check_inference(&results);
+        self.check_on_gpu(&results);
         Ok(results)
+    }
+
+    /// Holds the GPU's results against the CPU's, for kernels that have no tests beside their builders: the first few runs
+    /// of a test, and then some. Elements of large or huge values are compared relative to them.
+    #[track_caller]
+    fn check_on_gpu(&self, expected: &[Tensor]) {
+        const TESTED_BESIDE_THEM: [&str; 8] = [
+            "pointwise",
+            "copy",
+            "gather",
+            "softmax",
+            "reduce",
+            "resize",
+            "pool",
+            "matmul",
+        ];
+        let count = GPU_CHECKS.with(|count| {
+            count.set(count.get() + 1);
+            count.get()
+        });
+        let node = self.node();
+        let narrows = registry::operator(&node).is_ok_and(|operator| operator.takes_narrowed());
+        let holds = |tensor: &Tensor| match narrows {
+            true => GpuType::held(tensor.dtype()).is_some(),
+            false => GpuType::from_dtype(tensor.dtype()).is_some(),
+        };
+        let mut inputs = self.inputs.iter().filter(|input| !input.constant);
+        if (count > 24 && !count.is_multiple_of(8))
+            || self.epilogue.is_some()
+            || self.outputs.contains(&false)
+            || !inputs.all(|input| input.tensor.as_ref().is_none_or(holds))
+            || !expected.iter().all(holds)
+        {
+            return;
+        }
+        let caps = GpuCaps::webgpu_default(AdapterKind::Software);
+        let Ok(Some(kernel)) = self.gpu(&caps) else { return };
+        let label = kernel.dispatches.last().map_or("copy", |last| last.shader.label);
+        let is_tested = |prefix: &&str| label.starts_with(*prefix) && !label.ends_with("volume");
+        if TESTED_BESIDE_THEM.iter().any(is_tested) || label.starts_with("conv_d") || label.starts_with("conv_t") {
+            return;
+        }
+        if let Some(results) = self.run_on_gpu(kernel, expected) {
+            for (result, expected) in results.iter().zip(expected) {
+                assert_tensor_close(result, expected, 1e-4);
+            }
+        }
     }
 
     /// Runs and gives the only output.
@@ -468,6 +520,8 @@ fn infer_with(operator: &dyn Operator, node: &Node, facts: &[Option<ValueFacts>]
 }
 
 thread_local! {
+    /// Runs of this thread, which is one test's.
+    static GPU_CHECKS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
     /// Every node that a test runs also runs on these, with all work cut that can be.
     static THREADS: Threads = Threads::eager(3);
 }

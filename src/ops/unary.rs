@@ -1,13 +1,18 @@
 //! Element-wise operators of one input: maths, rounding, activations, tests and bit inversion.
 
 use super::{
-    CpuLowering, InferContext, Operator, PointwiseForm, PointwiseInput,
+    ALL_OPERATORS, CpuLowering, GpuLowering, InferContext, Operator, PointwiseForm, PointwiseInput,
     lower::{invalid, tracks},
+    on_gpu,
     widen::converted,
 };
 use crate::{
     cpu::{elementwise, expression, kernel::CpuKernel},
     error::{Error, Result},
+    gpu::{
+        kernel::{GpuKernel, GpuType},
+        kernels::elementwise::{self as gpu_elementwise, Input},
+    },
     graph::{Attributes, Node},
     pointwise::{Builder, Expr, Reg, Storage, TestOp, UnaryOp, reference},
     tensor::{DType, Dim},
@@ -363,6 +368,32 @@ impl Operator for Unary {
                 )
             }
         }
+    }
+
+    fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        let kernel = on_gpu::pointwise_kernel(self, ctx);
+        if kernel.is_some() || !ALL_OPERATORS {
+            return Ok(kernel);
+        }
+        let input = ctx.input(0)?;
+        let (ty, value) = match (GpuType::from_dtype(input.dtype), self.function) {
+            (Some(GpuType::I32), Function::Scalar(UnaryOp::Abs)) => ("i32", "abs(x0)"),
+            (Some(GpuType::I32), Function::Scalar(UnaryOp::Neg)) => ("i32", "-x0"),
+            (Some(GpuType::I32), Function::Scalar(UnaryOp::Sign)) => ("i32", "sign(x0)"),
+            (Some(GpuType::I32), Function::Scalar(UnaryOp::Relu)) => ("i32", "max(x0, 0)"),
+            (Some(ty @ (GpuType::I32 | GpuType::U32)), Function::BitwiseNot) => (ty.wgsl(), "~x0"),
+            _ => return Ok(None),
+        };
+        let shape = &input.shape;
+        let inputs = [Input { index: 0, ty, shape }];
+        Ok(gpu_elementwise::kernel(
+            value,
+            &inputs,
+            ty,
+            shape,
+            |dispatch| dispatch,
+            ctx.caps,
+        ))
     }
 
     fn pointwise(&self, inputs: &[PointwiseInput<'_>]) -> Option<PointwiseForm> {

@@ -17,7 +17,7 @@ use crate::{
     },
     error::{Error, ErrorCode, Result},
     gpu::{
-        kernel::{ConstantData, GpuKernel, GpuType},
+        kernel::{Check, ConstantData, GpuKernel, GpuType},
         program::{GpuProgram, GpuStep, GpuValue, GpuValueId, ValueStorage},
     },
     graph::{NodeId, ValueId},
@@ -162,6 +162,8 @@ struct Builder<'a> {
     parts: Parts,
     host: HashMap<ValueId, HostValue>,
     device: HashMap<ValueId, GpuValueId>,
+    /// What GPU kernels require of what is uploaded.
+    checks: HashMap<ValueId, Vec<Check>>,
     slots: Vec<SlotSource>,
     drafts: Vec<Draft>,
     gpu: GpuProgram,
@@ -201,6 +203,18 @@ impl<'a> Builder<'a> {
             },
         };
         let parts = Parts::find(&values, placed)?;
+        let mut checks: HashMap<ValueId, Vec<Check>> = HashMap::new();
+        for entry in placed {
+            let Lowered::Gpu(kernel) = &entry.lowered else { continue };
+            for (index, check) in &kernel.checks {
+                if let Some(id) = graph.nodes[entry.node.index()].inputs.get(*index).copied().flatten() {
+                    let of_value = checks.entry(root.get(&id).copied().unwrap_or(id)).or_default();
+                    if !of_value.contains(check) {
+                        of_value.push(check.clone());
+                    }
+                }
+            }
+        }
         Ok(Builder {
             planner,
             state,
@@ -210,6 +224,7 @@ impl<'a> Builder<'a> {
             parts,
             host: HashMap::new(),
             device: HashMap::new(),
+            checks,
             slots: Vec::new(),
             drafts: Vec::new(),
             gpu: GpuProgram::default(),
@@ -281,7 +296,7 @@ impl<'a> Builder<'a> {
 
     fn define_on_gpu(&mut self, id: ValueId) -> Result<GpuValueId> {
         let (dtype, shape) = self.state.concrete(id)?;
-        let ty = GpuType::from_dtype(dtype).ok_or_else(|| Error::internal(format!("the GPU does not hold {dtype}")))?;
+        let ty = GpuType::held(dtype).ok_or_else(|| Error::internal(format!("the GPU does not hold {dtype}")))?;
         let elements = element_count(&shape)?;
         let now = self.drafts.len();
         let facts = &self.state.facts[id.index()];
@@ -618,6 +633,7 @@ impl<'a> Builder<'a> {
                 Draft::Upload(id) => steps.push(Step::Upload {
                     from: operand(id)?,
                     to: self.device[&id],
+                    checks: self.checks.remove(&id).unwrap_or_default(),
                 }),
                 Draft::Gpu(step) => match steps.last_mut() {
                     Some(Step::Gpu(range)) => range.end = step + 1,

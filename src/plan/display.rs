@@ -26,7 +26,7 @@ impl fmt::Display for Segment {
                     }
                     writeln!(f, "  // {} {}", step.operator, step.label)?;
                 }
-                Step::Upload { from, to } => writeln!(f, "upload {} -> %{}", text(from), to.0)?,
+                Step::Upload { from, to, .. } => writeln!(f, "upload {} -> %{}", text(from), to.0)?,
                 Step::Gpu(range) => {
                     writeln!(f, "gpu")?;
                     for step in &self.gpu.steps[range.clone()] {

@@ -20,7 +20,7 @@ use crate::{
     },
     error::Result,
     gpu::{
-        kernel::GpuCaps,
+        kernel::{Check, GpuCaps},
         program::{GpuProgram, GpuValueId},
     },
     graph::{NodeId, ValueId},
@@ -47,12 +47,24 @@ pub enum Memory {
     Low,
 }
 
+/// Which nodes with a GPU kernel run on the GPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Offload {
+    /// Those for which moving their data pays.
+    #[default]
+    Worthwhile,
+    /// All, however small: what tests ask for.
+    Everything,
+}
+
 /// What every plan of a session shares.
 pub struct Planner {
     /// Where programs run.
     pub target: Target,
     /// How freely they use memory.
     pub memory: Memory,
+    /// What goes to the GPU.
+    pub offload: Offload,
     /// Constants in kernels' own layouts.
     pub prepared: Prepared,
     /// On how many threads CPU kernels run at most.
@@ -100,6 +112,8 @@ pub enum Step {
         from: Operand,
         /// Where they go.
         to: GpuValueId,
+        /// What is required of its elements.
+        checks: Vec<Check>,
     },
     /// Steps of the GPU program.
     Gpu(Range<usize>),

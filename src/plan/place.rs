@@ -1,6 +1,6 @@
 //! Decides for each node of a segment whether it runs on the GPU, and lowers it to a kernel there or on the CPU.
 
-use super::{Memory, PlanState, Planner, Target};
+use super::{Memory, Offload, PlanState, Planner, Target};
 use crate::{
     cpu::{
         executor::run_alone,
@@ -62,7 +62,11 @@ pub(super) fn place(planner: &Planner, state: &PlanState, body: &[NodeId]) -> Re
             None
         });
     }
-    for index in small_groups(&nodes, &gpu, &cpu) {
+    let small = match planner.offload {
+        Offload::Worthwhile => small_groups(&nodes, &gpu, &cpu),
+        Offload::Everything => Vec::new(),
+    };
+    for index in small {
         gpu[index] = None;
         reasons[index] = Some("too little work to move its data to the GPU".into());
         cpu[index] = Some(nodes[index].cpu_kernel(planner)?);
@@ -200,11 +204,16 @@ impl<'a> Described<'a> {
         {
             return Ok(Err(reason.clone()));
         }
+        let operator = &self.state.bound.operators[self.id.index()];
         for desc in self.inputs.iter().chain(&self.outputs).flatten() {
             if desc.constant.is_some() {
                 continue;
             }
-            if GpuType::from_dtype(desc.dtype).is_none() {
+            let ty = match operator.takes_narrowed() {
+                true => GpuType::held(desc.dtype),
+                false => GpuType::from_dtype(desc.dtype),
+            };
+            if ty.is_none() {
                 return Ok(Err(format!("{} tensors stay on the CPU", desc.dtype)));
             }
             if !caps.fits(element_count(&desc.shape)?) {
@@ -217,9 +226,14 @@ impl<'a> Described<'a> {
             outputs: &self.outputs,
             caps,
         };
-        let operator = &self.state.bound.operators[self.id.index()];
         let Some(kernel) = operator.gpu(&lowering).map_err(|error| self.at_node(error))? else {
-            return Ok(Err("no GPU kernel for this operator with these types and shapes".into()));
+            let dtypes = self.inputs.iter().chain(&self.outputs).flatten().map(|desc| desc.dtype);
+            return Ok(Err(
+                match { dtypes }.find(|&dtype| GpuType::from_dtype(dtype).is_none()) {
+                    Some(dtype) => format!("{dtype} tensors stay on the CPU"),
+                    None => "no GPU kernel for this operator with these types and shapes".into(),
+                },
+            ));
         };
         for dispatch in &kernel.dispatches {
             for binding in &dispatch.bindings {
@@ -228,7 +242,7 @@ impl<'a> Described<'a> {
                     Binding::Output(index) => self.outputs.get(*index).and_then(Option::as_ref),
                     Binding::Constant(_) | Binding::Scratch(..) => continue,
                 };
-                let bound = desc.filter(|desc| GpuType::from_dtype(desc.dtype).is_some() && !desc.shape.contains(&0));
+                let bound = desc.filter(|desc| GpuType::held(desc.dtype).is_some() && !desc.shape.contains(&0));
                 if bound.is_none() {
                     return Ok(Err("the GPU kernel binds a tensor that the GPU cannot hold".into()));
                 }

@@ -14,7 +14,7 @@ mod trust_tests;
 mod variant;
 mod verify;
 
-pub use crate::plan::Memory as MemoryUse;
+pub use crate::plan::{Memory as MemoryUse, Offload};
 pub use event::Event;
 pub use limits::Limits;
 pub use model::{Model, ValueInfo};
@@ -59,6 +59,8 @@ pub struct SessionOptions {
     pub program_cache: usize,
     /// How freely memory is used for speed.
     pub memory: MemoryUse,
+    /// Which nodes of a session on the GPU run there.
+    pub offload: Offload,
     /// What the model may use.
     pub limits: Limits,
     /// Compares each GPU kernel once with the CPU's on the same inputs; nodes that disagree by more than rounding, or give
@@ -78,6 +80,7 @@ impl Default for SessionOptions {
             optimization: Level::All,
             program_cache: 8,
             memory: MemoryUse::default(),
+            offload: Offload::default(),
             limits: Limits::default(),
             verify_on_load: false,
             threads: Threads::default(),
@@ -136,6 +139,7 @@ impl Session {
         let runtime = Runtime::new(
             options.device,
             options.memory,
+            options.offload,
             options.clock,
             options.threads.clone(),
             meter,

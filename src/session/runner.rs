@@ -534,9 +534,13 @@ impl Link {
                 let inputs = inputs.collect::<Result<Vec<_>>>()?;
                 let known = outputs.iter().flatten().filter_map(|id| {
                     let facts = &state.facts[id.index()];
-                    facts.dtype?.byte_len(element_count(&facts.concrete_shape()?).ok()?)
+                    let count = element_count(&facts.concrete_shape()?).ok()?;
+                    // Texts are counted as empty ones.
+                    let texts =
+                        || (facts.dtype == Some(DType::String)).then(|| count.saturating_mul(size_of::<String>()));
+                    facts.dtype?.byte_len(count).or_else(texts)
                 });
-                let known = known.sum::<usize>() as u64;
+                let known = known.fold(0, |sum, bytes| bytes.saturating_add(sum)) as u64;
                 let check = |bytes| runtime.meter.check_memory(bytes, "the node's outputs take");
                 check(known).map_err(|error| label(node, error))?;
                 let results = (kernel.run)(&inputs).map_err(|error| label(node, error))?;
@@ -591,14 +595,16 @@ async fn run_gpu_step(step: &Step, frame: &mut Frame<'_>, recorded: &mut Recorde
     let executor = &mut recorded.executor;
     match step {
         Step::Cpu(_) => Ok(()),
-        Step::Upload { from, to } => {
+        Step::Upload { from, to, checks } => {
             if let Place::Slot(slot) = from.place
                 && let Some(Slot::Tensor(tensor)) = frame.slots.get(slot)
                 && tensor.remote_id().is_some()
             {
                 return executor.take(*to, tensor);
             }
-            executor.upload(*to, frame.read(from)?)
+            let bytes = frame.read(from)?;
+            checks.iter().try_for_each(|check| check.run(from.dtype, bytes))?;
+            executor.upload(*to, bytes)
         }
         Step::Gpu(range) => executor.encode(range.clone()),
         Step::Download(pairs) => {

@@ -19,7 +19,7 @@ use crate::{
     error::{Error, ErrorCode, Result},
     gpu::{device::GpuDevice, program::GpuProgram},
     ops::Prepared,
-    plan::{Memory, PlanState, Planner, Target},
+    plan::{Memory, Offload, PlanState, Planner, Target},
     tensor::{AlignedBytes, Tensor},
 };
 
@@ -67,6 +67,7 @@ impl Runtime {
     pub async fn new(
         device: Device,
         memory: Memory,
+        offload: Offload,
         clock: fn() -> f64,
         threads: Threads,
         meter: Meter,
@@ -75,6 +76,7 @@ impl Runtime {
             planner: Planner {
                 target: Target::Cpu,
                 memory,
+                offload,
                 prepared: Prepared::timed(clock),
                 threads: threads.count(),
                 demoted: RefCell::default(),
@@ -245,10 +247,10 @@ impl Runtime {
     /// Loses the device when a test wants it.
     #[cfg(all(test, feature = "gpu"))]
     pub fn may_lose_device(&self) {
-        let left = self.loses_device_after.get();
-        if left == Some(0) {
+        if self.loses_device_after.get() == Some(0) {
             self.gpu.as_ref().unwrap().device.destroy();
         }
+        let left = self.loses_device_after.get();
         self.loses_device_after.set(left.and_then(|left| left.checked_sub(1)));
     }
 

@@ -117,7 +117,7 @@ fn disagreement(expected: &Tensor, found: &Tensor) -> Result<Option<String>> {
         let (a, b) = (found[*index], expected[*index]);
         let same = a == b || (a.is_nan() && b.is_nan());
         let near = is_float && (a - b).abs() <= RELATIVE * b.abs() + slack;
-        !(same || near && b.is_finite())
+        !(same || (near && b.is_finite()))
     };
     let mut different = (0..expected.len()).filter(differs);
     let Some(first) = different.next() else { return Ok(None) };

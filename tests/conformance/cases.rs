@@ -13,6 +13,8 @@ pub struct Case {
     pub id: String,
     pub folder: PathBuf,
     pub tolerance: Tolerance,
+    /// The element type of its first input, without inputs of its first output.
+    pub first_type: String,
 }
 
 impl Case {
@@ -29,13 +31,17 @@ impl Case {
         let mut next = || columns.next().unwrap_or_else(|| panic!("too few columns: {line}"));
         let id = next().to_string();
         let number = |text: &str| text.parse().unwrap_or_else(|_| panic!("{text} is no number: {line}"));
+        let tolerance = Tolerance {
+            relative: number(next()),
+            absolute: number(next()),
+        };
+        let (_sets, inputs, outputs) = (next(), next(), next());
+        let first = if inputs.is_empty() { outputs } else { inputs };
         Case {
             folder: folder.join(&id),
             id,
-            tolerance: Tolerance {
-                relative: number(next()),
-                absolute: number(next()),
-            },
+            tolerance,
+            first_type: first.split('[').next().unwrap_or_default().to_string(),
         }
     }
 

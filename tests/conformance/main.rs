@@ -39,6 +39,9 @@ fn the_cases_of_the_onnx_package_give_the_expected_outputs() {
     if let Ok(path) = std::env::var("MODELET_CONFORMANCE_REPORT") {
         report::write(Path::new(&path), &outcomes, &expected);
     }
+    if run::device() == modelet::Device::WebGpu {
+        report::print_gpu_coverage(&outcomes, &all);
+    }
 
     let count = |status| outcomes.iter().filter(|one| one.status(&expected) == status).count();
     for outcome in &outcomes {

@@ -13,8 +13,8 @@ use modelet::{
     Device, ErrorCode, Model, Session, SessionOptions,
     graph::Graph,
     import::onnx::{import, read_value},
-    plan::Placement,
-    session::ValueInfo,
+    plan::{NodePlacement, Placement},
+    session::{Offload, ValueInfo},
     tensor::Value,
 };
 
@@ -110,6 +110,7 @@ fn failed(case: String, message: String) -> Outcome {
         failures: vec![message],
         operators: Vec::new(),
         on_gpu: Vec::new(),
+        on_cpu: Vec::new(),
         seconds: LIMIT.as_secs_f64(),
     }
 }
@@ -137,6 +138,7 @@ fn outcome(case: &Case, device: Device, kept: &mut Option<Session>) -> Outcome {
         failures: Vec::new(),
         operators: Vec::new(),
         on_gpu: Vec::new(),
+        on_cpu: Vec::new(),
         seconds: 0.0,
     };
     let caught = catch_unwind(AssertUnwindSafe(|| run(case, device, kept, &mut outcome)));
@@ -163,6 +165,7 @@ fn run(case: &Case, device: Device, kept: &mut Option<Session>, outcome: &mut Ou
     let model = Model::from_graph(graph).map_err(text)?;
     let options = SessionOptions {
         device,
+        offload: Offload::Everything,
         ..SessionOptions::default()
     };
     let session = kept.insert(pollster::block_on(Session::new(model, options)).map_err(text)?);
@@ -190,6 +193,12 @@ fn run(case: &Case, device: Device, kept: &mut Option<Session>, outcome: &mut Ou
     let on_gpu = report.nodes.iter().filter(|node| node.place == Placement::Gpu);
     let on_gpu: BTreeSet<&str> = on_gpu.map(|node| node.operator.as_str()).collect();
     outcome.on_gpu = on_gpu.into_iter().map(String::from).collect();
+    let on_cpu = report.nodes.iter().filter(|node| node.place == Placement::Cpu);
+    let reason = |node: &NodePlacement| {
+        let reason = node.reason.clone().unwrap_or_default();
+        (node.operator.clone(), reason)
+    };
+    outcome.on_cpu = on_cpu.map(reason).collect();
     Ok(())
 }
 

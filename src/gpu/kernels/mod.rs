@@ -3,17 +3,29 @@
 //!
 //! All tensors are dense and row-major. Inputs and outputs are bound by their position in the node.
 
+pub mod attention;
 pub mod conv;
+pub mod elementwise;
+pub mod fourier;
+pub mod indexed;
+pub mod integer;
+pub mod lines;
 pub mod matmul;
 pub mod movement;
+pub mod nbits;
 pub mod pool;
+pub mod recurrent;
 pub mod reduce;
 pub mod resize;
+pub mod sample;
+#[cfg(all(test, feature = "gpu", not(target_arch = "wasm32")))]
+mod snapshots;
+pub mod volume;
 
 use std::sync::Arc;
 
-use super::kernel::{Binding, ConstantData, ConstantKey, Dispatch, GpuCaps, GpuKernel, GpuType};
-use super::wgsl::DispatchBuilder;
+use super::kernel::{Binding, Check, ConstantData, ConstantKey, Dispatch, GpuCaps, GpuKernel, GpuType};
+use super::wgsl::{DispatchBuilder, LINEAR_THREADS, linear_workgroups, shader_text};
 use crate::error::Result;
 use crate::tensor::Tensor;
 
@@ -78,6 +90,37 @@ fn laid_out(
     Binding::Constant(Arc::new(ConstantData::new(key, count as u64 * GpuType::SIZE, make)))
 }
 
+const FLAT: &str = shader_text!("../../../shaders/flat.wgsl");
+
+/// A dispatch that calls `element(index)` of `template` for each index below a count.
+fn flat(label: &'static str, template: &str) -> DispatchBuilder {
+    DispatchBuilder::new(label, FLAT)
+        .define("THREADS", LINEAR_THREADS)
+        .functions(template)
+}
+
+/// The finished dispatch of [`flat`]; `None` when it binds more buffers than the device allows.
+fn finish_flat(dispatch: DispatchBuilder, count: usize, caps: &GpuCaps) -> Option<Dispatch> {
+    (dispatch.storage_count() <= caps.max_storage_buffers as usize).then(|| {
+        dispatch
+            .param("count", count as u32)
+            .finish(linear_workgroups(count as u64, caps))
+    })
+}
+
+/// A kernel of one such dispatch; none for no elements.
+fn flat_kernel(dispatch: DispatchBuilder, count: usize, caps: &GpuCaps) -> Option<GpuKernel> {
+    if count == 0 {
+        return Some(GpuKernel::default());
+    }
+    Some(GpuKernel::of(vec![finish_flat(dispatch, count, caps)?]))
+}
+
+/// Sizes as parameters, the innermost first.
+fn reversed(values: &[usize]) -> impl Iterator<Item = u32> + '_ {
+    values.iter().rev().map(|&value| value as u32)
+}
+
 /// A kernel of one dispatch, unless it binds more buffers or wants more workgroups than the device allows.
 fn single(dispatch: DispatchBuilder, workgroups: [u32; 3], caps: &GpuCaps) -> Option<GpuKernel> {
     let fits = dispatch.storage_count() <= caps.max_storage_buffers as usize
@@ -95,11 +138,17 @@ impl GpuKernel {
             .any(|dispatch| dispatch.bindings.iter().any(binds))
     }
 
+    /// The same with something required of the elements of input `index`.
+    pub fn checked(mut self, index: usize, check: Check) -> GpuKernel {
+        self.checks.push((index, check));
+        self
+    }
+
     /// A kernel of these dispatches without scratch memory.
     pub fn of(dispatches: Vec<Dispatch>) -> GpuKernel {
         GpuKernel {
             dispatches,
-            scratch: Vec::new(),
+            ..GpuKernel::default()
         }
     }
 }

@@ -252,6 +252,8 @@ pub fn split(shape: &[usize], axis: usize, lengths: &[usize], caps: &GpuCaps) ->
 pub enum PadMode {
     /// The bits of one element.
     Constant(u32),
+    /// The element of an input.
+    Input(usize),
     Edge,
     Reflect,
     Wrap,
@@ -277,7 +279,8 @@ pub fn pad(shape: &[usize], before: &[isize], after: &[isize], mode: PadMode, ca
     if count == 0 {
         return Some(GpuKernel::default());
     }
-    if count_in == 0 && !matches!(mode, PadMode::Constant(_)) {
+    let is_constant = matches!(mode, PadMode::Constant(_) | PadMode::Input(_));
+    if count_in == 0 && !is_constant {
         return None;
     }
     let strides = dense_strides(shape);
@@ -290,7 +293,8 @@ pub fn pad(shape: &[usize], before: &[isize], after: &[isize], mode: PadMode, ca
         .define("THREADS", LINEAR_THREADS)
         .define("RANK", shape.len())
         .define("T", "u32")
-        .flag("CONSTANT", matches!(mode, PadMode::Constant(_)))
+        .flag("CONSTANT", is_constant)
+        .flag("FILLED", matches!(mode, PadMode::Input(_)))
         .flag("EDGE", mode == PadMode::Edge)
         .flag("REFLECT", mode == PadMode::Reflect)
         .flag("WRAP", mode == PadMode::Wrap)
@@ -302,6 +306,10 @@ pub fn pad(shape: &[usize], before: &[isize], after: &[isize], mode: PadMode, ca
         .param_list_i32("size", reversed(shape))
         .param_list_i32("stride", reversed(&strides))
         .param_list_i32("before", before.iter().rev().map(|&pad| pad as i32));
+    let dispatch = match mode {
+        PadMode::Input(index) => dispatch.storage("fill", "u32", Binding::Input(index)),
+        _ => dispatch,
+    };
     Some(GpuKernel::of(vec![
         dispatch.finish(linear_workgroups(count as u64, caps)),
     ]))

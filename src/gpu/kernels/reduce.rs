@@ -185,7 +185,8 @@ impl ScaleLayout {
 }
 
 /// Normalises `rows` rows of `length` f32 elements of input 0 with their own mean and variance. `scale` and `bias` are
-/// bound where the operator has them.
+/// bound where the operator has them; `statistics` says whether outputs 1 and 2 hold each row's mean and the inverse of its
+/// deviation.
 #[allow(clippy::too_many_arguments)]
 pub fn normalize(
     centre: Centre,
@@ -195,14 +196,18 @@ pub fn normalize(
     layout: ScaleLayout,
     scale: Option<Binding>,
     bias: Option<Binding>,
+    statistics: [bool; 2],
     epilogue: Option<&Epilogue>,
     caps: &GpuCaps,
 ) -> Option<GpuKernel> {
     if elements(&[rows, length], caps)? == 0 {
-        return Some(GpuKernel::default());
+        // Statistics of nothing are no numbers.
+        return (statistics == [false; 2]).then(GpuKernel::default);
     }
     let shared = is_shared(length, caps);
     let mut dispatch = DispatchBuilder::new("normalize", NORMALIZE)
+        .flag("MEANS", statistics[0])
+        .flag("INVERSES", statistics[1])
         .define("THREADS", LINEAR_THREADS)
         .flag("SHARED", shared)
         .flag("RMS", centre == Centre::Zero)
@@ -221,6 +226,11 @@ pub fn normalize(
     }
     if let Some(bias) = bias {
         dispatch = dispatch.storage("bias", "f32", bias);
+    }
+    for (index, name) in ["means", "inverses"].into_iter().enumerate() {
+        if statistics[index] {
+            dispatch = dispatch.storage(name, "f32", Binding::Output(index + 1));
+        }
     }
     let dispatch = dispatch.epilogue(epilogue);
     single(dispatch, workgroups(rows, shared, caps), caps)
@@ -454,7 +464,10 @@ mod tests {
                 }
                 for caps in testing::both_kinds() {
                     let (scale_at, bias_at) = (Some(Binding::Input(1)), Some(Binding::Input(2)));
-                    let kernel = normalize(centre, rows, length, 1e-5, layout, scale_at, bias_at, None, &caps).unwrap();
+                    let kernel = normalize(
+                        centre, rows, length, 1e-5, layout, scale_at, bias_at, [false; 2], None, &caps,
+                    )
+                    .unwrap();
                     kernel.dispatches.iter().for_each(testing::validate);
                     let inputs = [
                         Data::F32(values.clone()),
@@ -489,7 +502,7 @@ mod tests {
             );
             let (scale, bias) = (Some(Binding::Input(1)), Some(Binding::Input(2)));
             let layout = ScaleLayout::per_column();
-            let kernel = normalize(Centre::Mean, 3, 300, 1e-5, layout, scale, bias, None, &caps).unwrap();
+            let kernel = normalize(Centre::Mean, 3, 300, 1e-5, layout, scale, bias, [false; 2], None, &caps).unwrap();
             testing::assert_snapshot(&name("layer_norm"), &kernel);
         }
     }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::{
     super::{
-        CpuLowering, InferContext, Operator,
+        CpuLowering, GpuLowering, InferContext, Operator,
         lower::{invalid, mismatch, unsupported},
     },
     composite::Body,
@@ -16,8 +16,12 @@ use crate::{
         kernel::CpuKernel,
     },
     error::Result,
+    gpu::{
+        kernel::{Access, Binding, Check, GpuKernel},
+        kernels::attention as gpu,
+    },
     graph::{Attribute, Node, OperatorId, ValueId},
-    tensor::{Dim, Tensor},
+    tensor::{DType, Dim, Tensor},
 };
 
 /// `MultiHeadAttention`: query `[b, s, n * h]` with key and value `[b, l, n * h]` or `[b, n, l, h]`, or packed as
@@ -126,6 +130,211 @@ impl Operator for MultiHeadAttention {
             run(settings, wanted, inputs)
         }))
     }
+
+    fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        Ok(on_gpu(self.0, ctx))
+    }
+
+    fn takes_narrowed(&self) -> bool {
+        true
+    }
+}
+
+/// The GPU kernel, when everything is f32 and the shapes fit together.
+fn on_gpu(settings: Settings, ctx: &GpuLowering<'_>) -> Option<GpuKernel> {
+    let shape = |index: usize| Some(&ctx.optional_input(index)?.shape[..]);
+    let floats = [QUERY, KEY, VALUE, BIAS, ATTENTION_BIAS, PAST_KEY, PAST_VALUE];
+    let floats = floats.iter().filter_map(|&index| ctx.optional_input(index));
+    let refused = [PAST_LENGTH, CACHE_INDIRECTION].map(|index| ctx.optional_input(index).is_some());
+    if { floats }.any(|desc| desc.dtype != DType::F32) || refused != [false; 2] {
+        return None;
+    }
+    let (n, q_shape) = (settings.heads, shape(QUERY)?);
+    let &[batch, queries, ..] = q_shape else { return None };
+    let packed = |index: usize, rows: usize, size: usize, (part, parts): (usize, usize)| {
+        let rows_of = gpu::Rows {
+            binding: Binding::Input(index),
+            start: part * size,
+            steps: [rows * n * parts * size, parts * size, n * parts * size],
+        };
+        (rows_of, rows, size)
+    };
+    let rows_of = |index: usize| match *shape(index)? {
+        [b, rows, hidden] if b == batch && hidden % n == 0 => {
+            let rows_of = gpu::Rows::row_by_row(Binding::Input(index), rows, n, hidden / n);
+            Some((rows_of, rows, hidden / n))
+        }
+        [b, heads, rows, size] if (b, heads) == (batch, n) => Some((
+            gpu::Rows::head_by_head(Binding::Input(index), n, rows, size),
+            rows,
+            size,
+        )),
+        _ => None,
+    };
+    let [(q, _, head_size), (k, new_keys, k_size), (v, v_rows, value_size)] = match (q_shape, shape(KEY), shape(VALUE))
+    {
+        (&[_, _, count, 3, size], None, None) if count == n => {
+            [0, 1, 2].map(|part| packed(QUERY, queries, size, (part, 3)))
+        }
+        (&[_, _, _], Some(&[b, rows, heads, 2, size]), None) if (b, heads) == (batch, n) => [
+            rows_of(QUERY)?,
+            packed(KEY, rows, size, (0, 2)),
+            packed(KEY, rows, size, (1, 2)),
+        ],
+        (&[_, _, _], Some(_), Some(_)) => [rows_of(QUERY)?, rows_of(KEY)?, rows_of(VALUE)?],
+        _ => return None,
+    };
+    let past = match (shape(PAST_KEY), shape(PAST_VALUE)) {
+        (Some(&[b, h, past, size]), Some(other)) => {
+            let fits = [b, h, size] == [batch, n, head_size] && other == [batch, n, past, value_size];
+            fits.then_some(Some(past))?
+        }
+        (None, None) => None,
+        _ => return None,
+    };
+    let (before, keys) = (past.unwrap_or(0), past.unwrap_or(0) + new_keys);
+    let sizes = [batch, n, queries, new_keys, head_size, value_size];
+    if k_size != head_size || v_rows != new_keys || sizes.contains(&0) || past == Some(0) {
+        return None;
+    }
+    let mut kernel = GpuKernel::default();
+    let mut scratch = |elements: usize| {
+        kernel.scratch.push((elements * 4) as u64);
+        let index = kernel.scratch.len() - 1;
+        move |access| Binding::Scratch(index, access)
+    };
+    // With their bias; keys and values that stand head by head come from a cache, which has it.
+    let mut parts = [
+        (q, queries, head_size),
+        (k, new_keys, head_size),
+        (v, new_keys, value_size),
+    ];
+    if let Some(bias) = shape(BIAS) {
+        if *bias != [n * (2 * head_size + value_size)] {
+            return None;
+        }
+        let cached = shape(KEY).is_some_and(|key| key.len() == 4);
+        for (index, (part, rows, size)) in parts.iter_mut().enumerate().take(if cached { 1 } else { 3 }) {
+            let to = scratch(batch * *rows * n * *size);
+            let preparation = gpu::Preparation {
+                bias: Some((Binding::Input(BIAS), index * n * head_size)),
+                ..gpu::Preparation::default()
+            };
+            let target = gpu::Rows::row_by_row(to(Access::ReadWrite), *rows, n, *size);
+            kernel
+                .dispatches
+                .push(preparation.dispatch(part, [batch, n, *rows, *size], &target, ctx.caps)?);
+            *part = gpu::Rows::row_by_row(to(Access::Read), *rows, n, *size);
+        }
+    }
+    for (index, (part, rows, size)) in parts.iter_mut().enumerate().skip(1) {
+        let wanted = ctx.optional_output(index).is_some();
+        if past.is_none() && !wanted {
+            continue;
+        }
+        let (to, from) = match wanted {
+            true => (Binding::Output(index), Binding::Output(index)),
+            false => {
+                let to = scratch(batch * n * keys * *size);
+                (to(Access::ReadWrite), to(Access::Read))
+            }
+        };
+        let cache = past.map(|past| (Binding::Input(PAST_KEY + index - 1), past));
+        kernel.dispatches.push(gpu::append(
+            cache,
+            &gpu::Before::Same(before),
+            part,
+            [batch, n, *rows, *size],
+            (keys, gpu::Rest::Past),
+            to,
+            ctx.caps,
+        )?);
+        *part = gpu::Rows::head_by_head(from, n, keys, *size);
+    }
+    let filter = match ctx.optional_input(MASK) {
+        Some(mask) => {
+            let kind = match mask.shape[..] {
+                [count] if count == batch || count == 3 * batch + 2 => gpu::FilterKind::Range { has_starts: false },
+                [count] if count == 2 * batch => gpu::FilterKind::Range { has_starts: true },
+                [b, columns] if (b, columns) == (batch, keys) => gpu::FilterKind::Each {
+                    start: 0,
+                    steps: [keys, 0],
+                },
+                [b, rows, columns] if (b, rows, columns) == (batch, queries, keys) => gpu::FilterKind::Each {
+                    start: 0,
+                    steps: [queries * keys, keys],
+                },
+                [b, 1, rows, size] if b == batch && rows == size && size >= keys && size >= before + queries => {
+                    gpu::FilterKind::Each {
+                        start: before * size,
+                        steps: [size * size, size],
+                    }
+                }
+                _ => return None,
+            };
+            kernel.checks = ctx.checked(MASK, Check::Between(i64::from(i32::MIN), i64::from(i32::MAX)))?;
+            Some(gpu::Filter {
+                binding: Binding::Input(MASK),
+                value: settings.filter,
+                kind,
+            })
+        }
+        None => None,
+    };
+    let bias = match shape(ATTENTION_BIAS) {
+        Some(bias) => Some(added_on_gpu(ATTENTION_BIAS, bias, [batch, n, queries, keys])?),
+        None => None,
+    };
+    let [(q, ..), (k, ..), (v, ..)] = parts;
+    ctx.optional_output(0)?;
+    let attention = gpu::Attention {
+        batch,
+        heads: n,
+        kv_heads: n,
+        queries,
+        keys,
+        head_size,
+        value_size,
+        q,
+        k,
+        v,
+        to: gpu::Rows::row_by_row(Binding::Output(0), queries, n, value_size),
+        scale: settings.scale.unwrap_or(1.0 / (head_size as f32).sqrt()),
+        soft_cap: 0.0,
+        causal: settings.causal,
+        window: [None; 2],
+        before: gpu::Before::Same(before),
+        bias,
+        filter,
+        sinks: None,
+        record: ctx.optional_output(3).map(|_| gpu::Record {
+            binding: Binding::Output(3),
+            what: gpu::Recorded::Biased,
+            zero_outside: true,
+        }),
+    };
+    kernel.dispatches.push(attention.dispatch(ctx.caps)?);
+    Some(kernel)
+}
+
+/// A bias `[b or 1, n or 1, s, t]` on the scores as the GPU takes it.
+pub(super) fn added_on_gpu(
+    index: usize,
+    bias: &[usize],
+    [batch, heads, queries, keys]: [usize; 4],
+) -> Option<gpu::Bias> {
+    let &[b, n, rows, columns] = bias else { return None };
+    let fits = (b == batch || b == 1) && (n == heads || n == 1) && rows == queries && columns >= keys;
+    fits.then(|| gpu::Bias {
+        binding: Binding::Input(index),
+        steps: [
+            if b == 1 { 0 } else { n * rows * columns },
+            if n == 1 { 0 } else { rows * columns },
+            columns,
+        ],
+        keys,
+        is_truth: false,
+    })
 }
 
 /// Rows of heads, borrowed or with their bias added.

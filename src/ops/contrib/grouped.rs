@@ -2,10 +2,10 @@
 
 use super::{
     super::{
-        CpuLowering, InferContext, Operator,
+        CpuLowering, GpuLowering, InferContext, Operator,
         lower::{invalid, mismatch, unsupported},
     },
-    attention::{AddedBias, Past, Rest, append, attend},
+    attention::{AddedBias, Past, Rest, added_on_gpu, append, attend},
     rotary::Rotation,
     tensors::{count_attribute, dims, expect_shape, floats, given, optional, optional_f32s, shape_error, zeros},
 };
@@ -16,8 +16,12 @@ use crate::{
         norm::rms_norm,
     },
     error::Result,
+    gpu::{
+        kernel::{Access, Binding, Check, GpuKernel},
+        kernels::attention::{self as gpu, Before, Lengths, Positions, Preparation, Rows, Turn},
+    },
     graph::Node,
-    tensor::{Dim, Tensor},
+    tensor::{DType, Dim, Tensor},
 };
 
 /// `GroupQueryAttention`: a query `[b, s, n * h]` with key and value `[b, s, m * h]`, or all packed as
@@ -186,6 +190,206 @@ impl Operator for GroupQueryAttention {
             run(settings, inputs)
         }))
     }
+
+    fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        Ok(on_gpu(self.0, ctx))
+    }
+
+    fn takes_narrowed(&self) -> bool {
+        true
+    }
+}
+
+/// The GPU kernel, when everything is f32 and the total length is known.
+fn on_gpu(settings: Settings, ctx: &GpuLowering<'_>) -> Option<GpuKernel> {
+    let shape = |index: usize| Some(&ctx.optional_input(index)?.shape[..]);
+    let floats = [
+        QUERY,
+        KEY,
+        VALUE,
+        PAST_KEY,
+        PAST_VALUE,
+        COS,
+        SIN,
+        ATTENTION_BIAS,
+        SINK,
+        QUERY_NORM,
+        KEY_NORM,
+    ];
+    let floats = floats.iter().filter_map(|&index| ctx.optional_input(index));
+    let quantised = [KEY_SCALE, VALUE_SCALE].map(|index| ctx.optional_input(index).is_some());
+    if { floats }.any(|desc| desc.dtype != DType::F32) || quantised != [false; 2] || settings.window == Some(0) {
+        return None;
+    }
+    let (n, m) = (settings.heads, settings.kv_heads);
+    let &[batch, rows, hidden] = shape(QUERY)? else {
+        return None;
+    };
+    let is_packed = shape(KEY).is_none();
+    let parts = if is_packed { n + 2 * m } else { n };
+    let size = (hidden % parts == 0).then_some(hidden / parts)?;
+    let of_packed = |start: usize| Rows {
+        binding: Binding::Input(QUERY),
+        start,
+        steps: [rows * hidden, size, hidden],
+    };
+    let [q, k, v] = match is_packed {
+        true => [of_packed(0), of_packed(n * size), of_packed((n + m) * size)],
+        false => {
+            let expected = [batch, rows, m * size];
+            if shape(KEY)? != expected || shape(VALUE)? != expected {
+                return None;
+            }
+            let rows_of = |index: usize, heads: usize| Rows::row_by_row(Binding::Input(index), rows, heads, size);
+            [rows_of(QUERY, n), rows_of(KEY, m), rows_of(VALUE, m)]
+        }
+    };
+    let capacity = match (shape(PAST_KEY), shape(PAST_VALUE)) {
+        (Some(&[b, h, capacity, s]), Some(other)) => {
+            let fits = [b, h, s] == [batch, m, size] && other == [b, h, capacity, s];
+            fits.then_some(capacity)?
+        }
+        (None, None) => 0,
+        _ => return None,
+    };
+    let total = usize::try_from(*ctx.ints(TOTAL)?.first()?).ok()?;
+    if total < rows || total - rows > capacity || shape(LENGTHS)? != [batch] || [batch, rows, size].contains(&0) {
+        return None;
+    }
+    let is_prompt = rows == total;
+    let least = if is_prompt { 0 } else { rows as i64 - 1 };
+    let mut kernel = GpuKernel {
+        checks: ctx.checked(LENGTHS, Check::Between(least, total as i64 - 1))?,
+        ..GpuKernel::default()
+    };
+    let before = Before::Lengths(Lengths {
+        binding: Binding::Input(LENGTHS),
+        offset: 1,
+        is_prompt,
+    });
+    let turn = match (settings.rotates, shape(COS)) {
+        (false, _) => None,
+        (true, Some(&[table, half])) if shape(SIN)? == [table, half] && total <= table => {
+            let given = shape(POSITIONS).filter(|list| !is_prompt && list.iter().product::<usize>() == batch * rows);
+            let positions = match given {
+                Some(_) => {
+                    kernel
+                        .checks
+                        .extend(ctx.checked(POSITIONS, Check::Between(0, table as i64 - 1))?);
+                    Positions::Given {
+                        binding: Binding::Input(POSITIONS),
+                        steps: [rows, 1],
+                        run: 0,
+                    }
+                }
+                None => Positions::Past(before.clone()),
+            };
+            Some(Turn {
+                cosines: Binding::Input(COS),
+                sines: Binding::Input(SIN),
+                half,
+                table,
+                interleaved: settings.interleaved,
+                positions,
+            })
+        }
+        _ => return None,
+    };
+    let mut scratch = |elements: usize| {
+        kernel.scratch.push((elements * 4) as u64);
+        let index = kernel.scratch.len() - 1;
+        move |access| Binding::Scratch(index, access)
+    };
+    let (mut q, mut k) = (q, k);
+    for (part, heads, index) in [(&mut q, n, QUERY_NORM), (&mut k, m, KEY_NORM)] {
+        let norm = match shape(index) {
+            Some(norm) => Some((norm == [size]).then_some((Binding::Input(index), settings.norm_epsilon))?),
+            None => None,
+        };
+        let preparation = Preparation {
+            bias: None,
+            norm,
+            turn: turn.clone(),
+        };
+        if preparation.is_empty() {
+            continue;
+        }
+        let to = scratch(batch * rows * heads * size);
+        let target = Rows::row_by_row(to(Access::ReadWrite), rows, heads, size);
+        kernel
+            .dispatches
+            .push(preparation.dispatch(part, [batch, heads, rows, size], &target, ctx.caps)?);
+        *part = Rows::row_by_row(to(Access::Read), rows, heads, size);
+    }
+    let present_rows = capacity.max(total);
+    let mut cached = |index: usize, new: &Rows| {
+        let (to, from) = match ctx.optional_output(index) {
+            Some(_) => (Binding::Output(index), Binding::Output(index)),
+            None => {
+                let to = scratch(batch * m * present_rows * size);
+                (to(Access::ReadWrite), to(Access::Read))
+            }
+        };
+        let past = (capacity > 0).then_some((Binding::Input(PAST_KEY + index - 1), capacity));
+        kernel.dispatches.push(gpu::append(
+            past,
+            &before,
+            new,
+            [batch, m, rows, size],
+            (present_rows, gpu::Rest::Zero),
+            to,
+            ctx.caps,
+        )?);
+        Some(Rows::head_by_head(from, m, present_rows, size))
+    };
+    let (k, v) = (cached(1, &k)?, cached(2, &v)?);
+    let bias = match shape(ATTENTION_BIAS) {
+        Some(bias) => Some(added_on_gpu(ATTENTION_BIAS, bias, [batch, n, rows, total])?),
+        None => None,
+    };
+    let sinks = match (shape(SINK), settings.smooth) {
+        (Some(sink), _) => Some((sink == [n]).then_some(gpu::Sinks::Each(Binding::Input(SINK)))?),
+        (None, true) => Some(gpu::Sinks::Zero),
+        (None, false) => None,
+    };
+    let record = match (ctx.optional_output(3), settings.scores) {
+        (None, _) => None,
+        (Some(_), Scores::None) => return None,
+        (Some(_), scores) => Some(gpu::Record {
+            binding: Binding::Output(3),
+            what: match scores {
+                Scores::AfterSoftmax => gpu::Recorded::Weights,
+                _ => gpu::Recorded::Biased,
+            },
+            zero_outside: true,
+        }),
+    };
+    ctx.optional_output(0)?;
+    let attention = gpu::Attention {
+        batch,
+        heads: n,
+        kv_heads: m,
+        queries: rows,
+        keys: total,
+        head_size: size,
+        value_size: size,
+        q,
+        k,
+        v,
+        to: Rows::row_by_row(Binding::Output(0), rows, n, size),
+        scale: settings.scale.unwrap_or(1.0 / (size as f32).sqrt()),
+        soft_cap: settings.softcap,
+        causal: settings.causal,
+        // A window of one is the own position.
+        window: [settings.window.map(|window| window as i64 - 1), None],
+        before,
+        bias,
+        filter: None,
+        sinks,
+        record,
+    };
+    kernel.dispatches.push(attention.dispatch(ctx.caps)?);
+    Some(kernel)
 }
 
 fn run(settings: Settings, inputs: &[Option<Tensor>]) -> Result<Vec<Tensor>> {

@@ -5,7 +5,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use super::{
     super::{
-        CpuLowering, InferContext, Operator,
+        CpuLowering, GpuLowering, InferContext, Operator, TensorDesc,
         context::equal_dims,
         lower::{invalid, mismatch, unsupported},
         widen::widened,
@@ -22,6 +22,10 @@ use crate::{
         nibbles::Nibbles,
     },
     error::Result,
+    gpu::{
+        kernel::{Binding, ConstantData, ConstantKey, GpuKernel},
+        kernels::nbits::{NBits, matmul_nbits},
+    },
     graph::{Attribute, Node, OperatorId, ValueId},
     tensor::{DType, Dim, Tensor, element_count, resolve_axis},
 };
@@ -95,6 +99,9 @@ fn infer_product(ctx: &mut InferContext<'_>, depth: usize, columns: usize) -> Re
     ctx.set_output(0, dtype, shape);
     Ok(())
 }
+
+/// Makes the bytes of a constant for the GPU.
+type MakeBytes = dyn Fn() -> Result<Vec<u8>> + Send + Sync;
 
 const SCALES: usize = 2;
 const ZEROS: usize = 3;
@@ -241,6 +248,68 @@ impl MatMulNBits {
             .fold(kernel, |kernel, (index, _)| kernel.with_prepared_input(index)))
     }
 
+    /// The GPU kernel, for constant weights and zero points whose blocks lie in order.
+    fn on_gpu(&self, ctx: &GpuLowering<'_>) -> Option<GpuKernel> {
+        let (a, weights, scales) = (
+            ctx.optional_input(0)?,
+            ctx.optional_input(1)?,
+            ctx.optional_input(SCALES)?,
+        );
+        let (n, blocks) = (self.n, self.blocks());
+        let count = |desc: &TensorDesc| desc.shape.iter().product::<usize>();
+        let bytes = n * blocks * self.block * self.bits / 8;
+        let is_f32 = |desc: &TensorDesc, elements: usize| desc.dtype == DType::F32 && count(desc) == elements;
+        let (&depth, lead) = a.shape.split_last()?;
+        if a.dtype != DType::F32
+            || depth != self.k
+            || weights.dtype != DType::U8
+            || count(weights) != bytes
+            || !is_f32(scales, n * blocks)
+            || ctx.optional_input(GROUPS).is_some()
+        {
+            return None;
+        }
+        let constant = |desc: &TensorDesc, layout: String, size: usize, make: Box<MakeBytes>| {
+            let key = ConstantKey {
+                source: desc.constant_id,
+                layout,
+            };
+            Binding::Constant(Arc::new(ConstantData::new(key, size as u64, make)))
+        };
+        let packed = weights.constant.clone()?;
+        let zeros = match ctx.optional_input(ZEROS) {
+            None => None,
+            Some(zeros) if is_f32(zeros, n * blocks) => Some(Binding::Input(ZEROS)),
+            Some(zeros) if zeros.dtype == DType::U8 && count(zeros) == n * (blocks * self.bits).div_ceil(8) => {
+                let (tensor, bits) = (zeros.constant.clone()?, self.bits);
+                let make = move || {
+                    let values = unpack(tensor.bytes(), bits, blocks).into_iter();
+                    Ok(values.flat_map(f32::to_le_bytes).collect())
+                };
+                let layout = format!("zero points {bits} {blocks}");
+                Some(constant(zeros, layout, n * blocks * 4, Box::new(make)))
+            }
+            Some(_) => return None,
+        };
+        let bias = match ctx.optional_input(BIAS) {
+            Some(bias) => Some(is_f32(bias, n).then_some(Binding::Input(BIAS))?),
+            None => None,
+        };
+        let make = move || Ok(packed.bytes().to_vec());
+        let product = NBits {
+            rows: lead.iter().product(),
+            depth,
+            columns: n,
+            bits: self.bits,
+            block: self.block,
+            weights: constant(weights, "packed".into(), bytes, Box::new(make)),
+            scales: Binding::Input(SCALES),
+            zeros,
+            bias,
+        };
+        matmul_nbits(&product, ctx.caps)
+    }
+
     /// The kernel for constant weights of four bits whose blocks lie in order.
     fn nibbles(
         &self,
@@ -307,6 +376,14 @@ impl Operator for MatMulNBits {
             DType::F16 | DType::BF16 => widened(ctx, |ctx| self.cpu_f32(ctx)),
             _ => Err(ctx.unsupported_type(0)),
         }
+    }
+
+    fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        Ok(self.on_gpu(ctx))
+    }
+
+    fn takes_narrowed(&self) -> bool {
+        true
     }
 
     fn is_heavy(&self) -> bool {

@@ -6,9 +6,13 @@ use super::{Call, Whole, singles, whole, zeros};
 use crate::{
     cpu::attention::{Attention as Core, AttentionShape, Heads, ScoreRow, Strides, soft_cap},
     error::Result,
+    gpu::{
+        kernel::{Access, Binding, Check, GpuKernel},
+        kernels::attention::{self as gpu, Before, Lengths, Rest, Rows},
+    },
     graph::Node,
     ops::{
-        InferContext, Operator,
+        GpuLowering, InferContext, Operator, TensorDesc,
         context::{equal_dims, rank_error},
         lower::{invalid, mismatch, unsupported},
     },
@@ -100,6 +104,159 @@ impl Attention {
                 .expected(format!("[B, H, S, D], or [B, S, {heads} * D]"))
                 .actual(display_shape(tensor.shape()))),
         }
+    }
+}
+
+impl Attention {
+    /// The GPU kernel, when everything is f32 and the shapes fit together.
+    fn on_gpu(&self, ctx: &GpuLowering<'_>) -> Option<GpuKernel> {
+        let shape = |index: usize| Some(&ctx.optional_input(index)?.shape[..]);
+        let floats = [0, 1, 2, 4, 5]
+            .into_iter()
+            .filter_map(|index| ctx.optional_input(index));
+        if { floats }.any(|desc| desc.dtype != DType::F32) {
+            return None;
+        }
+        let (q_shape, k_shape, v_shape) = (shape(0)?, shape(1)?, shape(2)?);
+        let is_packed = q_shape.len() == 3;
+        let parts = |shape: &[usize], heads: Option<usize>| match (shape, heads) {
+            (&[batch, heads, rows, size], _) if !is_packed => Some([batch, heads, rows, size]),
+            (&[batch, rows, width], Some(heads)) if is_packed && width % heads == 0 => {
+                Some([batch, heads, rows, width / heads])
+            }
+            _ => None,
+        };
+        let [batch, heads, queries, head_size] = parts(q_shape, self.heads)?;
+        let k_parts @ [_, kv_heads, new_keys, _] = parts(k_shape, self.kv_heads)?;
+        let v_parts @ [.., value_size] = parts(v_shape, self.kv_heads)?;
+        if k_parts != [batch, kv_heads, new_keys, head_size]
+            || v_parts != [batch, kv_heads, new_keys, value_size]
+            || kv_heads == 0
+            || heads % kv_heads != 0
+        {
+            return None;
+        }
+        let past = match (shape(4), shape(5)) {
+            (Some(&[b, h, past, size]), Some(other)) => {
+                let fits = [b, h, size] == [batch, kv_heads, head_size] && other == [batch, kv_heads, past, value_size];
+                fits.then_some(Some(past))?
+            }
+            (None, None) => None,
+            _ => return None,
+        };
+        let keys = past.unwrap_or(0) + new_keys;
+        if [batch, heads, queries, keys, head_size, value_size].contains(&0) || past == Some(0) {
+            return None;
+        }
+        let mut checks = Vec::new();
+        let before = match shape(6) {
+            Some(lengths) if lengths == [batch] && past.is_none() => {
+                checks = ctx.checked(6, Check::Between(i64::from(i32::MIN), i64::from(i32::MAX)))?;
+                Before::Lengths(Lengths {
+                    binding: Binding::Input(6),
+                    offset: 0,
+                    is_prompt: false,
+                })
+            }
+            Some(_) => return None,
+            None => Before::Same(past.unwrap_or(0)),
+        };
+        let bias = match ctx.optional_input(3) {
+            Some(mask) => Some(self.bias_on_gpu(mask, [batch, heads, queries, keys])?),
+            None => None,
+        };
+        let rows = |binding: Binding, rows: usize, heads: usize, size: usize| match is_packed {
+            true => Rows::row_by_row(binding, rows, heads, size),
+            false => Rows::head_by_head(binding, heads, rows, size),
+        };
+        let mut kernel = GpuKernel {
+            checks,
+            ..GpuKernel::default()
+        };
+        let mut cached = |index: usize, size: usize| {
+            let new = rows(Binding::Input(index), new_keys, kv_heads, size);
+            let wanted = ctx.optional_output(index).is_some();
+            if past.is_none() && !wanted {
+                return Some(new);
+            }
+            let (to, from) = match wanted {
+                true => (Binding::Output(index), Binding::Output(index)),
+                false => {
+                    kernel.scratch.push((batch * kv_heads * keys * size * 4) as u64);
+                    let scratch = |access| Binding::Scratch(kernel.scratch.len() - 1, access);
+                    (scratch(Access::ReadWrite), scratch(Access::Read))
+                }
+            };
+            let cache = past.map(|past| (Binding::Input(index + 3), past));
+            let sizes = [batch, kv_heads, new_keys, size];
+            let before = Before::Same(past.unwrap_or(0));
+            kernel.dispatches.push(gpu::append(
+                cache,
+                &before,
+                &new,
+                sizes,
+                (keys, Rest::Past),
+                to,
+                ctx.caps,
+            )?);
+            Some(Rows::head_by_head(from, kv_heads, keys, size))
+        };
+        let (k, v) = (cached(1, head_size)?, cached(2, value_size)?);
+        let record = ctx.optional_output(3).map(|_| gpu::Record {
+            binding: Binding::Output(3),
+            what: match self.recorded {
+                Recorded::Raw => gpu::Recorded::Raw,
+                Recorded::Capped => gpu::Recorded::Capped,
+                Recorded::Biased => gpu::Recorded::Biased,
+                Recorded::Weights => gpu::Recorded::Weights,
+            },
+            zero_outside: false,
+        });
+        let attention = gpu::Attention {
+            batch,
+            heads,
+            kv_heads,
+            queries,
+            keys,
+            head_size,
+            value_size,
+            q: rows(Binding::Input(0), queries, heads, head_size),
+            k,
+            v,
+            to: rows(Binding::Output(0), queries, heads, value_size),
+            scale: self.scale.unwrap_or(1.0 / (head_size as f32).sqrt()),
+            soft_cap: self.soft_cap,
+            causal: self.causal,
+            window: self.window,
+            before,
+            bias,
+            filter: None,
+            sinks: None,
+            record,
+        };
+        ctx.optional_output(0)?;
+        kernel.dispatches.push(attention.dispatch(ctx.caps)?);
+        Some(kernel)
+    }
+
+    fn bias_on_gpu(&self, mask: &TensorDesc, [batch, heads, queries, keys]: [usize; 4]) -> Option<gpu::Bias> {
+        let given = *mask.shape.last()?;
+        if mask.shape.len() > 4 || given > keys || given == 0 || !matches!(mask.dtype, DType::F32 | DType::Bool) {
+            return None;
+        }
+        let mut padded = vec![1; 4 - mask.shape.len()];
+        padded.extend_from_slice(&mask.shape);
+        let strides = strides_of(&padded);
+        let step = |axis: usize, size: usize| match padded[axis] {
+            1 => Some(0),
+            other => (other == size).then_some(strides[axis]),
+        };
+        Some(gpu::Bias {
+            binding: Binding::Input(3),
+            steps: [step(0, batch)?, step(1, heads)?, step(2, queries)?],
+            keys: given,
+            is_truth: mask.dtype == DType::Bool,
+        })
     }
 }
 
@@ -241,6 +398,14 @@ impl Whole for Attention {
         ctx.set_output(2, value_dtype, cache(value_size));
         ctx.set_output(3, dtype, Some(vec![batch, heads, queries, total]));
         Ok(())
+    }
+
+    fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        Ok(self.on_gpu(ctx))
+    }
+
+    fn takes_narrowed(&self) -> bool {
+        true
     }
 
     fn run(&self, call: &Call<'_>) -> Result<Vec<Tensor>> {

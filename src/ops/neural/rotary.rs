@@ -3,13 +3,17 @@
 use super::{Call, Whole, outside, singles, whole, zeros};
 use crate::{
     error::Result,
+    gpu::{
+        kernel::{Binding, Check, GpuKernel},
+        kernels::attention::{Positions, Preparation, Rows, Turn},
+    },
     graph::Node,
     ops::{
-        InferContext, Operator,
+        GpuLowering, InferContext, Operator,
         context::rank_error,
         lower::{invalid, mismatch},
     },
-    tensor::{Tensor, display_shape},
+    tensor::{DType, Tensor, display_shape},
 };
 
 /// ONNX `RotaryEmbedding` (opset 23): pairs of elements of each head rotated by the angle of their row. Input
@@ -45,6 +49,76 @@ impl Whole for RotaryEmbedding {
             return Err(rank_error(0, "3 or 4", rank));
         }
         ctx.copy_type(0, 0)
+    }
+
+    fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        let (shape, angles) = (&ctx.input(0)?.shape, &ctx.input(1)?.shape);
+        let f32_only = (0..3).all(|index| ctx.optional_input(index).is_some_and(|desc| desc.dtype == DType::F32));
+        let (batch, heads, rows, size, steps) = match **shape {
+            [batch, heads, rows, size] => (batch, heads, rows, size, [heads * rows * size, rows * size, size]),
+            [batch, rows, width] if self.heads > 0 && width % self.heads == 0 => {
+                let size = width / self.heads;
+                (batch, self.heads, rows, size, [rows * width, size, width])
+            }
+            _ => return Ok(None),
+        };
+        let rotated = if self.rotated == 0 { size } else { self.rotated };
+        let positions = ctx.optional_input(3);
+        let table = match (positions, &angles[..]) {
+            (Some(ids), &[table, half]) if ids.shape == [batch, rows] && 2 * half == rotated => table,
+            (None, &[b, s, half]) if (b, s) == (batch, rows) && 2 * half == rotated => batch * rows,
+            _ => return Ok(None),
+        };
+        if !f32_only || rotated > size || ctx.input(2)?.shape != *angles || table == 0 {
+            return Ok(None);
+        }
+        let checks = match positions {
+            Some(_) => ctx.checked(3, Check::Between(0, table as i64 - 1)),
+            None => Some(Vec::new()),
+        };
+        let Some(checks) = checks else { return Ok(None) };
+        if shape.contains(&0) {
+            return Ok(Some(GpuKernel::default()));
+        }
+        let rows_of = |binding: Binding| Rows {
+            binding,
+            start: 0,
+            steps,
+        };
+        let turn = Turn {
+            cosines: Binding::Input(1),
+            sines: Binding::Input(2),
+            half: rotated / 2,
+            table,
+            interleaved: self.interleaved,
+            positions: match positions {
+                Some(_) => Positions::Given {
+                    binding: Binding::Input(3),
+                    steps: [rows, 1],
+                    run: 0,
+                },
+                None => Positions::Own,
+            },
+        };
+        let preparation = Preparation {
+            turn: Some(turn),
+            ..Preparation::default()
+        };
+        let sizes = [batch, heads, rows, size];
+        let dispatch = preparation.dispatch(
+            &rows_of(Binding::Input(0)),
+            sizes,
+            &rows_of(Binding::Output(0)),
+            ctx.caps,
+        );
+        Ok(dispatch.map(|dispatch| GpuKernel {
+            checks,
+            ..GpuKernel::of(vec![dispatch])
+        }))
+    }
+
+    fn takes_narrowed(&self) -> bool {
+        true
     }
 
     fn run(&self, call: &Call<'_>) -> Result<Vec<Tensor>> {

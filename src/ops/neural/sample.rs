@@ -3,9 +3,10 @@
 use super::{Call, Numbers, Whole, dims_of_input, sizes, whole, zeros};
 use crate::{
     error::Result,
+    gpu::{kernel::GpuKernel, kernels::sample},
     graph::Node,
     ops::{
-        InferContext, Operator,
+        GpuLowering, InferContext, Operator,
         context::{equal_dims, rank_error},
         lower::{invalid, mismatch, unsupported},
     },
@@ -170,6 +171,25 @@ impl Whole for GridSample {
         };
         ctx.set_output(0, dtype, shape);
         Ok(())
+    }
+
+    fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        let (image, grid) = (ctx.input(0)?, ctx.input(1)?);
+        if image.dtype != DType::F32 || grid.dtype != DType::F32 {
+            return Ok(None);
+        }
+        let mode = match self.mode {
+            Mode::Nearest => "NEAREST",
+            Mode::Linear => "LINEAR",
+            Mode::Cubic => "CUBIC",
+        };
+        let padding = match self.padding {
+            Padding::Zeros => "ZEROS",
+            Padding::Border => "BORDER",
+            Padding::Reflection => "REFLECTION",
+        };
+        let shapes = [&image.shape[..], &grid.shape, &ctx.output(0)?.shape];
+        Ok(sample::grid_sample(mode, padding, self.align_corners, shapes, ctx.caps))
     }
 
     fn run(&self, call: &Call<'_>) -> Result<Vec<Tensor>> {

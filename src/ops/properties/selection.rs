@@ -265,3 +265,98 @@ fn choices_by_condition_and_by_number() {
         assert_eq!(node.run1().unwrap(), gathered(&pair, &to, &sources, 0.0));
     });
 }
+
+#[test]
+fn places_that_are_not_zero_and_slices_where_a_condition_holds() {
+    cases(|rng| {
+        let mut dtypes = NUMBERS.to_vec();
+        dtypes.push(DType::Bool);
+        let dtype = pick(rng, &dtypes);
+        let from = shape(rng, 1, 4);
+        let sparse: Vec<i64> = (0..from.iter().product()).map(|_| rng.size(0, 2) as i64 % 2).collect();
+        let x = Tensor::from_i64s(dtype, &from, &sparse).unwrap_or_else(|_| {
+            let values: Vec<f64> = sparse.iter().map(|&value| value as f64).collect();
+            Tensor::from_f64s(dtype, &from, &values).unwrap()
+        });
+        let found: Vec<Vec<usize>> = indices(&from)
+            .zip(&sparse)
+            .filter(|(_, value)| **value != 0)
+            .map(|(index, _)| index)
+            .collect();
+        let places = TestNode::new("NonZero", 13).input(x).run1().unwrap();
+        assert_eq!(places.shape(), [from.len(), found.len()]);
+        let expected = (0..from.len()).flat_map(|axis| found.iter().map(move |index| index[axis] as i64));
+        assert_eq!(places.to_i64s().unwrap(), expected.collect::<Vec<_>>(), "{from:?}");
+
+        let dtype = pick(rng, &NUMBERS);
+        let data = numbers(rng, dtype, &from);
+        let axis = rng.bool().then(|| rng.size(0, from.len() - 1));
+        let size = axis.map_or(from.iter().product(), |axis| from[axis]);
+        let chosen: Vec<bool> = (0..rng.size(0, size)).map(|_| rng.bool()).collect();
+        let kept = |index: &[usize]| {
+            let place = axis.map_or_else(|| flat(&from, index), |axis| index[axis]);
+            chosen.get(place) == Some(&true)
+        };
+        let sources: Vec<Option<usize>> = indices(&from)
+            .filter(|index| kept(index))
+            .map(|index| Some(flat(&from, &index)))
+            .collect();
+        let count = chosen.iter().filter(|chosen| **chosen).count();
+        let to = match axis {
+            Some(axis) => {
+                let mut to = from.clone();
+                to[axis] = count;
+                to
+            }
+            None => vec![count],
+        };
+        let condition: Vec<i64> = chosen.iter().map(|&chosen| i64::from(chosen)).collect();
+        let condition = Tensor::from_i64s(DType::Bool, &[chosen.len()], &condition).unwrap();
+        let node = TestNode::new("Compress", 11).input(data.clone());
+        let node = match axis {
+            Some(axis) => node.attr("axis", any_axis(rng, axis, from.len())),
+            None => node,
+        };
+        let result = any_input(rng, node, condition).run1().unwrap();
+        assert_eq!(result, gathered(&data, &to, &sources, 0.0), "{from:?} along {axis:?}");
+    });
+}
+
+#[test]
+fn different_elements_and_where_they_are() {
+    cases(|rng| {
+        let dtype = pick(rng, &NUMBERS);
+        let from = shape(rng, 1, 3);
+        let x = numbers(rng, dtype, &from);
+        let values = x.to_f64s().unwrap();
+        let sorted = rng.bool();
+        let mut different: Vec<f64> = Vec::new();
+        for value in &values {
+            if !different.contains(value) {
+                different.push(*value);
+            }
+        }
+        if sorted {
+            different.sort_by(f64::total_cmp);
+        }
+        let places = |value: &f64| -> Vec<i64> {
+            let all = values.iter().enumerate().filter(|(_, other)| *other == value);
+            all.map(|(at, _)| at as i64).collect()
+        };
+        let firsts: Vec<i64> = different.iter().map(|value| places(value)[0]).collect();
+        let which = |value: &f64| different.iter().position(|other| other == value).unwrap() as i64;
+        let counts: Vec<i64> = different.iter().map(|value| places(value).len() as i64).collect();
+        let node = TestNode::new("Unique", 11)
+            .attr("sorted", i64::from(sorted))
+            .input(x)
+            .outputs(4);
+        let results = node.run().unwrap();
+        assert_eq!(results[0].to_f64s().unwrap(), different, "{values:?}");
+        assert_eq!(results[1].to_i64s().unwrap(), firsts);
+        assert_eq!(
+            results[2].to_i64s().unwrap(),
+            values.iter().map(which).collect::<Vec<_>>()
+        );
+        assert_eq!(results[3].to_i64s().unwrap(), counts);
+    });
+}

@@ -2,7 +2,7 @@
 
 use super::{
     super::{
-        CpuLowering, InferContext, Operator,
+        CpuLowering, GpuLowering, InferContext, Operator,
         context::rank_error,
         lower::{invalid, mismatch},
     },
@@ -14,8 +14,12 @@ use crate::{
         kernel::CpuKernel,
     },
     error::{Error, ErrorCode, Result},
+    gpu::{
+        kernel::GpuKernel,
+        kernels::fourier::{self, Transform},
+    },
     graph::Node,
-    tensor::{Dim, Tensor, display_shape, element_count, resolve_axis},
+    tensor::{DType, Dim, Tensor, display_shape, element_count, resolve_axis},
 };
 
 /// ONNX `DFT` (opsets 17 and 20): the discrete Fourier transform of `[..., 1]` real or `[..., 2]` complex numbers along one
@@ -143,6 +147,33 @@ impl Operator for Dft {
                 })?;
             Ok(vec![dft(x, axis, length, kind)?])
         }))
+    }
+
+    fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        let (x, made) = (ctx.input(0)?, ctx.output(0)?);
+        let int = |index: usize| match ctx.optional_input(index) {
+            Some(_) => ctx.ints(index).and_then(|list| list.first().copied()).map(Some),
+            None => Some(None),
+        };
+        let (Some(length), Some(axis), true) = (int(1), int(2), x.dtype == DType::F32) else {
+            return Ok(None);
+        };
+        let (shape, last) = (&x.shape, x.shape.len() - 1);
+        let axis = signal_axis(axis.unwrap_or(self.axis), shape.len())?;
+        let length = length.or(self.kind.default_length(&Dim::from(shape[axis])).known());
+        Ok(fourier::dft(
+            Transform {
+                outer: shape[..axis].iter().product(),
+                size: shape[axis],
+                inner: shape[axis + 1..last].iter().product(),
+                parts: shape[last],
+                length: usize::try_from(length.unwrap_or(0)).unwrap_or(0),
+                made: made.shape[axis],
+                inverse: matches!(self.kind, Kind::Inverse | Kind::InverseHalf),
+                half: self.kind == Kind::InverseHalf,
+            },
+            ctx.caps,
+        ))
     }
 }
 
