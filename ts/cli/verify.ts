@@ -23,7 +23,8 @@ export interface Outcome {
 
 export const verify: Command = {
   name: "verify",
-  usage: "verify DIR... [--device cpu|webgpu|auto] [--threads N] [--browser] [--rtol N] [--atol N] [--allow-unstable] [--json]",
+  usage:
+    "verify DIR... [--device cpu|webgpu|auto] [--threads N] [--browser] [--rtol N] [--atol N] [--allow-unstable] [--json]",
   summary: "Run the models of case folders on their test data and compare with the reference outputs.",
   options: {
     device: { value: "DEVICE", help: "cpu, webgpu or auto (default: cpu)" },
