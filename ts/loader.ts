@@ -242,15 +242,13 @@ function hasRelaxedSimd(): boolean {
   return (keepsNan as () => number)() === 1;
 }
 
-/** A module that says whether f32x4.relaxed_min and f32x4.relaxed_max of 1 and NaN are both NaN. */
+/** A module that says whether f32x4.relaxed_min(1, relaxed_max(1, relaxed_madd(1, 1, NaN))) is NaN. */
 function extremaProbe(): Uint8Array<ArrayBuffer> {
   const splat = (bytes: readonly number[]) => [0x43, ...bytes, 0xfd, 0x13];
-  const operands = [...splat([0, 0, 0x80, 0x3f]), ...splat([0, 0, 0xc0, 0x7f])];
-  const isNan = (instruction: readonly number[]) => {
-    const lane = [...operands, ...instruction, 0xfd, 0x1f, 0];
-    return [...lane, ...lane, 0x5c];
-  };
-  const body = [0, ...isNan([0xfd, 0x8d, 0x02]), ...isNan([0xfd, 0x8e, 0x02]), 0x71, 0x0b];
+  const [one, nan] = [splat([0, 0, 0x80, 0x3f]), splat([0, 0, 0xc0, 0x7f])];
+  const operands = [...one, ...one, ...one, ...one, ...nan];
+  const lane = [...operands, 0xfd, 0x85, 0x02, 0xfd, 0x8e, 0x02, 0xfd, 0x8d, 0x02, 0xfd, 0x1f, 0];
+  const body = [0, ...lane, ...lane, 0x5c, 0x0b];
   const name = [...new TextEncoder().encode("keepsNan")];
   const exported = [7, name.length + 4, 1, name.length, ...name, 0, 0];
   const code = [0x0a, body.length + 2, 1, body.length, ...body];
