@@ -31,6 +31,13 @@ const conv = (net, from, to, groups, size, kernel, stride) => {
   };
 };
 
+/** Of text lines: few lines of many columns. */
+const flat = (channels, lines, size, kernel) => ({
+  ...conv("text line", channels, channels, channels, size, kernel, 1),
+  text: `text line depthwise ${kernel}x${kernel}/1 ${channels} @${lines}x${size}`,
+  lines,
+});
+
 const resnet = [
   [64, 56],
   [128, 28],
@@ -63,6 +70,10 @@ export const convolutions = [
   ...depthwise,
   conv("mobilenet", 576, 576, 576, 14, 3, 2),
   conv("mobilenet", 240, 240, 240, 28, 5, 1),
+  flat(200, 2, 96, 5),
+  flat(88, 3, 96, 5),
+  flat(32, 6, 96, 3),
+  flat(120, 1, 160, 5),
   conv("detector", 64, 64, 1, 174, 1, 1),
   conv("detector", 128, 128, 1, 87, 1, 1),
   conv("detector", 256, 64, 1, 87, 1, 1),

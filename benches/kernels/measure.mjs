@@ -62,7 +62,7 @@ function list(wasm) {
   for (const [m, k, n] of products) {
     cases.push({ text: `int8 gemm ${m}x${k}x${n}`, make: () => wasm.bench_int8_gemm(m, k, n) });
   }
-  for (const { text, from, to, groups, size, kernel, stride } of convolutions) {
+  for (const { text, from, to, groups, size, kernel, stride } of convolutions.filter(({ lines }) => !lines)) {
     cases.push({ text: `int8 ${text}`, make: () => wasm.bench_int8_conv(from, to, groups, size, kernel, stride) });
   }
   for (const [m, k, n] of products) {
@@ -71,8 +71,8 @@ function list(wasm) {
     if (m > 1) cases.push({ text: `gemm ${m}x${k}x${n}, B not in L2`, make: () => wasm.bench_cold_gemm(m, k, n) });
   }
   for (const shape of convolutions) {
-    const { text, from, to, groups, size, kernel, stride } = shape;
-    cases.push({ text, shape, make: () => wasm.bench_conv(from, to, groups, size, kernel, stride) });
+    const { text, from, to, groups, lines = 0, size, kernel, stride } = shape;
+    cases.push({ text, shape, make: () => wasm.bench_conv(from, to, groups, lines, size, kernel, stride) });
   }
   for (const [kind, channels, size, kernel, stride, pad] of poolings) {
     const make = () => wasm.bench_pool(channels, size, kernel, stride, pad, kind === "average" ? 1 : 0);
@@ -103,8 +103,9 @@ function prepare(wasm, bench) {
 async function prepareOrt(ort, shape, flops) {
   ort.env.wasm.numThreads = 1;
   const session = await ort.InferenceSession.create(convModel(shape), { executionProviders: ["wasm"] });
-  const values = new Float32Array(shape.from * shape.size * shape.size).map((_, index) => Math.sin(index));
-  const x = new ort.Tensor("float32", values, [1, shape.from, shape.size, shape.size]);
+  const lines = shape.lines ?? shape.size;
+  const values = new Float32Array(shape.from * lines * shape.size).map((_, index) => Math.sin(index));
+  const x = new ort.Tensor("float32", values, [1, shape.from, lines, shape.size]);
   let times = 1;
   const once = async () => {
     const start = clock();

@@ -45,10 +45,11 @@ const value = (field, name, dims) =>
     message(2, message(1, number(1, FLOAT), message(2, ...dims.map((dim) => message(1, number(1, dim)))))),
   );
 
-/** Conv and Relu from input "x" `[1, from, size, size]` to output "y", padded by half the kernel. */
-export function convModel({ from, to, groups, size, kernel, stride }) {
+/** Conv and Relu from input "x" `[1, from, lines, size]` to output "y", padded by half the kernel. */
+export function convModel({ from, to, groups, lines: height, size, kernel, stride }) {
   const pad = Math.floor(kernel / 2);
-  const out = Math.floor((size + 2 * pad - kernel) / stride) + 1;
+  const lines = height ?? size;
+  const [outLines, out] = [lines, size].map((extent) => Math.floor((extent + 2 * pad - kernel) / stride) + 1);
   const weights = new Float32Array((to * from * kernel * kernel) / groups).map((_, index) => Math.sin(index) * 0.1);
   const bias = new Float32Array(to).map((_, index) => Math.cos(index));
   const conv = message(
@@ -71,8 +72,8 @@ export function convModel({ from, to, groups, size, kernel, stride }) {
     text(2, "conv"),
     tensor("w", [to, from / groups, kernel, kernel], weights),
     tensor("b", [to], bias),
-    value(11, "x", [1, from, size, size]),
-    value(12, "y", [1, to, out, out]),
+    value(11, "x", [1, from, lines, size]),
+    value(12, "y", [1, to, outLines, out]),
   );
   return join([number(1, 8), graph, message(8, number(2, 17))]);
 }

@@ -514,6 +514,38 @@ mod tests {
         }
     }
 
+    #[test]
+    fn random_depthwise_convolutions_match_the_definition() {
+        let mut rng = Rng::new(17);
+        for round in 0..400 {
+            let groups = rng.size(1, 4);
+            let (height, stride) = (rng.size(1, 12), rng.size(1, 3));
+            let kernel = if round % 2 == 0 {
+                [1, 3, 3]
+            } else {
+                [1, rng.size(1, 7), rng.size(1, 5)]
+            };
+            let pads = if round % 2 == 0 { 1 } else { 4 };
+            let params = ConvParams {
+                batch: rng.size(1, 2),
+                in_channels: groups,
+                out_channels: groups * rng.size(1, 2),
+                groups,
+                input: [1, height, rng.size(1, 40)],
+                kernel,
+                strides: [1, stride, if round % 8 < 6 { stride } else { rng.size(1, 3) }],
+                dilations: [
+                    1,
+                    rng.size(1, 5).saturating_sub(3).max(1),
+                    rng.size(1, 5).saturating_sub(3).max(1),
+                ],
+                pads_begin: [0, rng.size(0, pads), rng.size(0, pads)],
+                pads_end: [0, rng.size(0, pads), rng.size(0, pads)],
+            };
+            check(&mut rng, params);
+        }
+    }
+
     fn image(
         channels: (usize, usize),
         groups: usize,

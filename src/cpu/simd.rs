@@ -287,6 +287,18 @@ impl F32x4 {
         [Self(imp::evens(a.0, b.0)), Self(imp::odds(a.0, b.0))]
     }
 
+    /// Moved up by a lane, behind the first lane of `other`.
+    #[inline(always)]
+    pub fn after(self, other: Self) -> Self {
+        Self(imp::after(self.0, other.0))
+    }
+
+    /// Moved down by a lane, before the last lane of `other`.
+    #[inline(always)]
+    pub fn before(self, other: Self) -> Self {
+        Self(imp::before(self.0, other.0))
+    }
+
     /// The sum of the lanes: `(0 + 2) + (1 + 3)`.
     #[inline(always)]
     pub fn sum(self) -> f32 {

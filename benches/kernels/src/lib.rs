@@ -114,16 +114,18 @@ fn conv_params(
     }
 }
 
-/// A square two-dimensional convolution with bias and ReLU.
+/// A two-dimensional convolution of so many lines, or as many as columns for 0, with bias and ReLU.
 pub fn conv_bench(
     in_channels: usize,
     out_channels: usize,
     groups: usize,
+    lines: usize,
     size: usize,
     kernel: usize,
     stride: usize,
 ) -> Bench {
-    let params = conv_params(in_channels, out_channels, groups, size, kernel, stride);
+    let mut params = conv_params(in_channels, out_channels, groups, size, kernel, stride);
+    params.input[1] = if lines > 0 { lines } else { size };
     let input = values(params.input_len());
     let bias = values(out_channels);
     let mut output = vec![0.0; params.output_len()];
@@ -221,11 +223,12 @@ mod exports {
         in_channels: usize,
         out_channels: usize,
         groups: usize,
+        lines: usize,
         size: usize,
         kernel: usize,
         stride: usize,
     ) -> *mut Bench {
-        leak(conv_bench(in_channels, out_channels, groups, size, kernel, stride))
+        leak(conv_bench(in_channels, out_channels, groups, lines, size, kernel, stride))
     }
 
     /// # Safety

@@ -24,5 +24,5 @@ fn main() {
         index += 1;
     }
     println!("gemm 1024 cubed              {:.2}", gflops(gemm_bench(1024, 1024, 1024, false)) / top);
-    println!("conv 64x56x56 3x3            {:.2}", gflops(conv_bench(64, 64, 1, 56, 3, 1)) / top);
+    println!("conv 64x56x56 3x3            {:.2}", gflops(conv_bench(64, 64, 1, 0, 56, 3, 1)) / top);
 }

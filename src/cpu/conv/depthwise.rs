@@ -4,10 +4,15 @@
 //! checks a border. Of small planes several are copied at a time: what was just written is slow to read. A tile of eight
 //! vectors of outputs stays in registers over all taps, whatever the kernel, stride and dilation.
 
+mod three;
+
+use std::ops::Range;
+
 use super::{ConvParams, positioned, volume};
 use crate::cpu::epilogue::{Bias, Clamp, Epilogue};
 use crate::cpu::simd::{F32x4, LANES, copy_short};
 use crate::cpu::threads::{Disjoint, PerThread, Threads};
+use three::Three;
 
 /// How many padded values are filled at a time: half of a small first-level cache.
 const BAND: usize = 4096;
@@ -16,6 +21,8 @@ const MOST: usize = 1 << 16;
 
 #[derive(Clone, Debug)]
 pub(super) struct Depthwise {
+    /// The way of planes whose filters have one of their own; the rest of the plan then goes unused.
+    three: Option<Three>,
     tile: Tile,
     /// The length of one phase of a padded row.
     phase_len: usize,
@@ -31,6 +38,8 @@ pub(super) struct Depthwise {
     channels: usize,
     /// Where each tap of the kernel reads, relative to the output column in the first padded row of the first channel.
     taps: Box<[usize]>,
+    /// For each tile's rows of outputs the taps that are inside the image for one of them; of several channels all are taken.
+    taken: Box<[Range<usize>]>,
 }
 
 /// The outputs that are computed together: rows × vectors, always eight vectors.
@@ -78,19 +87,38 @@ impl Depthwise {
         let [_, dilation_h, dilation_w] = params.dilations;
         let [_, stride_h, stride] = params.strides;
         let [_, out_h, out_w] = params.output();
-        let tile = match out_h {
-            ..2 => Tile::Line,
-            2 => Tile::Flat,
-            _ => Tile::Square,
+        let channels = params.in_channels / params.groups;
+        // The lines of a kernel that some of `rows` lines of outputs has inside the image.
+        let levels = |top: usize, rows: usize| {
+            let (low, high) = (top * stride_h, (top + rows).min(out_h).saturating_sub(1) * stride_h);
+            let (height, pad) = (params.input[1], params.pads_begin[1]);
+            let end = (height + pad).saturating_sub(low).div_ceil(dilation_h).min(kernel_h);
+            let first = pad.saturating_sub(high).div_ceil(dilation_h).min(end);
+            // The taps of several channels do not follow one another.
+            if channels == 1 { first..end } else { 0..kernel_h }
         };
+        let work = |tile: Tile| {
+            let (rows, width) = tile.size();
+            let levels = (0..out_h).step_by(rows).map(|top| levels(top, rows).len());
+            // Lines of the same rows next to one another are faster by this much.
+            let factor = if matches!(tile, Tile::Square) { 3 } else { 4 };
+            levels.sum::<usize>() * out_w.div_ceil(width) * factor
+        };
+        let tile = [Tile::Square, Tile::Flat, Tile::Line]
+            .into_iter()
+            .min_by_key(|&tile| work(tile));
+        let tile = tile.unwrap_or(Tile::Square);
         let (tile_rows, width) = tile.size();
+        let levels = (0..out_h).step_by(tile_rows).map(|top| {
+            let levels = levels(top, tile_rows);
+            levels.start * kernel_w..levels.end * kernel_w
+        });
         let reach = kernel_w.saturating_sub(1) * dilation_w / stride;
         // One place more when there are phases: a last column that no window takes in is copied like the others.
         let phase_len = out_w.next_multiple_of(width) + reach + usize::from(stride > 1);
         let row_len = phase_len * stride;
         let below = kernel_h.saturating_sub(1) * dilation_h + 1;
         let all = out_h.next_multiple_of(tile_rows).max(tile_rows);
-        let channels = params.in_channels / params.groups;
         let fitting = (BAND / (row_len * channels).max(1)).saturating_sub(below) / stride_h + 1;
         let band = (fitting / tile_rows * tile_rows).clamp(tile_rows, all);
         let rows = (band - 1) * stride_h + below;
@@ -104,6 +132,7 @@ impl Depthwise {
         let len = channels * rows * row_len;
         let together = if band == all { BAND / len.max(1) } else { 1 };
         Self {
+            three: Three::new(params),
             tile,
             phase_len,
             row_len,
@@ -112,11 +141,19 @@ impl Depthwise {
             together: together.clamp(1, params.groups),
             channels,
             taps,
+            taken: if channels == 1 {
+                levels.collect()
+            } else {
+                Box::default()
+            },
         }
     }
 
     pub fn scratch_len(&self) -> usize {
-        self.together * self.group_len()
+        match &self.three {
+            Some(three) => three.zeros_len(),
+            None => self.together * self.group_len(),
+        }
     }
 
     /// The padded values of a group.
@@ -154,8 +191,36 @@ impl Depthwise {
             Tile::Flat => Self::lines::<2, 4>,
             Tile::Line => Self::lines::<1, 8>,
         };
-        let padded = PerThread::new(scratch, self.scratch_len());
+        let filter_of = |row: usize| {
+            let channel = row % params.out_channels;
+            Filter {
+                weights: &weights[channel * self.taps.len()..][..self.taps.len()],
+                bias: match epilogue.bias {
+                    Bias::PerRow(bias) if early => bias[channel],
+                    _ => 0.0,
+                },
+                clamp,
+            }
+        };
         let output = Disjoint::new(output);
+        if let Some(three) = &self.three {
+            let zeros = &mut scratch[..three.zeros_len()];
+            zeros.fill(0.0);
+            let zeros = &*zeros;
+            let split = threads.split(params.batch * params.out_channels, positions * 2 + volume(params.input));
+            return threads.run(split.parts, &|part| {
+                for row in split.range(part.index) {
+                    let image = &input[row / multiplier * volume(params.input)..];
+                    // SAFETY: each row belongs to one part.
+                    let plane = unsafe { output.slice(row * positions..(row + 1) * positions) };
+                    three.run(image, zeros, &filter_of(row), plane);
+                    if !nothing_late {
+                        positioned(&late, row, row % params.out_channels, positions).apply(0, 0, positions, plane);
+                    }
+                }
+            });
+        }
+        let padded = PerThread::new(scratch, self.scratch_len());
         // What is cut are bands of the groups of all images, one after another.
         let bands = out_h.div_ceil(self.band);
         let cost = multiplier * positions * self.taps.len() / 8 + self.channels * volume(params.input);
@@ -175,19 +240,20 @@ impl Depthwise {
                 }
                 for row in groups.start * multiplier..groups.end * multiplier {
                     let out_channel = row % params.out_channels;
-                    let filter = Filter {
-                        weights: &weights[out_channel * self.taps.len()..][..self.taps.len()],
-                        bias: match epilogue.bias {
-                            Bias::PerRow(bias) if early => bias[out_channel],
-                            _ => 0.0,
-                        },
-                        clamp,
-                    };
+                    let filter = filter_of(row);
                     let lines = row * positions + top * out_w..row * positions + out_h.min(top + self.band) * out_w;
                     // SAFETY: each band of a row belongs to one band of one group, and each of those to one part.
                     let lines = unsafe { output.slice(lines) };
                     let padded = &padded[(row / multiplier - groups.start) * self.group_len()..];
-                    lines_of(self, padded, params.strides[1] * self.row_len, &filter, lines, out_w);
+                    lines_of(
+                        self,
+                        padded,
+                        params.strides[1] * self.row_len,
+                        &filter,
+                        lines,
+                        out_w,
+                        top,
+                    );
                     if !nothing_late {
                         positioned(&late, row, out_channel, positions).apply(0, top * out_w, positions, lines);
                     }
@@ -255,7 +321,7 @@ impl Depthwise {
     }
 
     /// Lines of the output, `out_w` long; `padded` begins at the first one's first padded row, and those of further lines
-    /// are `step` apart. `R` lines of `V` vectors are computed together.
+    /// are `step` apart. `R` lines of `V` vectors are computed together; the first is line `top` of the plane.
     #[inline(never)]
     fn lines<const R: usize, const V: usize>(
         &self,
@@ -264,6 +330,7 @@ impl Depthwise {
         filter: &Filter,
         lines: &mut [f32],
         out_w: usize,
+        top: usize,
     ) {
         let width = V * LANES;
         let rows = lines.len() / out_w;
@@ -273,13 +340,18 @@ impl Depthwise {
             "the padded rows are too short"
         );
         for row in (0..rows).step_by(R) {
+            let taken = self.taken.get((top + row) / R).cloned().unwrap_or(0..self.taps.len());
+            let (taps, weights) = (&self.taps[taken.clone()], &filter.weights[taken]);
             let mut x = 0;
             while x < out_w {
                 // The last whole step begins early enough to end with the line.
                 let place = if out_w >= width { x.min(out_w - width) } else { 0 };
                 // SAFETY: the last tap is the largest, and with it the last step of the last row lies in the padded rows,
                 // as was asserted.
-                let sums = unsafe { tile::<R, V>(padded.as_ptr().add(row * step + place), step, &self.taps, filter) };
+                let sums = unsafe {
+                    let at = padded.as_ptr().add(row * step + place);
+                    tile::<R, V>(at, step, taps, weights, filter)
+                };
                 // A line shorter than the vectors is written beyond its end, which the next line then mends.
                 let start = row * out_w + place;
                 let whole = row + R <= rows && start + (R - 1) * out_w + width <= lines.len();
@@ -333,10 +405,11 @@ unsafe fn tile<const R: usize, const V: usize>(
     padded: *const f32,
     step: usize,
     taps: &[usize],
+    weights: &[f32],
     filter: &Filter,
 ) -> [[F32x4; V]; R] {
     let mut sums = [[F32x4::splat(filter.bias); V]; R];
-    for (&tap, &weight) in taps.iter().zip(filter.weights) {
+    for (&tap, &weight) in taps.iter().zip(weights) {
         let weight = F32x4::splat(weight);
         for (row, sums) in sums.iter_mut().enumerate() {
             let row = padded.wrapping_add(row * step + tap);

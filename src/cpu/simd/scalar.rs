@@ -114,6 +114,16 @@ pub fn even_odd(a: F, b: F) -> F {
 }
 
 #[inline(always)]
+pub fn after(a: F, b: F) -> F {
+    [b[0], a[0], a[1], a[2]]
+}
+
+#[inline(always)]
+pub fn before(a: F, b: F) -> F {
+    [a[1], a[2], a[3], b[3]]
+}
+
+#[inline(always)]
 pub fn evens(a: F, b: F) -> F {
     [a[0], a[2], b[0], b[2]]
 }

@@ -148,6 +148,16 @@ pub fn odds(a: F, b: F) -> F {
 }
 
 #[inline(always)]
+pub fn after(a: F, b: F) -> F {
+    i32x4_shuffle::<4, 0, 1, 2>(a, b)
+}
+
+#[inline(always)]
+pub fn before(a: F, b: F) -> F {
+    i32x4_shuffle::<1, 2, 3, 7>(a, b)
+}
+
+#[inline(always)]
 pub fn sqrt(a: F) -> F {
     f32x4_sqrt(a)
 }

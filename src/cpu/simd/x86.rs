@@ -152,6 +152,21 @@ pub fn even_odd(a: F, b: F) -> F {
 }
 
 #[inline(always)]
+pub fn after(a: F, b: F) -> F {
+    // SAFETY: SSE2 is part of x86-64.
+    unsafe { _mm_move_ss(_mm_shuffle_ps::<0b10_01_00_00>(a, a), b) }
+}
+
+#[inline(always)]
+pub fn before(a: F, b: F) -> F {
+    // SAFETY: SSE2 is part of x86-64.
+    unsafe {
+        let behind = _mm_unpackhi_ps(a, b);
+        _mm_shuffle_ps::<0b11_10_10_01>(a, behind)
+    }
+}
+
+#[inline(always)]
 pub fn evens(a: F, b: F) -> F {
     // SAFETY: SSE2 is part of x86-64.
     unsafe { _mm_shuffle_ps::<0b10_00_10_00>(a, b) }
