@@ -128,7 +128,7 @@ const LEAF: u32 = 1 << 31;
 const BLOCK: usize = 64;
 
 /// Walks that go on at once: of several rows through one tree, or of one row through several.
-const GROUP: usize = 4;
+const GROUP: usize = 8;
 
 /// Scores that a block has at most, when it has more than one row.
 const BLOCK_SCORES: usize = 1 << 14;
