@@ -23,7 +23,7 @@ const POINTS: usize = PATCH * PATCH;
 /// Output channels that go through the products and the output transform together.
 const CHANNELS: usize = 64;
 /// The transformed patches of a block, in f32.
-const BLOCK_LEN: usize = 96 * 1024;
+const BLOCK_LEN: usize = 160 * 1024;
 
 /// √½ and √2.
 const A: f32 = std::f32::consts::FRAC_1_SQRT_2;
