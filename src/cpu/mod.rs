@@ -6,6 +6,7 @@
 #![cfg_attr(not(feature = "all-operators"), allow(dead_code))]
 
 pub mod attention;
+pub mod codes;
 pub mod conv;
 pub mod dot_attention;
 pub mod elementwise;

@@ -1,18 +1,12 @@
-//! Products with weights of four bits, quantised by blocks along the depth. They are re-laid once so that the codes of eight
-//! columns stand in one word, and unpacked eight at a time: into what the matrix product packs, or, for few rows, into
-//! registers. The weights never stand in memory as floats.
+//! Weights of four bits, quantised by blocks along the depth: the codes of eight columns stand in one word.
 
 use std::ops::Range;
 
 use super::{
-    epilogue::Epilogue,
-    gemm::{GemmShape, Lhs, MatrixRef, NR, PackColumns, Rhs, gemm, gemm_scratch_len},
+    codes::Codes,
+    gemm::NR,
     simd::{F32x4, I32x4, LANES},
-    threads::{Disjoint, Threads},
 };
-
-/// Up to this many rows of the first factor, weights are used as they are unpacked.
-const THIN_ROWS: usize = 4;
 
 /// A matrix `[k, n]` of `(code - zero) * scale`.
 #[derive(Clone, Debug)]
@@ -63,13 +57,13 @@ impl Nibbles {
             zeros: packed_zeros.into(),
         }
     }
+}
 
-    /// Bytes of memory held.
-    pub fn byte_len(&self) -> usize {
-        (self.words.len() + self.scales.len() + self.zeros.len()) * 4
+impl Codes for Nibbles {
+    fn sizes(&self) -> (usize, usize) {
+        (self.k, self.n)
     }
 
-    /// Calls `take` for each step of a range of depth with the place in the range and the weights of a panel.
     #[inline(always)]
     fn unpack(&self, panel: usize, depth: Range<usize>, mut take: impl FnMut(usize, [F32x4; 2])) {
         let blocks = self.k.div_ceil(self.block);
@@ -92,99 +86,17 @@ impl Nibbles {
             start = end;
         }
     }
-
-    /// How much scratch memory [`Nibbles::multiply`] needs on so many threads, in f32.
-    pub fn scratch_len(&self, m: usize, threads: usize) -> usize {
-        let shape = GemmShape {
-            m,
-            k: self.k,
-            n: self.n,
-        };
-        if m <= THIN_ROWS {
-            0
-        } else {
-            threads * gemm_scratch_len(shape, false, false)
-        }
-    }
-
-    /// `out[m, n] = epilogue(a[m, k] · weights)`.
-    ///
-    /// # Panics
-    /// When a slice is too short for the sizes.
-    pub fn multiply(
-        &self,
-        m: usize,
-        a: &[f32],
-        out: &mut [f32],
-        scratch: &mut [f32],
-        epilogue: &Epilogue<'_>,
-        threads: &Threads,
-    ) {
-        let &Nibbles { k, n, .. } = self;
-        if m > THIN_ROWS {
-            let shape = GemmShape { m, k, n };
-            let a = Lhs::Matrix(MatrixRef::row_major(a, k));
-            return gemm(shape, a, Rhs::Virtual(self), out, scratch, epilogue, threads);
-        }
-        let out = &mut out[..m * n];
-        let shared = Disjoint::new(out);
-        let split = threads.split(n.div_ceil(NR), NR * k);
-        threads.run(split.parts, &|part| {
-            for panel in split.range(part.index) {
-                match m {
-                    1 => self.thin::<1>(panel, a, &shared),
-                    2 => self.thin::<2>(panel, a, &shared),
-                    3 => self.thin::<3>(panel, a, &shared),
-                    4 => self.thin::<4>(panel, a, &shared),
-                    _ => {}
-                }
-            }
-        });
-        for (row, out) in out.chunks_exact_mut(n.max(1)).enumerate() {
-            epilogue.apply(row, 0, n, out);
-        }
-    }
-
-    fn thin<const M: usize>(&self, panel: usize, a: &[f32], out: &Disjoint<'_, f32>) {
-        let rows: [&[f32]; M] = std::array::from_fn(|row| &a[row * self.k..(row + 1) * self.k]);
-        let mut sums = [[F32x4::zero(); 2]; M];
-        self.unpack(panel, 0..self.k, |depth, values| {
-            for (sums, row) in sums.iter_mut().zip(rows) {
-                let factor = F32x4::splat(row[depth]);
-                for (sum, value) in sums.iter_mut().zip(values) {
-                    *sum = factor.mul_add(value, *sum);
-                }
-            }
-        });
-        let first = panel * NR;
-        let count = NR.min(self.n - first);
-        for (row, [low, high]) in sums.into_iter().enumerate() {
-            let start = row * self.n + first;
-            // SAFETY: each panel's columns are written once.
-            let out = unsafe { out.slice(start..start + count) };
-            let (near, far) = out.split_at_mut(LANES.min(count));
-            low.store_partial(near);
-            high.store_partial(far);
-        }
-    }
-}
-
-impl PackColumns for Nibbles {
-    fn pack(&self, depth: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
-        for (panel, out) in out.chunks_exact_mut((depth.len() * NR).max(1)).enumerate() {
-            self.unpack(cols.start / NR + panel, depth.clone(), |step, [low, high]| {
-                let place = &mut out[step * NR..][..NR];
-                low.store(place);
-                high.store(&mut place[LANES..]);
-            });
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cpu::testing::{Rng, assert_close};
+    use crate::cpu::{
+        codes::{multiply, scratch_len},
+        epilogue::Epilogue,
+        testing::{Rng, assert_close},
+        threads::Threads,
+    };
 
     #[test]
     fn products_equal_those_of_the_dequantised_matrix() {
@@ -211,8 +123,9 @@ mod tests {
                 })
                 .collect();
             let weights = Nibbles::new(&codes, &scales, zeros, (k, n), block);
-            let (mut out, mut scratch) = (vec![f32::NAN; m * n], vec![f32::NAN; weights.scratch_len(m, 1)]);
-            weights.multiply(m, &a, &mut out, &mut scratch, &Epilogue::none(), &Threads::SINGLE);
+            let (mut out, mut scratch) = (vec![f32::NAN; m * n], vec![f32::NAN; scratch_len(&weights, m, 1)]);
+            let (none, one) = (Epilogue::none(), Threads::SINGLE);
+            multiply(&weights, m, &a, &mut out, &mut scratch, &none, &one);
             let what = format!("{m}x{k}x{n}, blocks of {block}");
             assert_close(&out, &expected, 1e-5 * (k as f32).sqrt().max(4.0), &what);
         }

@@ -1,4 +1,5 @@
-//! Matrix products: ONNX `MatMul`, and the internal `FusedMatMul`, which takes transposed operands and a factor.
+//! Matrix products: ONNX `MatMul`, and the internal `FusedMatMul`, which takes transposed operands and a factor, and
+//! `DequantizedMatMul`, whose weights stay 8-bit integers.
 
 use super::{
     CpuLowering, GpuLowering, InferContext, Operator,
@@ -8,6 +9,7 @@ use super::{
 };
 use crate::{
     cpu::{
+        codes::{self, Bytes},
         gemm::{PackedB, generic},
         kernel::{CpuKernel, scratch_as_f32},
         matmul::{MatMulPlan, Order},
@@ -258,6 +260,98 @@ impl Operator for MatMul {
     }
 }
 
+/// The internal `DequantizedMatMul`: `MatMul(A, DequantizeLinear(W, scale, zero))` of f32 `A` `[.., k]` and constant 8-bit `W`
+/// `[k, n]`, or `[n, k]` with attribute `transB`; one scale and zero point, or one for each of the n columns.
+#[derive(Debug)]
+pub struct DequantizedMatMul {
+    product: MatMul,
+}
+
+impl DequantizedMatMul {
+    /// Reads the attribute.
+    pub fn make(node: &Node) -> Result<Box<dyn Operator>> {
+        let transposed = node.attributes.flag("transB", false)?;
+        let product = MatMul {
+            alpha: 1.0,
+            a_order: Order::Plain,
+            b_order: if transposed { Order::Transposed } else { Order::Plain },
+            integers: false,
+        };
+        Ok(Box::new(DequantizedMatMul { product }))
+    }
+}
+
+impl Operator for DequantizedMatMul {
+    fn infer(&self, ctx: &mut InferContext<'_>) -> Result<()> {
+        self.product.infer(ctx)
+    }
+
+    fn cpu(&self, ctx: &CpuLowering<'_>) -> Result<CpuKernel> {
+        const SCALE: usize = 2;
+        const ZERO: usize = 3;
+        let (a, w) = (ctx.input(0)?, ctx.input(1)?);
+        let plan = self.product.plan(&a.shape, &w.shape)?;
+        let (sizes, products) = plan.products();
+        let zero = ctx.optional_input(ZERO);
+        let (Some(codes), Some(scales)) = (ctx.constant(1), ctx.constant(SCALE)) else {
+            return Err(Error::internal("weights or scales that are no constants"));
+        };
+        let id = |index: usize| ctx.optional_input(index).map_or(0, |desc| desc.constant_id);
+        let layout = format!("codes {:?} {} {}", self.product.b_order, id(SCALE), id(ZERO));
+        let made = ctx.prepared.get(w.constant_id, &layout, || {
+            // Signed codes are raised to unsigned ones.
+            let raise = if codes.dtype() == DType::I8 { 0x80 } else { 0 };
+            let zeros = match zero {
+                Some(_) => ctx.constant(ZERO).map(|zeros| zeros.bytes().to_vec()),
+                None => Some(vec![0]),
+            };
+            let mut zeros = zeros.ok_or_else(|| Error::internal("zero points that are no constants"))?;
+            zeros.iter_mut().for_each(|zero| *zero ^= raise);
+            let (_, (row, column)) = plan.strides();
+            let bytes = codes.bytes();
+            let code = |at: usize| bytes[at] ^ raise;
+            Ok(Bytes::new(
+                code,
+                [row, column],
+                (sizes.k, sizes.n),
+                &zeros,
+                &scales.to_f32s()?,
+            ))
+        })?;
+        let shape = plan.output().to_vec();
+        let rows = Rows {
+            shape: &shape,
+            split: shape.len() - 1,
+            bias_by_channel: false,
+        };
+        let epilogue = CpuEpilogue::new(ctx, &rows, OwnSteps::NONE)?;
+        let epilogue_len = epilogue.scratch_len().next_multiple_of(4);
+        let m = sizes.m * products;
+        let scratch_bytes = (epilogue_len + codes::scratch_len(&*made, m, ctx.threads)) * 4;
+        let kernel = CpuKernel::compute_with_scratch("matmul_8bits", scratch_bytes, move |io| {
+            let (a, out) = (io.inputs.get::<f32>(0)?, io.outputs.take::<f32>(0)?);
+            let (own, scratch) = scratch_as_f32(io.scratch).split_at_mut(epilogue_len);
+            epilogue.with(&io.inputs, OwnValues::default(), own, |epilogue| {
+                codes::multiply(&*made, m, a, out, scratch, epilogue, io.threads);
+            })
+        });
+        let inputs = if zero.is_some() { 1..ZERO + 1 } else { 1..ZERO };
+        Ok(inputs.fold(kernel, CpuKernel::with_prepared_input))
+    }
+
+    fn takes_epilogue(&self) -> bool {
+        true
+    }
+
+    fn is_heavy(&self) -> bool {
+        true
+    }
+
+    fn operations(&self, inputs: &[Vec<usize>], outputs: u64) -> u64 {
+        self.product.operations(inputs, outputs)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::testing::{TestNode, assert_tensor_close, f32s, i64s, tensor};
@@ -271,6 +365,48 @@ mod tests {
 
     fn random(rng: &mut Rng, shape: &[usize]) -> Tensor {
         f32s(shape, &rng.vec(shape.iter().product()))
+    }
+
+    #[test]
+    fn products_with_codes_equal_those_with_dequantised_weights() {
+        let mut rng = Rng::new(71);
+        for round in 0..40 {
+            let (k, n) = (rng.size(1, 40), rng.size(1, 30));
+            let shape = [vec![], vec![1], vec![3], vec![2, 9]][round % 4].clone();
+            let a = random(&mut rng, &[shape, vec![k]].concat());
+            let each = if round % 3 == 0 { n } else { 1 };
+            let scale = random(&mut rng, &[each]);
+            let codes: Vec<u8> = (0..k * n).map(|_| rng.next_u64() as u8).collect();
+            let zeros: Vec<u8> = (0..each).map(|_| rng.next_u64() as u8).collect();
+            let (signed, transposed) = (round % 2 == 0, round % 5 < 2);
+            let stored = |shape: &[usize], values: &[u8]| match signed {
+                true => tensor(shape, &values.iter().map(|&value| value as i8).collect::<Vec<_>>()),
+                false => tensor(shape, values),
+            };
+            let number = |value: u8| {
+                if signed {
+                    f32::from(value as i8)
+                } else {
+                    f32::from(value)
+                }
+            };
+            let dequantized = (0..k * n).map(|at| {
+                let (depth, column) = (at / n, at % n);
+                let code = codes[if transposed { column * k + depth } else { at }];
+                let own = column.min(each - 1);
+                (number(code) - number(zeros[own])) * scale.to_f32s().unwrap()[own]
+            });
+            let w = f32s(&[k, n], &dequantized.collect::<Vec<_>>());
+            let expected = TestNode::new("MatMul", 13).input(a.clone()).input(w).run1().unwrap();
+            let product = TestNode::of(OperatorId::internal("DequantizedMatMul"))
+                .attr("transB", i64::from(transposed))
+                .input(a)
+                .constant(stored(&if transposed { [n, k] } else { [k, n] }, &codes))
+                .constant(scale)
+                .constant(stored(&[each], &zeros))
+                .run1();
+            assert_tensor_close(&product.unwrap(), &expected, 2e-4);
+        }
     }
 
     #[test]

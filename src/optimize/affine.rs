@@ -65,7 +65,9 @@ fn fold_some(graph: &mut Graph, captures: &[ValueFacts]) -> Result<bool> {
         }
         let (weights, mut bias) = scaled(&graph.nodes[conv.index()], weights, &bias, &affine)?;
         // Channels that training switched off end in subnormal biases, and each operation on one takes a hundred times as long.
-        bias.iter_mut().filter(|bias| bias.is_subnormal()).for_each(|bias| *bias = 0.0);
+        bias.iter_mut()
+            .filter(|bias| bias.is_subnormal())
+            .for_each(|bias| *bias = 0.0);
         let name = graph.node_label(conv);
         let weights = graph.add_constant(format!("{name}.weight"), weights);
         let bias = graph.add_constant(format!("{name}.bias"), Tensor::new(&[channels], bias)?);

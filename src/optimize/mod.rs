@@ -77,6 +77,12 @@ const QUANTIZED: &[Pass] = &[Pass {
     run: dequantized::run,
 }];
 
+/// Runs after those, for what the CPU alone has kernels for.
+const CPU_QUANTIZED: &[Pass] = &[Pass {
+    name: "dequantized weights",
+    run: dequantized::weights,
+}];
+
 /// Runs until nothing changes.
 const BASIC: &[Pass] = &[
     Pass {
@@ -231,6 +237,9 @@ fn optimize_with(graph: &mut Graph, settings: (Level, Kernels), captures: &[Valu
     if level == Level::All {
         // Before weights are dequantised for good.
         run_all(QUANTIZED, graph, captures, &mut history)?;
+        if kernels == Kernels::Cpu {
+            run_all(CPU_QUANTIZED, graph, captures, &mut history)?;
+        }
     }
     run_until_stable(BASIC, graph, captures, &mut history)?;
     if run_all(PRECISION, graph, captures, &mut history)? {

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     cpu::{
+        codes,
         epilogue::{Bias, Epilogue},
         gemm::GemmShape,
         kernel::{CpuKernel, KernelInputs, scratch_as_f32},
@@ -341,14 +342,15 @@ impl MatMulNBits {
             ))
         })?;
         let has_bias = ctx.optional_input(BIAS).is_some();
-        let scratch_bytes = made.scratch_len(shape.m, ctx.threads) * 4;
+        let scratch_bytes = codes::scratch_len(&*made, shape.m, ctx.threads) * 4;
         let kernel = CpuKernel::compute_with_scratch("matmul_4bits", scratch_bytes, move |io| {
             let epilogue = Epilogue {
                 bias: bias_of(&io.inputs, has_bias)?,
                 ..Epilogue::none()
             };
             let (a, out) = (io.inputs.get::<f32>(0)?, io.outputs.take::<f32>(0)?);
-            made.multiply(shape.m, a, out, scratch_as_f32(io.scratch), &epilogue, io.threads);
+            let scratch = scratch_as_f32(io.scratch);
+            codes::multiply(&*made, shape.m, a, out, scratch, &epilogue, io.threads);
             Ok(())
         });
         let inputs = [1, SCALES, ZEROS]
