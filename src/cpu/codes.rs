@@ -19,8 +19,12 @@ pub trait Codes: Sync {
     /// Its rows and columns.
     fn sizes(&self) -> (usize, usize);
 
-    /// Calls `take` for each step of a range of rows with the place in the range and the weights of a panel.
-    fn unpack(&self, panel: usize, depth: Range<usize>, take: impl FnMut(usize, [F32x4; 2]));
+    /// Calls `take` for each one or two steps of a range of rows with the place in the range and the weights of a panel, but
+    /// for a factor of each column.
+    fn unpack(&self, panel: usize, depth: Range<usize>, take: impl FnMut(usize, &[[F32x4; 2]]));
+
+    /// The factors of a panel's columns, if there are any.
+    fn factors(&self, panel: usize) -> Option<[F32x4; 2]>;
 }
 
 /// How much scratch memory [`multiply`] needs on so many threads, in f32.
@@ -58,12 +62,11 @@ pub fn multiply<C: Codes>(
     let split = threads.split(n.div_ceil(NR), NR * k);
     threads.run(split.parts, &|part| {
         for panel in split.range(part.index) {
-            match m {
-                1 => thin::<C, 1>(weights, panel, a, &shared),
-                2 => thin::<C, 2>(weights, panel, a, &shared),
-                3 => thin::<C, 3>(weights, panel, a, &shared),
-                4 => thin::<C, 4>(weights, panel, a, &shared),
-                _ => {}
+            for row in (0..m - m % 2).step_by(2) {
+                thin::<C, 2>(weights, panel, row, a, &shared);
+            }
+            if m % 2 == 1 {
+                thin::<C, 1>(weights, panel, m - 1, a, &shared);
             }
         }
     });
@@ -72,22 +75,32 @@ pub fn multiply<C: Codes>(
     }
 }
 
-fn thin<C: Codes, const M: usize>(weights: &C, panel: usize, a: &[f32], out: &Disjoint<'_, f32>) {
+/// `M` rows from `first_row` on.
+fn thin<C: Codes, const M: usize>(weights: &C, panel: usize, first_row: usize, a: &[f32], out: &Disjoint<'_, f32>) {
     let (k, n) = weights.sizes();
-    let rows: [&[f32]; M] = std::array::from_fn(|row| &a[row * k..(row + 1) * k]);
-    let mut sums = [[F32x4::zero(); 2]; M];
-    weights.unpack(panel, 0..k, |depth, values| {
+    let rows: [&[f32]; M] = std::array::from_fn(|row| &a[(first_row + row) * k..][..k]);
+    // Sums over even and odd steps, so that one need not wait for the other.
+    let mut sums = [[[F32x4::zero(); 2]; 2]; M];
+    weights.unpack(panel, 0..k, |depth, steps| {
         for (sums, row) in sums.iter_mut().zip(rows) {
-            let factor = F32x4::splat(row[depth]);
-            for (sum, value) in sums.iter_mut().zip(values) {
-                *sum = factor.mul_add(value, *sum);
+            for ((sums, values), &factor) in sums.iter_mut().zip(steps).zip(&row[depth..depth + steps.len()]) {
+                let factor = F32x4::splat(factor);
+                for (sum, &value) in sums.iter_mut().zip(values) {
+                    *sum = factor.mul_add(value, *sum);
+                }
             }
         }
     });
     let first = panel * NR;
     let count = NR.min(n - first);
-    for (row, [low, high]) in sums.into_iter().enumerate() {
-        let start = row * n + first;
+    let factors = weights.factors(panel);
+    for (row, [even, odd]) in sums.into_iter().enumerate() {
+        let mut sums = [even[0] + odd[0], even[1] + odd[1]];
+        if let Some(factors) = factors {
+            sums = [sums[0] * factors[0], sums[1] * factors[1]];
+        }
+        let [low, high] = sums;
+        let start = (first_row + row) * n + first;
         // SAFETY: each panel's columns are written once.
         let out = unsafe { out.slice(start..start + count) };
         let (near, far) = out.split_at_mut(LANES.min(count));
@@ -101,12 +114,18 @@ struct Unpacking<'a, C>(&'a C);
 impl<C: Codes> PackColumns for Unpacking<'_, C> {
     fn pack(&self, depth: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
         for (panel, out) in out.chunks_exact_mut((depth.len() * NR).max(1)).enumerate() {
-            self.0
-                .unpack(cols.start / NR + panel, depth.clone(), |step, [low, high]| {
-                    let place = &mut out[step * NR..][..NR];
+            let panel = cols.start / NR + panel;
+            let factors = self.0.factors(panel);
+            self.0.unpack(panel, depth.clone(), |step, steps| {
+                for (place, &values) in out[step * NR..].chunks_exact_mut(NR).zip(steps) {
+                    let [low, high] = match factors {
+                        Some(factors) => [values[0] * factors[0], values[1] * factors[1]],
+                        None => values,
+                    };
                     low.store(place);
                     high.store(&mut place[LANES..]);
-                });
+                }
+            });
         }
     }
 }
@@ -121,9 +140,11 @@ pub struct Bytes {
     /// For each column [`RAISED`] and its zero point.
     zeros: Box<[f32]>,
     scales: Box<[f32]>,
+    /// The upper halves of [`RAISED`]. They are loaded: V8 makes constants anew at each use.
+    raised: [f32; LANES],
 }
 
-/// 2^23: what a float is whose lowest bits are a small integer more than this by.
+/// 2^23: a float whose lowest bits are an integer is more than this by that integer.
 const RAISED: f32 = 8_388_608.0;
 
 impl Bytes {
@@ -158,6 +179,7 @@ impl Bytes {
             codes,
             zeros: (0..panels * NR).map(zero).collect(),
             scales: (0..panels * NR).map(scale).collect(),
+            raised: [f32::from_bits(RAISED.to_bits() | RAISED.to_bits() >> 16); LANES],
         }
     }
 }
@@ -168,26 +190,35 @@ impl Codes for Bytes {
     }
 
     #[inline(always)]
-    fn unpack(&self, panel: usize, depth: Range<usize>, mut take: impl FnMut(usize, [F32x4; 2])) {
-        let raised = I32x4::splat((RAISED.to_bits() >> 16 | RAISED.to_bits()) as i32);
-        let pair = |of: &[f32]| [F32x4::load(&of[panel * NR..]), F32x4::load(&of[panel * NR + LANES..])];
-        let (zeros, scales) = (pair(&self.zeros), pair(&self.scales));
-        let codes = &self.codes[panel * self.k * NR..][..self.k * NR];
-        for (step, codes) in codes[depth.start * NR..depth.end * NR]
-            .as_chunks::<NR>()
-            .0
-            .iter()
-            .enumerate()
-        {
-            // SAFETY: eight bytes are there.
-            let wide = unsafe { I32x4::load_low(codes.as_ptr()) }.widen_low();
+    fn unpack(&self, panel: usize, depth: Range<usize>, mut take: impl FnMut(usize, &[[F32x4; 2]])) {
+        let zeros = pair(&self.zeros, panel);
+        let raised = F32x4::load(&self.raised).to_bits();
+        let floats = |wide: I32x4| {
             let halves = [wide.zip_pairs_low(raised), wide.zip_pairs_high(raised)];
-            take(
-                step,
-                std::array::from_fn(|half| (halves[half].bits_to_f32() - zeros[half]) * scales[half]),
-            );
+            [halves[0].bits_to_f32() - zeros[0], halves[1].bits_to_f32() - zeros[1]]
+        };
+        let codes = &self.codes[panel * self.k * NR..][..self.k * NR];
+        let (pairs, last) = codes[depth.start * NR..depth.end * NR].as_chunks::<{ 2 * NR }>();
+        for (pair, codes) in pairs.iter().enumerate() {
+            // SAFETY: sixteen bytes are there.
+            let codes = unsafe { I32x4::load_ptr(codes.as_ptr()) };
+            take(2 * pair, &[floats(codes.widen_low()), floats(codes.widen_high())]);
+        }
+        if last.len() == NR {
+            // SAFETY: eight bytes are there.
+            let codes = unsafe { I32x4::load_low(last.as_ptr()) };
+            take(2 * pairs.len(), &[floats(codes.widen_low())]);
         }
     }
+
+    fn factors(&self, panel: usize) -> Option<[F32x4; 2]> {
+        Some(pair(&self.scales, panel))
+    }
+}
+
+/// A panel's columns of numbers that each column has one of.
+fn pair(of: &[f32], panel: usize) -> [F32x4; 2] {
+    [F32x4::load(&of[panel * NR..]), F32x4::load(&of[panel * NR + LANES..])]
 }
 
 #[cfg(test)]

@@ -137,9 +137,14 @@ fn splat(value: f32) -> F32x4 {
     F32x4::splat(value)
 }
 
-/// `c[0] + c[1] x + c[2] x² + …`, in pairs of terms and then by the square: what waits for what is half as long as by `x`.
+/// `c[0] + c[1] x + c[2] x² + …`. Long ones go by pairs of terms and the square: what waits for what is half as long.
 #[inline(always)]
 fn polynomial<const N: usize>(x: F32x4, coefficients: &[f32; N]) -> F32x4 {
+    const LONG: usize = 6;
+    if N < LONG {
+        let terms = coefficients.iter().rev().map(|&c| splat(c));
+        return terms.reduce(|sum, c| sum.mul_add(x, c)).unwrap_or(F32x4::zero());
+    }
     let (pairs, last) = coefficients.as_chunks::<2>();
     let square = x * x;
     let mut sum = last.first().map(|&c| splat(c));

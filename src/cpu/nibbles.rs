@@ -20,6 +20,8 @@ pub struct Nibbles {
     scales: Box<[f32]>,
     /// For each panel and block eight zero points, multiplied by those weights.
     zeros: Box<[f32]>,
+    /// The bits of four codes in half a word. They are loaded: V8 makes constants anew at each use.
+    mask: [f32; LANES],
 }
 
 impl Nibbles {
@@ -55,6 +57,7 @@ impl Nibbles {
             words: words.into(),
             scales: packed_scales.into(),
             zeros: packed_zeros.into(),
+            mask: [15, 15 << 4, 15 << 8, 15 << 12].map(f32::from_bits),
         }
     }
 }
@@ -65,9 +68,9 @@ impl Codes for Nibbles {
     }
 
     #[inline(always)]
-    fn unpack(&self, panel: usize, depth: Range<usize>, mut take: impl FnMut(usize, [F32x4; 2])) {
+    fn unpack(&self, panel: usize, depth: Range<usize>, mut take: impl FnMut(usize, &[[F32x4; 2]])) {
         let blocks = self.k.div_ceil(self.block);
-        let mask = F32x4::from_array([15, 15 << 4, 15 << 8, 15 << 12].map(f32::from_bits)).to_bits();
+        let mask = F32x4::load(&self.mask).to_bits();
         let words = &self.words[panel * self.k..(panel + 1) * self.k];
         let mut start = depth.start;
         while start < depth.end {
@@ -76,15 +79,24 @@ impl Codes for Nibbles {
             let place = (panel * blocks + block) * NR;
             let pair = |of: &[f32]| [F32x4::load(&of[place..]), F32x4::load(&of[place + LANES..])];
             let (scales, zeros) = (pair(&self.scales), pair(&self.zeros));
-            for (index, &word) in words[start..end].iter().enumerate() {
-                let values = std::array::from_fn(|half| {
+            let values = |word: u32| -> [F32x4; 2] {
+                std::array::from_fn(|half| {
                     let codes = I32x4::splat((word >> (16 * half)) as i32) & mask;
                     (codes.to_f32() - zeros[half]) * scales[half]
-                });
-                take(start - depth.start + index, values);
+                })
+            };
+            let (pairs, last) = words[start..end].as_chunks::<2>();
+            for (pair, &[even, odd]) in pairs.iter().enumerate() {
+                take(start - depth.start + 2 * pair, &[values(even), values(odd)]);
+            }
+            for &word in last {
+                take(end - 1 - depth.start, &[values(word)]);
             }
             start = end;
         }
+    }
+    fn factors(&self, _: usize) -> Option<[F32x4; 2]> {
+        None
     }
 }
 
