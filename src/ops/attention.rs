@@ -164,7 +164,7 @@ impl Operator for FusedAttention {
                 };
                 let out = io.outputs.take::<f32>(0)?;
                 let (own, scratch) = scratch_as_f32(io.scratch).split_at_mut(epilogue_len);
-                epilogue.with(&io.inputs, OwnValues::default(), own, |epilogue| {
+                epilogue.with(&io.inputs, OwnValues::default(), own, &mut |epilogue| {
                     plan.run(operands, out, scratch, epilogue, io.threads);
                 })
             },

@@ -97,7 +97,7 @@ impl Conv {
             let out = io.outputs.take::<f32>(0)?;
             let (epilogue_scratch, scratch) = scratch_as_f32(io.scratch).split_at_mut(epilogue_len);
             let own = OwnValues { bias, residual: None };
-            epilogue.with(&io.inputs, own, epilogue_scratch, |epilogue| {
+            epilogue.with(&io.inputs, own, epilogue_scratch, &mut |epilogue| {
                 plan.run(input, filter, out, scratch, epilogue, io.threads);
             })
         });

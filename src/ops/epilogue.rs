@@ -252,13 +252,13 @@ impl CpuEpilogue {
 
     /// Calls `kernel` with the epilogue over the inputs of one run and the operator's own values. `scratch` is of
     /// [`CpuEpilogue::scratch_len`].
-    pub fn with<R>(
+    pub fn with(
         &self,
         inputs: &KernelInputs<'_>,
         own: OwnValues<'_>,
         scratch: &mut [f32],
-        kernel: impl FnOnce(&Epilogue<'_>) -> R,
-    ) -> Result<R> {
+        kernel: &mut dyn FnMut(&Epilogue<'_>),
+    ) -> Result<()> {
         let values = |input: usize| inputs.get::<f32>(self.first_input + input - 1);
         let bias = match self.bias {
             None => own.bias,
@@ -278,7 +278,8 @@ impl CpuEpilogue {
             first_row: 0,
         };
         let Some(program) = &self.program else {
-            return Ok(kernel(&epilogue));
+            kernel(&epilogue);
+            return Ok(());
         };
         let mut slices = vec![InputSlice::Output(0)];
         for (index, storage) in program.inputs.iter().enumerate() {
@@ -289,10 +290,11 @@ impl CpuEpilogue {
         }
         let bound = program.plan.bind(&slices, scratch);
         let rows = bound.rows(program.row_len);
-        Ok(kernel(&Epilogue {
+        kernel(&Epilogue {
             program: Some(&rows as &dyn RowProgram),
             ..epilogue
-        }))
+        });
+        Ok(())
     }
 }
 

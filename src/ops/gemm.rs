@@ -138,7 +138,7 @@ impl Gemm {
             let (bias_scratch, scratch) = scratch_as_f32(io.scratch).split_at_mut(bias_len);
             let (epilogue_scratch, scratch) = scratch.split_at_mut(epilogue_len);
             let own = bias.values(&io.inputs, bias_scratch)?;
-            epilogue.with(&io.inputs, own, epilogue_scratch, |epilogue| {
+            epilogue.with(&io.inputs, own, epilogue_scratch, &mut |epilogue| {
                 gemm(shape, lhs, rhs, out, scratch, epilogue, io.threads);
             })
         });

@@ -245,7 +245,13 @@ impl Operator for Integer {
                 Some(epilogue) => {
                     let own = steps.own_values(inputs)?;
                     let epilogue_scratch = crate::cpu::kernel::scratch_as_f32(epilogue_scratch);
-                    epilogue.with(inputs, own, epilogue_scratch, run)?
+                    let (mut run, mut result) = (Some(run), Ok(()));
+                    epilogue.with(inputs, own, epilogue_scratch, &mut |epilogue| {
+                        if let Some(run) = run.take() {
+                            result = run(epilogue);
+                        }
+                    })?;
+                    result
                 }
             }
         });

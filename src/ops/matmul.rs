@@ -113,7 +113,7 @@ impl MatMul {
             let b = if packed { &[] } else { io.inputs.get::<f32>(1)? };
             let out = io.outputs.take::<f32>(0)?;
             let (own, scratch) = scratch_as_f32(io.scratch).split_at_mut(epilogue_len);
-            epilogue.with(&io.inputs, OwnValues::default(), own, |epilogue| {
+            epilogue.with(&io.inputs, OwnValues::default(), own, &mut |epilogue| {
                 plan.run(a, b, out, scratch, epilogue, io.threads);
             })
         });
@@ -331,7 +331,7 @@ impl Operator for DequantizedMatMul {
         let kernel = CpuKernel::compute_with_scratch("matmul_8bits", scratch_bytes, move |io| {
             let (a, out) = (io.inputs.get::<f32>(0)?, io.outputs.take::<f32>(0)?);
             let (own, scratch) = scratch_as_f32(io.scratch).split_at_mut(epilogue_len);
-            epilogue.with(&io.inputs, OwnValues::default(), own, |epilogue| {
+            epilogue.with(&io.inputs, OwnValues::default(), own, &mut |epilogue| {
                 codes::multiply(&*made, m, a, out, scratch, epilogue, io.threads);
             })
         });
