@@ -3,6 +3,8 @@
 
 mod elementwise;
 mod linear;
+#[cfg(feature = "all-operators")]
+mod models;
 mod movement;
 mod quantized;
 mod resample;
