@@ -49,16 +49,11 @@ fn main(
     }
     let depth = params.k;
     let plane = params.plane;
-    let in_height = u32(params.in_height);
-    let in_width = u32(params.in_width);
-    let y0 = (column + 0u * width) / params.out_width * params.stride_y - u32(params.pad_top);
-    let x0 = (column + 0u * width) % params.out_width * params.stride_x - u32(params.pad_left);
-    let y1 = (column + 1u * width) / params.out_width * params.stride_y - u32(params.pad_top);
-    let x1 = (column + 1u * width) % params.out_width * params.stride_x - u32(params.pad_left);
-    let y2 = (column + 2u * width) / params.out_width * params.stride_y - u32(params.pad_top);
-    let x2 = (column + 2u * width) % params.out_width * params.stride_x - u32(params.pad_left);
-    let y3 = (column + 3u * width) / params.out_width * params.stride_y - u32(params.pad_top);
-    let x3 = (column + 3u * width) % params.out_width * params.stride_x - u32(params.pad_left);
+    let in_height = vec4<u32>(u32(params.in_height));
+    let in_width = vec4<u32>(u32(params.in_width));
+    let spots = column + vec4<u32>(0u, width, 2u * width, 3u * width);
+    let y = spots / params.out_width * params.stride_y - u32(params.pad_top);
+    let x = spots % params.out_width * params.stride_x - u32(params.pad_left);
     let taps = params.kernel_height * params.kernel_width;
     let weight_step = params.blocks;
     for (var batch = workgroup.z; batch < params.batches; batch += workgroups.z) {
@@ -85,25 +80,10 @@ fn main(
             for (var kernel_x = 0u; kernel_x < params.kernel_width; kernel_x += 1u) {
                 let tap_y = kernel_y * params.dilation_y;
                 let tap_x = kernel_x * params.dilation_x;
-                let in_y0 = y0 + tap_y;
-                let in_x0 = x0 + tap_x;
-                let inside0 = (in_y0 < in_height) & (in_x0 < in_width);
-                var at0 = image + select(0u, in_y0 * in_width + in_x0, inside0);
-                let in_y1 = y1 + tap_y;
-                let in_x1 = x1 + tap_x;
-                let inside1 = (in_y1 < in_height) & (in_x1 < in_width);
-                var at1 = image + select(0u, in_y1 * in_width + in_x1, inside1);
-                let in_y2 = y2 + tap_y;
-                let in_x2 = x2 + tap_x;
-                let inside2 = (in_y2 < in_height) & (in_x2 < in_width);
-                var at2 = image + select(0u, in_y2 * in_width + in_x2, inside2);
-                let in_y3 = y3 + tap_y;
-                let in_x3 = x3 + tap_x;
-                let inside3 = (in_y3 < in_height) & (in_x3 < in_width);
-                var at3 = image + select(0u, in_y3 * in_width + in_x3, inside3);
-                let inside = vec4<bool>(inside0, inside1, inside2, inside3);
+                let inside = (y + tap_y < in_height) & (x + tap_x < in_width);
+                var at = image + select(vec4<u32>(), (y + tap_y) * in_width.x + x + tap_x, inside);
                 for (var channel = 0u; channel < depth; channel += 1u) {
-                    let loaded = vec4<f32>(input[at0], input[at1], input[at2], input[at3]);
+                    let loaded = vec4<f32>(input[at.x], input[at.y], input[at.z], input[at.w]);
                     let value = select(vec4<f32>(), loaded, inside);
                     {
                         let w = weights[weight + 0u];
@@ -133,10 +113,7 @@ fn main(
                         sum3_2 += w.z * value;
                         sum3_3 += w.w * value;
                     }
-                    at0 += plane;
-                    at1 += plane;
-                    at2 += plane;
-                    at3 += plane;
+                    at += plane;
                     weight += weight_step;
                 }
             }
