@@ -1,4 +1,4 @@
-//! Matrix products and convolutions on this machine's adapter: a naive text, the direct variant and the tiled variant
+//! Matrix products and convolutions on this machine's adapter: a naive text, the variant for software and the one for hardware
 //! in one run, in GFLOP/s and relative to the naive one.
 //!
 //! `cargo bench --bench gpu_kernels`; `VK_DRIVER_FILES` picks the Vulkan driver.
@@ -81,7 +81,7 @@ async fn time(device: &Rc<GpuDevice>, kernel: GpuKernel, sizes: &[usize]) -> Res
 }
 
 fn variants(device: &GpuDevice) -> [(&'static str, GpuCaps); 2] {
-    [("direct", AdapterKind::Software), ("tiled", AdapterKind::Hardware)].map(|(name, kind)| {
+    [("software", AdapterKind::Software), ("hardware", AdapterKind::Hardware)].map(|(name, kind)| {
         let mut caps = device.caps().clone();
         caps.kind = kind;
         (name, caps)

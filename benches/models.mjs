@@ -11,13 +11,11 @@
 
 import { spawn } from "node:child_process";
 import * as fs from "node:fs";
-import { cpus } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { parseArgs } from "node:util";
-import { command } from "../scripts/lib/steps.mjs";
 import { root, toolchain } from "../scripts/lib/toolchain.mjs";
-import { prepareModels } from "../tests/models/prepare.mjs";
+import { findModels, geometricMean, machine, ms, write } from "./tables.mjs";
 
 const { values: options } = parseArgs({
   options: {
@@ -32,35 +30,12 @@ const { values: options } = parseArgs({
   },
 });
 
-const cnns = ["resnet50", "squeezenet", "shufflenet", "densenet121", "inception_v1"];
 const coldModels = ["ppocr-cls", "minilm-l3-fp32"];
 
-/** `{ id, path }` of every model that is asked for; fetched and made where it is missing. */
+/** `{ id, path }` of every model that is asked for. */
 async function targets() {
-  const { MODELET_CACHE: cache, MODELET_PYTHON: python } = toolchain();
-  const catalog = JSON.parse(fs.readFileSync(join(root, "tests/models/catalog.json"), "utf8"));
-  const known = catalog.models.map(({ id }) => id);
-  const wanted = options.models?.split(",") ?? (options.cold ? coldModels : [...known, ...cnns]);
-  const found = [];
-  if (options.cases) {
-    const folders = fs.readdirSync(options.cases).filter((id) => fs.existsSync(join(options.cases, id, "model.onnx")));
-    const chosen = options.models || options.cold ? folders.filter((id) => wanted.includes(id)) : folders;
-    for (const id of chosen.sort()) found.push({ id, path: join(options.cases, id) });
-    return [...found, ...pairs()];
-  }
-  const real = wanted.filter((id) => known.includes(id));
-  const folders = await prepareModels(real);
-  for (const [index, id] of real.entries()) found.push({ id, path: folders[index] });
-  const made = wanted.filter((id) => cnns.includes(id));
-  const missing = made.filter((id) => !fs.existsSync(join(cache, "cnns", `${id}.onnx`)));
-  if (missing.length > 0) {
-    const script = join(root, "tests/models/make_cnns.py");
-    await command(python, [script, join(cache, "cnns"), ...missing], { quiet: true });
-  }
-  for (const id of made) found.push({ id, path: join(cache, "cnns", `${id}.onnx`) });
-  const unknown = wanted.filter((id) => !known.includes(id) && !cnns.includes(id));
-  if (unknown.length > 0) throw new Error(`unknown models: ${unknown.join(", ")}`);
-  return [...found, ...pairs()];
+  const chosen = options.models?.split(",") ?? (options.cold ? coldModels : undefined);
+  return [...(await findModels(chosen, options.cases)), ...pairs()];
 }
 
 /** The networks of --pairs. */
@@ -87,9 +62,7 @@ function measure({ path, pair }) {
   });
 }
 
-const ms = (value) => (value < 10 ? value.toFixed(2) : value < 100 ? value.toFixed(1) : value.toFixed(0));
 const megabytes = (bytes) => (bytes / 1e6).toFixed(0);
-const geometricMean = (numbers) => Math.exp(numbers.reduce((sum, n) => sum + Math.log(n), 0) / numbers.length);
 
 function table(measured) {
   const lines = [
@@ -154,16 +127,6 @@ function coldTable(measured) {
   return lines.join("\n");
 }
 
-/** Puts a text between its markers in docs/performance.md. */
-function write(name, text) {
-  const file = join(root, "docs/performance.md");
-  const [begin, end] = [`<!-- ${name}: written by npm run bench -->`, `<!-- end of ${name} -->`];
-  const page = fs.readFileSync(file, "utf8");
-  const [from, to] = [page.indexOf(begin), page.indexOf(end)];
-  if (from < 0 || to < from) throw new Error(`docs/performance.md lacks the markers of ${name}`);
-  fs.writeFileSync(file, `${page.slice(0, from + begin.length)}\n${text}\n${page.slice(to)}`);
-}
-
 const measured = [];
 for (const target of await targets()) {
   const rows = await measure(target);
@@ -174,8 +137,7 @@ for (const target of await targets()) {
   }
 }
 const text = options.cold ? coldTable(measured) : table(measured);
-const machine = `${new Date().toISOString().slice(0, 10)}, ${cpus()[0]?.model.trim()}, ${cpus().length} logical cores`;
 const how = options.cold ? "" : `, ${options.threads} thread${options.threads === "1" ? "" : "s"} per engine`;
-const output = `\n${text}\n\nMeasured on ${machine}${how}, at most ${options.runs} runs of each.`;
+const output = `\n${text}\n\nMeasured on ${machine()}${how}, at most ${options.runs} runs of each.`;
 console.log(output);
-if (options.write) write(options.cold ? "cold start" : "models", output);
+if (options.write) write(options.cold ? "cold start" : "models", "npm run bench", output);

@@ -19,6 +19,7 @@ pub struct Epilogue {
 
 /// The same for four consecutive elements, of which kernels may compute one that is not stored.
 const VECTOR: &str = "
+//: if FOUR
 fn epilogue4(value: vec4<f32>, index: u32) -> vec4<f32> {
     return vec4<f32>(
         epilogue(value.x, index),
@@ -26,10 +27,11 @@ fn epilogue4(value: vec4<f32>, index: u32) -> vec4<f32> {
         epilogue(value.z, index + 2u),
         epilogue(value.w, index + 3u),
     );
-}";
+}
+//: end";
 
 impl DispatchBuilder {
-    /// Adds an epilogue and sets the flag `EPILOGUE`; nothing without one.
+    /// Adds an epilogue, for vectors too where the flag `FOUR` is set, and sets the flag `EPILOGUE`; nothing without one.
     pub fn epilogue(mut self, epilogue: Option<&Epilogue>) -> DispatchBuilder {
         let Some(epilogue) = epilogue else { return self };
         for (name, element, binding) in &epilogue.storages {

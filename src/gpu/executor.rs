@@ -8,7 +8,7 @@ use std::rc::Rc;
 use super::buffers::{BufferPlan, value_bytes};
 use super::device::{GpuDevice, PendingErrors};
 use super::kernel::{AdapterKind, Binding, ConstantData, ConstantKey, GpuType};
-use super::pipeline::{NewPipelines, Pipeline};
+use super::pipeline::{Compiling, Pipeline};
 use super::program::{GpuProgram, GpuValueId, ValueStorage};
 use super::readback;
 use crate::error::{Error, ErrorCode, Result};
@@ -85,7 +85,8 @@ impl GpuExecutor {
         device.check()?;
         let mut pending = PendingErrors::new();
         let dispatches = program.steps.iter().flat_map(|step| &step.kernel.dispatches);
-        let pipelines = NewPipelines::compile(&device, dispatches, &mut pending).await?;
+        // Meanwhile constants are laid out and uploaded.
+        let compiling = Compiling::begin(&device, dispatches, &mut pending);
         let mut uploaded = HashMap::new();
         let plan = BufferPlan::new(program);
 
@@ -114,10 +115,8 @@ impl GpuExecutor {
         let alignment = device.caps().min_uniform_offset_alignment as usize;
         let (words, offsets) = lay_out_params(program, alignment);
         let params = device.scoped(&mut pending, || params_buffer(&device, &words));
-        let mut offsets = offsets.into_iter();
-        let mut steps = Vec::with_capacity(program.steps.len());
+        let mut all_bound = Vec::new();
         for (step, scratch) in program.steps.iter().zip(&plan.scratch) {
-            let mut recorded = Vec::with_capacity(step.kernel.dispatches.len());
             for dispatch in &step.kernel.dispatches {
                 let mut bound = Vec::with_capacity(dispatch.bindings.len());
                 for binding in &dispatch.bindings {
@@ -134,8 +133,16 @@ impl GpuExecutor {
                         },
                     });
                 }
+                all_bound.push(bound);
+            }
+        }
+        let pipelines = compiling.finish(&device, &mut pending).await?;
+        let mut recordings = offsets.into_iter().zip(all_bound);
+        let mut steps = Vec::with_capacity(program.steps.len());
+        for step in &program.steps {
+            let mut recorded = Vec::with_capacity(step.kernel.dispatches.len());
+            for (dispatch, (offset, bound)) in step.kernel.dispatches.iter().zip(&mut recordings) {
                 let pipeline = pipelines.get(&device, dispatch)?;
-                let offset = offsets.next().flatten();
                 let uniform_bytes = padded_params(dispatch.params.len()) * 4;
                 let bind_group = device.scoped(&mut pending, || {
                     let uniform = offset.map(|_| (&params, uniform_bytes as u64));

@@ -37,13 +37,21 @@ pub(super) struct PipelineKey(Shader);
 #[derive(Default)]
 pub(super) struct NewPipelines(HashMap<PipelineKey, Rc<Pipeline>>);
 
-impl NewPipelines {
-    /// Compiles what the device lacks for these dispatches, all at once where the platform does so.
-    pub(super) async fn compile<'a>(
+/// Pipelines that are being compiled, where the platform does so while other work goes on.
+pub(super) struct Compiling {
+    keys: Vec<PipelineKey>,
+    parts: Vec<Parts>,
+    #[cfg(target_arch = "wasm32")]
+    begun: js_sys::Promise,
+}
+
+impl Compiling {
+    /// Begins to compile what the device lacks for these dispatches.
+    pub(super) fn begin<'a>(
         device: &GpuDevice,
         dispatches: impl Iterator<Item = &'a Dispatch>,
         pending: &mut PendingErrors,
-    ) -> Result<NewPipelines> {
+    ) -> Compiling {
         let mut missing: Vec<&Dispatch> = Vec::new();
         for dispatch in dispatches {
             let key = PipelineKey(dispatch.shader.clone());
@@ -55,21 +63,28 @@ impl NewPipelines {
         let parts: Vec<Parts> = device.scoped(pending, || {
             missing.iter().map(|dispatch| parts(&device.device, dispatch)).collect()
         });
-        let pipelines = all_at_once(device, &parts, pending).await?;
-        let made = missing
-            .iter()
-            .zip(parts)
-            .zip(pipelines)
-            .map(|((dispatch, parts), pipeline)| {
-                let layout = parts.layout;
-                (
-                    PipelineKey(dispatch.shader.clone()),
-                    Rc::new(Pipeline { pipeline, layout }),
-                )
-            });
-        Ok(NewPipelines(made.collect()))
+        let keys = missing.iter().map(|dispatch| PipelineKey(dispatch.shader.clone()));
+        Compiling {
+            keys: keys.collect(),
+            #[cfg(target_arch = "wasm32")]
+            begun: begin(device, &parts),
+            parts,
+        }
     }
 
+    /// Waits until they are there.
+    pub(super) async fn finish(self, device: &GpuDevice, pending: &mut PendingErrors) -> Result<NewPipelines> {
+        #[cfg(target_arch = "wasm32")]
+        let pipelines = all_at_once(device, &self.parts, self.begun, pending).await?;
+        #[cfg(not(target_arch = "wasm32"))]
+        let pipelines = device.scoped(pending, || all(device, &self.parts));
+        let made = self.keys.into_iter().zip(self.parts).zip(pipelines);
+        let made = made.map(|((key, Parts { layout, .. }), pipeline)| (key, Rc::new(Pipeline { pipeline, layout })));
+        Ok(NewPipelines(made.collect()))
+    }
+}
+
+impl NewPipelines {
     /// The pipeline of a dispatch that was among those to compile.
     pub(super) fn get(&self, device: &GpuDevice, dispatch: &Dispatch) -> Result<Rc<Pipeline>> {
         let key = PipelineKey(dispatch.shader.clone());
@@ -84,67 +99,72 @@ impl NewPipelines {
     }
 }
 
-#[cfg(not(target_arch = "wasm32"))]
-async fn all_at_once(
-    device: &GpuDevice,
-    parts: &[Parts],
-    pending: &mut PendingErrors,
-) -> Result<Vec<wgpu::ComputePipeline>> {
-    Ok(device.scoped(pending, || {
-        parts.iter().map(|parts| finish(&device.device, parts)).collect()
-    }))
+fn all(device: &GpuDevice, parts: &[Parts]) -> Vec<wgpu::ComputePipeline> {
+    parts.iter().map(|parts| finish(&device.device, parts)).collect()
 }
 
+/// What wgpu gets for the pipelines of `parts` while the browser's device answers it by another function.
+///
 /// Browsers compile pipelines side by side, on other threads, when they are asked for asynchronously, which wgpu does not
 /// do (gfx-rs/wgpu#3794). So the browser's device is made to answer wgpu twice: first it only begins to compile what it is
 /// asked for, and once all is there it hands that out.
 #[cfg(target_arch = "wasm32")]
-async fn all_at_once(
-    device: &GpuDevice,
-    parts: &[Parts],
-    pending: &mut PendingErrors,
-) -> Result<Vec<wgpu::ComputePipeline>> {
+fn answered_by(answer: &wasm_bindgen::JsValue, device: &GpuDevice, parts: &[Parts]) -> Vec<wgpu::ComputePipeline> {
+    let raw = device.to_js();
+    // Both can only fail on what is no object.
+    let name = wasm_bindgen::JsValue::from("createComputePipeline");
+    let _ = js_sys::Reflect::set(&raw, &name, answer);
+    let made = all(device, parts);
+    let _ = js_sys::Reflect::delete_property(wasm_bindgen::JsCast::unchecked_ref::<js_sys::Object>(&raw), &name);
+    made
+}
+
+/// Begins to compile. What is promised tells how each pipeline went, and may be left alone when other work fails.
+#[cfg(target_arch = "wasm32")]
+fn begin(device: &GpuDevice, parts: &[Parts]) -> js_sys::Promise {
     use js_sys::{Array, Function, Object, Promise, Reflect};
     use wasm_bindgen::{JsCast, JsValue, closure::Closure};
 
-    let raw = device.to_js();
-    let answered_by = |answer: &JsValue| {
-        // Both can only fail on what is no object.
-        let name = JsValue::from("createComputePipeline");
-        let _ = Reflect::set(&raw, &name, answer);
-        let made = parts.iter().map(|parts| finish(&device.device, parts)).collect();
-        let _ = Reflect::delete_property(raw.unchecked_ref::<Object>(), &name);
-        made
-    };
-    if parts.is_empty() {
-        return Ok(Vec::new());
-    }
     let begun = Array::new();
-    let (promises, own) = (begun.clone(), raw.clone());
+    let (promises, own) = (begun.clone(), device.to_js());
     let begin = Closure::<dyn Fn(JsValue) -> JsValue>::new(move |descriptor: JsValue| {
         let function = Reflect::get(&own, &"createComputePipelineAsync".into()).unwrap_or_default();
         let promise = function.unchecked_ref::<Function>().call1(&own, &descriptor);
         promises.push(&promise.unwrap_or_default());
         Object::new().into()
     });
-    let _: Vec<wgpu::ComputePipeline> = answered_by(begin.as_ref());
-    match wasm_bindgen_futures::JsFuture::from(Promise::all(&begun)).await {
-        Ok(pipelines) => {
-            let pipelines: Array = pipelines.unchecked_into();
-            let hand_out = Closure::<dyn Fn() -> JsValue>::new(move || pipelines.shift());
-            Ok(answered_by(hand_out.as_ref()))
-        }
-        Err(refusal) => {
+    answered_by(begin.as_ref(), device, parts);
+    Promise::all_settled(&begun)
+}
+
+#[cfg(target_arch = "wasm32")]
+async fn all_at_once(
+    device: &GpuDevice,
+    parts: &[Parts],
+    begun: js_sys::Promise,
+    pending: &mut PendingErrors,
+) -> Result<Vec<wgpu::ComputePipeline>> {
+    use js_sys::{Array, Reflect};
+    use wasm_bindgen::{JsCast, JsValue, closure::Closure};
+
+    let settled = wasm_bindgen_futures::JsFuture::from(begun).await.unwrap_or_default();
+    let of = |object: &JsValue, key: &str| Reflect::get(object, &key.into()).unwrap_or_default();
+    let pipelines = Array::new();
+    for outcome in settled.unchecked_into::<Array>().iter() {
+        let reason = of(&outcome, "reason");
+        if !reason.is_undefined() {
             // What is wrong with a text is told by the scope around it.
             device.settle(pending, "preparing the model").await?;
-            let message = Reflect::get(&refusal, &"message".into()).unwrap_or_default();
-            let message = message.as_string().unwrap_or_default();
-            Err(Error::new(
+            let message = of(&reason, "message").as_string().unwrap_or_default();
+            return Err(Error::new(
                 ErrorCode::Device,
                 format!("preparing the model failed on the GPU: {message}"),
-            ))
+            ));
         }
+        pipelines.push(&of(&outcome, "value"));
     }
+    let hand_out = Closure::<dyn Fn() -> JsValue>::new(move || pipelines.shift());
+    Ok(answered_by(hand_out.as_ref(), device, parts))
 }
 
 /// What a pipeline is made of.

@@ -36,6 +36,7 @@ With --profile every step is timed by itself: a table of kernels and one of node
     browser: { help: "measure inside headless Chromium" },
     runs: { value: "N", help: "timed runs after the first (default: 10)" },
     "max-seconds": { value: "S", help: "begin no further run of a model after this time (default: 120)" },
+    "answer-seconds": { value: "S", help: "leave out an engine that does not load and run once in this time" },
     vs: { value: "ENGINE,...", help: "also measure onnxruntime-web, or litert where a .tflite file lies by the model" },
     dim: { value: "NAME=N", help: "size of a symbolic dimension of made-up inputs (default: 1)", multiple: true },
     cold: {
@@ -179,7 +180,9 @@ function makePlan(options: Options): BenchPlan {
   }
   const threads = options.integer("threads", 1, 1);
   const [runs, seconds] = [options.integer("runs", 10, 1), options.number("max-seconds", 120)];
-  return { engines, device, threads, runs, seconds, ...(ort !== undefined && { ort }) };
+  // Every number passes through JSON on the way to a page.
+  const answerSeconds = options.number("answer-seconds", 86_400);
+  return { engines, device, threads, runs, seconds, answerSeconds, ...(ort !== undefined && { ort }) };
 }
 
 async function targetFeeds(target: Target, dimensions: ReadonlyMap<string, number>): Promise<Values> {
@@ -235,7 +238,8 @@ async function measureInChild(plan: BenchPlan, model: string, feeds: Values): Pr
 
 function report(id: string, measured: readonly Measurement[], json: boolean): string[][] {
   const [modelet, ...others] = measured;
-  const ratios = others.map((other) => ({ of: `${other.engine}/modelet`, ...ratioOf(modelet as Measurement, other) }));
+  if (modelet?.engine !== "modelet") throw new Error("modelet did not answer in time");
+  const ratios = others.map((other) => ({ of: `${other.engine}/modelet`, ...ratioOf(modelet, other) }));
   if (json) {
     for (const one of measured) print(JSON.stringify({ id, ...one }));
     for (const ratio of ratios) print(JSON.stringify({ id, ratio }));

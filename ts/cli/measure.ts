@@ -16,6 +16,8 @@ export interface BenchPlan {
   readonly runs: number;
   /** No further round is begun when a model's rounds have taken this long and there were at least three. */
   readonly seconds: number;
+  /** An engine that loading and the first run take longer is left out. */
+  readonly answerSeconds: number;
   /** Where onnxruntime-web's modules come from: a specifier for `import`. */
   readonly ort?: string;
   /** Where LiteRT.js's files are, and the same network for it. */
@@ -35,12 +37,17 @@ export interface Measurement {
   readonly median_ms: number;
   /** WebAssembly memory plus live GPU buffers at their highest, counted the same way for every engine. */
   readonly peak_bytes: number;
+  /** Of modelet on a GPU: the adapter, and how often a run dispatches work to it. */
+  readonly adapter?: string;
+  readonly dispatches?: number;
 }
 
 interface Loaded {
   readonly device: string;
   readonly threads: number;
   run(): Promise<unknown>;
+  /** What is known after a run. */
+  about?(): Pick<Measurement, "adapter" | "dispatches">;
   release(): void | Promise<void>;
 }
 
@@ -50,11 +57,14 @@ export async function measure(plan: BenchPlan, model: Uint8Array, feeds: Values)
   const results = [];
   for (const engine of plan.engines) {
     meters.begin(engine);
-    const start = performance.now();
-    const loaded = await load[engine](plan, model, feeds);
-    const load_ms = performance.now() - start;
-    const first_ms = await timed(loaded);
-    results.push({ engine, loaded, load_ms, first_ms, times: [] as number[] });
+    const answer = async () => {
+      const start = performance.now();
+      const loaded = await load[engine](plan, model, feeds);
+      const load_ms = performance.now() - start;
+      return { engine, loaded, load_ms, first_ms: await timed(loaded), times: [] as number[] };
+    };
+    const answered = await within(plan.answerSeconds, answer());
+    if (answered) results.push(answered);
   }
   const began = performance.now();
   for (let round = 0; round < plan.runs; round++) {
@@ -78,6 +88,7 @@ export async function measure(plan: BenchPlan, model: Uint8Array, feeds: Values)
       min_ms: round(sorted[0] ?? first_ms),
       median_ms: round(median(sorted) ?? first_ms),
       peak_bytes: meters.peak(engine),
+      ...loaded.about?.(),
     };
   });
   for (const { loaded } of results) await loaded.release();
@@ -97,6 +108,19 @@ async function timed(loaded: Loaded): Promise<number> {
   return performance.now() - start;
 }
 
+/** What is promised, or nothing once the time is over. */
+async function within<T>(seconds: number, promise: Promise<T>): Promise<T | undefined> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const over = new Promise<undefined>((resolve) => {
+    timer = setTimeout(() => resolve(undefined), seconds * 1000);
+  });
+  try {
+    return await Promise.race([promise, over]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
 function median(sorted: readonly number[]): number | undefined {
   const middle = sorted.length >> 1;
   const upper = sorted[middle];
@@ -114,6 +138,10 @@ async function loadModelet(plan: BenchPlan, model: Uint8Array, feeds: Values): P
     device,
     threads: threads.count,
     run: () => session.run(feeds),
+    about() {
+      const { adapter, dispatches } = session.report();
+      return device === "webgpu" ? { dispatches, ...(adapter !== undefined && { adapter }) } : {};
+    },
     release: () => session.release(),
   };
 }

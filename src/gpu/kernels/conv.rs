@@ -4,8 +4,8 @@
 use super::super::epilogue::Epilogue;
 use super::super::kernel::{AdapterKind, Binding, GpuCaps, GpuKernel};
 use super::super::wgsl::{DispatchBuilder, LINEAR_THREADS, linear_workgroups, shader_text};
-use super::matmul::{Addend, Matrix, Product, Store, bind_store};
-use super::{Constant, Operand, elements, laid_out, single};
+use super::matmul::{Addend, Matrix, Product, STORE_ONE, Store, Stored, bind_store};
+use super::{Constant, Grid, Operand, elements, laid_out, single};
 
 const TILED: &str = shader_text!("../../../shaders/matmul_tiled.wgsl");
 const STORE: &str = shader_text!("../../../shaders/matmul_store.wgsl");
@@ -242,18 +242,20 @@ fn depthwise(
     caps: &GpuCaps,
 ) -> Option<GpuKernel> {
     let channels = sizes.groups * sizes.outputs;
-    let count = sizes.images * channels * sizes.positions();
+    let planes = sizes.images * channels;
+    let per_thread = Grid::positions(caps);
+    let grid = Grid::new(sizes.positions().div_ceil(per_thread), planes, caps);
     let dispatch = DispatchBuilder::new("conv_depthwise", DEPTHWISE)
-        .define("THREADS", LINEAR_THREADS)
+        .define("POSITIONS", per_thread)
         .storage("input", "f32", x.binding.clone())
         .storage("weights", "f32", w.binding.clone())
         .storage("output", "f32", Binding::Output(0))
-        .param("count", count as u32)
+        .param("planes", planes as u32)
         .param("channels", channels as u32)
         .param("in_channels", sizes.groups as u32)
         .param("multiplier", sizes.outputs as u32);
-    let dispatch = bind_bias(sizes.window.bind(dispatch), bias).epilogue(epilogue);
-    single(dispatch, linear_workgroups(count as u64, caps), caps)
+    let dispatch = bind_bias(sizes.window.bind(grid.bind(dispatch)), bias).epilogue(epilogue);
+    single(dispatch, grid.workgroups_at_most(caps)?, caps)
 }
 
 fn bind_bias(dispatch: DispatchBuilder, bias: Option<&Operand>) -> DispatchBuilder {
@@ -314,7 +316,11 @@ fn tiled(
         alpha: 1.0,
         addend: addend.as_ref(),
         epilogue,
-        vector: n.is_multiple_of(4),
+        stored: if n.is_multiple_of(4) {
+            Stored::Vectors
+        } else {
+            Stored::Elements
+        },
     };
     let dispatch = bind_store(sizes.window.bind(dispatch), &store);
     let workgroups = [
@@ -342,16 +348,13 @@ fn direct(
         None => w.binding.clone(),
     };
     // Sixteen channels share each load of the input where there are as many.
-    let vectors = if blocks >= 4 { 4 } else { blocks.min(2) };
-    let quads = n.div_ceil(4);
-    let position_threads = quads.next_power_of_two().min(16);
-    let channel_threads = blocks.div_ceil(vectors).next_power_of_two().min(64 / position_threads);
+    let vectors = if blocks >= 3 { 4 } else { blocks };
+    let grid = Grid::new(n.div_ceil(4), blocks.div_ceil(vectors), caps);
     let batches = sizes.images * groups;
     let dispatch = DispatchBuilder::new("conv_direct", DIRECT)
-        .functions(STORE)
-        .define("POSITIONTHREADS", position_threads)
-        .define("CHANNELTHREADS", channel_threads)
+        .functions(STORE_ONE)
         .define("CHANNELS", vectors)
+        .define("ROWS", vectors * 4)
         .flag("BLOCKS", w.constant.is_some())
         .storage("input", "f32", x.binding.clone())
         .storage(
@@ -370,15 +373,10 @@ fn direct(
         alpha: 1.0,
         addend: addend.as_ref(),
         epilogue,
-        vector: n.is_multiple_of(4),
+        stored: Stored::One,
     };
-    let dispatch = bind_store(sizes.window.bind(dispatch), &store);
-    let workgroups = [
-        u32::try_from(quads.div_ceil(position_threads)).ok()?,
-        u32::try_from(blocks.div_ceil(vectors * channel_threads)).ok()?,
-        batches.min(caps.max_workgroups as usize) as u32,
-    ];
-    single(dispatch, workgroups, caps)
+    let dispatch = bind_store(sizes.window.bind(grid.bind(dispatch)), &store);
+    single(dispatch, grid.workgroups(batches, caps)?, caps)
 }
 
 /// Constant weights as `conv_direct.wgsl` reads them with BLOCKS.

@@ -1,15 +1,19 @@
 //! Matrix products: MatMul with its batches, Gemm, and the product that convolutions are built on. On hardware they
-//! run on tiles in workgroup memory, on software adapters, where barriers are slow, straight from storage.
+//! run on tiles in workgroup memory, or straight from storage where there are few rows; on software adapters, where
+//! barriers are slow and compiling takes longer than running, on lanes: one text for all shapes.
 
 use super::super::epilogue::Epilogue;
 use super::super::kernel::{AdapterKind, Binding, GpuCaps, GpuKernel};
 use super::super::wgsl::{DispatchBuilder, shader_text};
-use super::{MAX_RANK, Operand, dense_strides, elements, laid_out, single};
+use super::{Grid, MAX_RANK, Operand, dense_strides, elements, laid_out, single};
 use crate::pointwise::access::broadcast_strides;
 
 const DIRECT: &str = shader_text!("../../../shaders/matmul_direct.wgsl");
+const LANES: &str = shader_text!("../../../shaders/matmul_lanes.wgsl");
 const TILED: &str = shader_text!("../../../shaders/matmul_tiled.wgsl");
 const STORE: &str = shader_text!("../../../shaders/matmul_store.wgsl");
+/// [`STORE`] for one element.
+pub(super) const STORE_ONE: &str = shader_text!("../../../shaders/matmul_store_one.wgsl");
 
 /// A matrix in a buffer: where it starts follows from the batch, then elements are `row` and `column` apart.
 #[derive(Debug, Clone)]
@@ -109,7 +113,7 @@ pub fn fused_matmul(
         column: if transpose_a { m } else { 1 },
         batch: strides(a_batch, m * k)?,
     };
-    let b_matrix = constant_b(b, k, n, transpose_b, b_batch.iter().product()).map_or_else(
+    let b_matrix = constant_b(b, k, n, transpose_b, b_batch.iter().product(), caps).map_or_else(
         || {
             let batch = strides(b_batch, k * n)?;
             Some(Matrix {
@@ -178,7 +182,7 @@ pub fn gemm(
         column: a_column,
         batch: Vec::new(),
     };
-    let b_matrix = match constant_b(b, k, n, attributes.transpose_b, 1) {
+    let b_matrix = match constant_b(b, k, n, attributes.transpose_b, 1, caps) {
         Some((binding, row)) => Matrix {
             binding,
             row,
@@ -226,17 +230,27 @@ pub fn gemm(
     .kernel(caps)
 }
 
-/// A constant right operand as rows of whole vectors, and its row length; `None` when it is no constant or already is
-/// laid out so.
-fn constant_b(b: &Operand, k: usize, n: usize, transposed: bool, batches: usize) -> Option<(Binding, usize)> {
+/// A constant right operand as rows, of whole vectors for hardware, and its row length; `None` when it is no constant or
+/// already is laid out so.
+fn constant_b(
+    b: &Operand,
+    k: usize,
+    n: usize,
+    transposed: bool,
+    batches: usize,
+    caps: &GpuCaps,
+) -> Option<(Binding, usize)> {
     let constant = b.constant?;
-    if !transposed && n.is_multiple_of(4) {
+    let row = match caps.kind {
+        AdapterKind::Hardware => n.next_multiple_of(4),
+        AdapterKind::Software => n,
+    };
+    if !transposed && row == n {
         return None;
     }
-    let row = n.next_multiple_of(4);
     let count = batches.checked_mul(k)?.checked_mul(row)?;
     let layout = format!(
-        "matmul_b:{batches}x{k}x{n}:{}",
+        "matmul_b:{batches}x{k}x{row}:{}",
         if transposed { "transposed" } else { "padded" }
     );
     let binding = laid_out(constant, layout, count, move |from, to| {
@@ -299,11 +313,51 @@ impl Product<'_> {
         if self.batches().len() > MAX_RANK {
             return None;
         }
-        if caps.kind == AdapterKind::Hardware && self.m >= 16 && self.n >= 16 && self.k >= 8 {
+        if caps.kind == AdapterKind::Software {
+            self.turned().lanes(batches, caps)
+        } else if self.m >= 16 && self.n >= 16 && self.k >= 8 {
             self.tiled(batches, caps)
         } else {
             self.direct(batches, caps)
         }
+    }
+
+    /// A product with one column as one with a row, which is computed faster.
+    fn turned(mut self) -> Self {
+        if self.n != 1 || self.m == 1 {
+            return self;
+        }
+        let turn = |matrix: &mut Matrix| std::mem::swap(&mut matrix.row, &mut matrix.column);
+        turn(&mut self.a);
+        turn(&mut self.b);
+        std::mem::swap(&mut self.a, &mut self.b);
+        std::mem::swap(&mut self.m, &mut self.n);
+        if let Some(addend) = &mut self.addend {
+            (addend.row, addend.column) = (addend.column.unwrap_or(0), Some(addend.row));
+        }
+        self
+    }
+
+    /// For software adapters.
+    fn lanes(&self, batches: usize, caps: &GpuCaps) -> Option<GpuKernel> {
+        // A text of its own is worth it for single rows only.
+        let rows = if self.m == 1 { 1 } else { 8 };
+        let grid = Grid::new(self.n.div_ceil(8), self.m.div_ceil(rows), caps);
+        let workgroups = grid.workgroups(batches, caps)?;
+        let mut joined = self.batches();
+        joined.resize(joined.len().max(2), (1, 0, 0));
+        let dispatch = DispatchBuilder::new("matmul_lanes", LANES)
+            .functions(STORE_ONE)
+            .define("ROWS", rows)
+            .define("QUADS", rows * 2)
+            .storage("a", "f32", self.a.binding.clone())
+            .storage("b", "f32", self.b.binding.clone());
+        let dispatch = self.bind_reads(grid.bind(dispatch), &joined);
+        single(
+            bind_store(dispatch, &self.store(batches, Stored::One)),
+            workgroups,
+            caps,
+        )
     }
 
     fn tiled(&self, batches: usize, caps: &GpuCaps) -> Option<GpuKernel> {
@@ -318,7 +372,7 @@ impl Product<'_> {
 
     fn direct(&self, batches: usize, caps: &GpuCaps) -> Option<GpuKernel> {
         let quads = self.n.div_ceil(4);
-        let split = caps.kind == AdapterKind::Hardware && self.m <= 4 && self.k >= 256;
+        let split = self.m <= 4 && self.k >= 256;
         let rows = match self.m {
             0..=1 => 1,
             2..=3 => 2,
@@ -359,16 +413,27 @@ impl Product<'_> {
         // A row of padding may stand for missing columns, so n itself need not be whole.
         let b_rows = self.b.column == 1 && whole(&self.b, self.b.row);
         let b_columns = !b_rows && self.b.row == 1 && k_whole && whole(&self.b, self.b.column);
-        let store_vector = self.n.is_multiple_of(4);
         let element = |vector| if vector { "vec4<f32>" } else { "f32" };
         let joined = self.batches();
         let dispatch = dispatch
             .flag("AVECTOR", a_vector)
             .flag("BROWS", b_rows)
             .flag("BCOLUMNS", b_columns)
-            .define("BATCHRANK", joined.len())
             .storage("a", element(a_vector), self.a.binding.clone())
-            .storage("b", element(b_rows || b_columns), self.b.binding.clone())
+            .storage("b", element(b_rows || b_columns), self.b.binding.clone());
+        let dispatch = self.bind_reads(dispatch, &joined);
+        let stored = if self.n.is_multiple_of(4) {
+            Stored::Vectors
+        } else {
+            Stored::Elements
+        };
+        bind_store(dispatch, &self.store(batches, stored))
+    }
+
+    /// Declares the depth, steps and batches.
+    fn bind_reads(&self, dispatch: DispatchBuilder, joined: &[(usize, usize, usize)]) -> DispatchBuilder {
+        dispatch
+            .define("BATCHRANK", joined.len())
             .param("k", self.k as u32)
             .param("a_row", self.a.row as u32)
             .param("a_column", self.a.column as u32)
@@ -376,23 +441,34 @@ impl Product<'_> {
             .param("b_column", self.b.column as u32)
             .param_list("batch_dim", joined.iter().map(|&(dim, _, _)| dim as u32))
             .param_list("a_batch", joined.iter().map(|&(_, a, _)| a as u32))
-            .param_list("b_batch", joined.iter().map(|&(_, _, b)| b as u32));
-        bind_store(
-            dispatch,
-            &Store {
-                m: self.m,
-                n: self.n,
-                batches,
-                alpha: self.alpha,
-                addend: self.addend.as_ref(),
-                epilogue: self.epilogue,
-                vector: store_vector,
-            },
-        )
+            .param_list("b_batch", joined.iter().map(|&(_, _, b)| b as u32))
+    }
+
+    fn store(&self, batches: usize, stored: Stored) -> Store<'_> {
+        Store {
+            m: self.m,
+            n: self.n,
+            batches,
+            alpha: self.alpha,
+            addend: self.addend.as_ref(),
+            epilogue: self.epilogue,
+            stored,
+        }
     }
 }
 
-/// What `matmul_store.wgsl` needs.
+/// How results are stored.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Stored {
+    /// One at a time, by [`STORE_ONE`].
+    One,
+    /// Four of a row at a time, by `matmul_store.wgsl`.
+    Elements,
+    /// The same where rows of the output are whole vectors.
+    Vectors,
+}
+
+/// What the functions that store need.
 pub(super) struct Store<'a> {
     pub(super) m: usize,
     pub(super) n: usize,
@@ -400,17 +476,21 @@ pub(super) struct Store<'a> {
     pub(super) alpha: f32,
     pub(super) addend: Option<&'a Addend>,
     pub(super) epilogue: Option<&'a Epilogue>,
-    /// Whether rows of the output are whole vectors.
-    pub(super) vector: bool,
+    pub(super) stored: Stored,
 }
 
 /// Declares the output and what the product is finished with.
 pub(super) fn bind_store(mut dispatch: DispatchBuilder, store: &Store) -> DispatchBuilder {
     dispatch = dispatch
-        .flag("STOREVECTOR", store.vector)
+        .flag("STOREVECTOR", store.stored == Stored::Vectors)
+        .flag("FOUR", store.stored != Stored::One)
         .storage(
             "output",
-            if store.vector { "vec4<f32>" } else { "f32" },
+            if store.stored == Stored::Vectors {
+                "vec4<f32>"
+            } else {
+                "f32"
+            },
             Binding::Output(0),
         )
         .param("m", store.m as u32)
@@ -426,6 +506,7 @@ pub(super) fn bind_store(mut dispatch: DispatchBuilder, store: &Store) -> Dispat
             .storage("addend", "f32", addend.binding.clone())
             .param_f32("beta", addend.beta)
             .param("addend_row", addend.row as u32)
+            .param("addend_column", addend.column.unwrap_or(0) as u32)
             .param("addend_batches", addend.batches.max(1) as u32)
             .param("addend_batch", addend.batch as u32);
     }
@@ -507,7 +588,8 @@ mod tests {
                     };
                     let kernel = matmul(&Operand::input(&[m, k], 0), &b_operand, None, &caps).unwrap();
                     kernel.dispatches.iter().for_each(testing::validate);
-                    assert_eq!(kernel.binds_input(1), !is_constant || n % 4 == 0);
+                    let as_it_is = n % 4 == 0 || caps.kind == AdapterKind::Software;
+                    assert_eq!(kernel.binds_input(1), !is_constant || as_it_is);
                     let inputs = [Data::F32(a.clone()), Data::F32(b.clone())];
                     let found = testing::run(&device, kernel, &inputs, &[(GpuType::F32, m * n)]).unwrap();
                     let what = format!("{m}x{n}x{k}, constant {is_constant}, {:?}", caps.kind);

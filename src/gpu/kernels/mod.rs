@@ -24,7 +24,7 @@ pub mod volume;
 
 use std::sync::Arc;
 
-use super::kernel::{Binding, Check, ConstantData, ConstantKey, Dispatch, GpuCaps, GpuKernel, GpuType};
+use super::kernel::{AdapterKind, Binding, Check, ConstantData, ConstantKey, Dispatch, GpuCaps, GpuKernel, GpuType};
 use super::wgsl::{DispatchBuilder, LINEAR_THREADS, linear_workgroups, shader_text};
 use crate::error::Result;
 use crate::tensor::Tensor;
@@ -114,6 +114,66 @@ fn flat_kernel(dispatch: DispatchBuilder, count: usize, caps: &GpuCaps) -> Optio
         return Some(GpuKernel::default());
     }
     Some(GpuKernel::of(vec![finish_flat(dispatch, count, caps)?]))
+}
+
+/// How a grid of columns and rows is dealt out to threads: those side by side take columns side by side. The width of a
+/// workgroup is a parameter, so that grids of all sizes share a text.
+#[derive(Debug, Clone, Copy)]
+struct Grid {
+    columns: usize,
+    rows: usize,
+    threads: usize,
+    width: usize,
+}
+
+impl Grid {
+    /// `columns` and `rows` count threads, and are not zero.
+    fn new(columns: usize, rows: usize, caps: &GpuCaps) -> Grid {
+        // Software adapters run four threads at a time, and need many workgroups to keep all cores at work.
+        let (threads, side) = match caps.kind {
+            AdapterKind::Hardware => (64, 32),
+            AdapterKind::Software => (16, 4),
+        };
+        let for_rows = rows.next_power_of_two().min(threads);
+        let width = (threads / for_rows).max(side).min(columns.next_power_of_two());
+        Grid {
+            columns,
+            rows,
+            threads,
+            width,
+        }
+    }
+
+    /// Positions that a thread of a windowed kernel computes: what is read for one, weights and the loops themselves,
+    /// costs software adapters as much as arithmetic.
+    fn positions(caps: &GpuCaps) -> usize {
+        match caps.kind {
+            AdapterKind::Hardware => 1,
+            AdapterKind::Software => 4,
+        }
+    }
+
+    /// Defines `THREADS` and declares `width`.
+    fn bind(&self, dispatch: DispatchBuilder) -> DispatchBuilder {
+        dispatch
+            .define("THREADS", self.threads)
+            .param("width", self.width as u32)
+    }
+
+    /// Workgroups for a kernel that goes over `batches` in steps.
+    fn workgroups(&self, batches: usize, caps: &GpuCaps) -> Option<[u32; 3]> {
+        Some([
+            u32::try_from(self.columns.div_ceil(self.width)).ok()?,
+            u32::try_from(self.rows.div_ceil(self.threads / self.width)).ok()?,
+            batches.min(caps.max_workgroups as usize) as u32,
+        ])
+    }
+
+    /// Workgroups for a kernel that goes over the rows in steps.
+    fn workgroups_at_most(&self, caps: &GpuCaps) -> Option<[u32; 3]> {
+        let [x, y, _] = self.workgroups(1, caps)?;
+        Some([x, y.min(caps.max_workgroups), 1])
+    }
 }
 
 /// Sizes as parameters, the innermost first.

@@ -1,9 +1,9 @@
 //! Max and average pooling over one or two spatial dimensions. Global pooling is a reduction.
 
 use super::super::kernel::{Binding, GpuCaps, GpuKernel};
-use super::super::wgsl::{DispatchBuilder, LINEAR_THREADS, linear_workgroups, shader_text};
+use super::super::wgsl::{DispatchBuilder, shader_text};
 use super::conv::{Window, Window2d};
-use super::{elements, single};
+use super::{Grid, elements, single};
 
 const POOL: &str = shader_text!("../../../shaders/pool.wgsl");
 
@@ -37,20 +37,24 @@ pub fn pool(
     if count == 0 {
         return Some(GpuKernel::default());
     }
+    let window = Window2d::new(window, input, output)?;
+    let planes = images * channels;
+    let per_thread = Grid::positions(caps);
+    let grid = Grid::new((count / planes).div_ceil(per_thread), planes, caps);
     let dispatch = DispatchBuilder::new("pool", POOL)
-        .define("THREADS", LINEAR_THREADS)
+        .define("POSITIONS", per_thread)
         .flag("MAX", kind == PoolKind::Max)
         .flag("COUNTPADDING", kind == PoolKind::AverageWithPadding)
         .storage("input", "f32", Binding::Input(0))
         .storage("output", "f32", Binding::Output(0))
-        .param("count", count as u32);
+        .param("planes", planes as u32);
     // WGSL has no constant for infinity.
     let dispatch = match kind {
         PoolKind::Max => dispatch.param_f32("lowest", f32::NEG_INFINITY),
         _ => dispatch,
     };
-    let dispatch = Window2d::new(window, input, output)?.bind(dispatch);
-    single(dispatch, linear_workgroups(count as u64, caps), caps)
+    let dispatch = window.bind(grid.bind(dispatch));
+    single(dispatch, grid.workgroups_at_most(caps)?, caps)
 }
 
 #[cfg(all(test, feature = "gpu", not(target_arch = "wasm32")))]

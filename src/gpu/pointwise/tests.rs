@@ -133,6 +133,7 @@ fn epilogues_are_valid_beside_a_kernel() {
     let template = "@compute @workgroup_size(1)\nfn main(@builtin(global_invocation_id) id: vec3<u32>) {\n\
         let at = id.x * 4u;\nlet v = epilogue4(vec4<f32>(output[at]), at);\noutput[at] = epilogue(v.x, at);\n}\n";
     let dispatch = DispatchBuilder::new("test", template)
+        .flag("FOUR", true)
         .storage("output", "f32", Binding::Output(0))
         .epilogue(Some(&epilogue))
         .finish([1, 1, 1]);

@@ -1,8 +1,9 @@
-// conv_direct [2, 2, 1] [20, 1, 18, 10, 11, 10, 11, 110, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 70, 110, 1]
+// conv_direct [7, 2, 1] [20, 1, 18, 4, 10, 11, 10, 11, 110, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 70, 110, 1]
 struct Params {
     k: u32,
     groups: u32,
     blocks: u32,
+    width: u32,
     out_height: u32,
     out_width: u32,
     in_height: i32,
@@ -27,50 +28,37 @@ struct Params {
 @group(0) @binding(2) var<storage, read> weights: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read_write> output: array<f32>;
 
-fn store(batch: u32, row: u32, column: u32, sum: vec4<f32>) {
+fn store(batch: u32, row: u32, column: u32, sum: f32) {
     var value = sum;
     let at = (batch * params.m + row) * params.n + column;
-    if (column + 0u < params.n) {
-        output[at + 0u] = value[0];
-    }
-    if (column + 1u < params.n) {
-        output[at + 1u] = value[1];
-    }
-    if (column + 2u < params.n) {
-        output[at + 2u] = value[2];
-    }
-    if (column + 3u < params.n) {
-        output[at + 3u] = value[3];
-    }
+    output[at] = value;
 }
 
 
-@compute @workgroup_size(16, 4)
+@compute @workgroup_size(16)
 fn main(
     @builtin(workgroup_id) workgroup: vec3<u32>,
     @builtin(num_workgroups) workgroups: vec3<u32>,
-    @builtin(local_invocation_id) local: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
 ) {
-    let column = (workgroup.x * 16u + local.x) * 4u;
-    let block = (workgroup.y * 4u + local.y) * 4u;
+    let width = params.width;
+    let column = workgroup.x * width * 4u + local % width;
+    let block = (workgroup.y * (16u / width) + local / width) * 4u;
     if (column >= params.n || block >= params.blocks) {
         return;
     }
-    let position0 = min(column + 0u, params.n - 1u);
-    let y0 = i32(position0 / params.out_width * params.stride_y) - params.pad_top;
-    let x0 = i32(position0 % params.out_width * params.stride_x) - params.pad_left;
-    let position1 = min(column + 1u, params.n - 1u);
-    let y1 = i32(position1 / params.out_width * params.stride_y) - params.pad_top;
-    let x1 = i32(position1 % params.out_width * params.stride_x) - params.pad_left;
-    let position2 = min(column + 2u, params.n - 1u);
-    let y2 = i32(position2 / params.out_width * params.stride_y) - params.pad_top;
-    let x2 = i32(position2 % params.out_width * params.stride_x) - params.pad_left;
-    let position3 = min(column + 3u, params.n - 1u);
-    let y3 = i32(position3 / params.out_width * params.stride_y) - params.pad_top;
-    let x3 = i32(position3 % params.out_width * params.stride_x) - params.pad_left;
+    let depth = params.k;
+    let plane = params.plane;
+    let in_height = vec4<u32>(u32(params.in_height));
+    let in_width = vec4<u32>(u32(params.in_width));
+    let spots = column + vec4<u32>(0u, width, 2u * width, 3u * width);
+    let y = spots / params.out_width * params.stride_y - u32(params.pad_top);
+    let x = spots % params.out_width * params.stride_x - u32(params.pad_left);
+    let taps = params.kernel_height * params.kernel_width;
+    let weight_step = params.blocks;
     for (var batch = workgroup.z; batch < params.batches; batch += workgroups.z) {
         let group = batch % params.groups;
-        let image = batch * params.k * params.plane;
+        let image = batch * depth * plane;
         var sum0_0 = vec4<f32>();
         var sum0_1 = vec4<f32>();
         var sum0_2 = vec4<f32>();
@@ -87,29 +75,15 @@ fn main(
         var sum3_1 = vec4<f32>();
         var sum3_2 = vec4<f32>();
         var sum3_3 = vec4<f32>();
-        let taps = params.kernel_height * params.kernel_width;
-        var weight = group * taps * params.k * params.blocks + block;
+        var weight = group * taps * depth * params.blocks + block;
         for (var kernel_y = 0u; kernel_y < params.kernel_height; kernel_y += 1u) {
             for (var kernel_x = 0u; kernel_x < params.kernel_width; kernel_x += 1u) {
-                let in_y0 = y0 + i32(kernel_y * params.dilation_y);
-                let in_x0 = x0 + i32(kernel_x * params.dilation_x);
-                let inside0 = in_y0 >= 0 && in_y0 < params.in_height && in_x0 >= 0 && in_x0 < params.in_width;
-                var at0 = image + select(0u, u32(in_y0 * params.in_width + in_x0), inside0);
-                let in_y1 = y1 + i32(kernel_y * params.dilation_y);
-                let in_x1 = x1 + i32(kernel_x * params.dilation_x);
-                let inside1 = in_y1 >= 0 && in_y1 < params.in_height && in_x1 >= 0 && in_x1 < params.in_width;
-                var at1 = image + select(0u, u32(in_y1 * params.in_width + in_x1), inside1);
-                let in_y2 = y2 + i32(kernel_y * params.dilation_y);
-                let in_x2 = x2 + i32(kernel_x * params.dilation_x);
-                let inside2 = in_y2 >= 0 && in_y2 < params.in_height && in_x2 >= 0 && in_x2 < params.in_width;
-                var at2 = image + select(0u, u32(in_y2 * params.in_width + in_x2), inside2);
-                let in_y3 = y3 + i32(kernel_y * params.dilation_y);
-                let in_x3 = x3 + i32(kernel_x * params.dilation_x);
-                let inside3 = in_y3 >= 0 && in_y3 < params.in_height && in_x3 >= 0 && in_x3 < params.in_width;
-                var at3 = image + select(0u, u32(in_y3 * params.in_width + in_x3), inside3);
-                let inside = vec4<bool>(inside0, inside1, inside2, inside3);
-                for (var channel = 0u; channel < params.k; channel += 1u) {
-                    let loaded = vec4<f32>(input[at0], input[at1], input[at2], input[at3]);
+                let tap_y = kernel_y * params.dilation_y;
+                let tap_x = kernel_x * params.dilation_x;
+                let inside = (y + tap_y < in_height) & (x + tap_x < in_width);
+                var at = image + select(vec4<u32>(), (y + tap_y) * in_width.x + x + tap_x, inside);
+                for (var channel = 0u; channel < depth; channel += 1u) {
+                    let loaded = vec4<f32>(input[at.x], input[at.y], input[at.z], input[at.w]);
                     let value = select(vec4<f32>(), loaded, inside);
                     {
                         let w = weights[weight + 0u];
@@ -139,61 +113,35 @@ fn main(
                         sum3_2 += w.z * value;
                         sum3_3 += w.w * value;
                     }
-                    at0 += params.plane;
-                    at1 += params.plane;
-                    at2 += params.plane;
-                    at3 += params.plane;
-                    weight += params.blocks;
+                    at += plane;
+                    weight += weight_step;
                 }
             }
         }
-        if ((block + 0u) * 4u + 0u < params.m) {
-            store(batch, (block + 0u) * 4u + 0u, column, sum0_0);
-        }
-        if ((block + 0u) * 4u + 1u < params.m) {
-            store(batch, (block + 0u) * 4u + 1u, column, sum0_1);
-        }
-        if ((block + 0u) * 4u + 2u < params.m) {
-            store(batch, (block + 0u) * 4u + 2u, column, sum0_2);
-        }
-        if ((block + 0u) * 4u + 3u < params.m) {
-            store(batch, (block + 0u) * 4u + 3u, column, sum0_3);
-        }
-        if ((block + 1u) * 4u + 0u < params.m) {
-            store(batch, (block + 1u) * 4u + 0u, column, sum1_0);
-        }
-        if ((block + 1u) * 4u + 1u < params.m) {
-            store(batch, (block + 1u) * 4u + 1u, column, sum1_1);
-        }
-        if ((block + 1u) * 4u + 2u < params.m) {
-            store(batch, (block + 1u) * 4u + 2u, column, sum1_2);
-        }
-        if ((block + 1u) * 4u + 3u < params.m) {
-            store(batch, (block + 1u) * 4u + 3u, column, sum1_3);
-        }
-        if ((block + 2u) * 4u + 0u < params.m) {
-            store(batch, (block + 2u) * 4u + 0u, column, sum2_0);
-        }
-        if ((block + 2u) * 4u + 1u < params.m) {
-            store(batch, (block + 2u) * 4u + 1u, column, sum2_1);
-        }
-        if ((block + 2u) * 4u + 2u < params.m) {
-            store(batch, (block + 2u) * 4u + 2u, column, sum2_2);
-        }
-        if ((block + 2u) * 4u + 3u < params.m) {
-            store(batch, (block + 2u) * 4u + 3u, column, sum2_3);
-        }
-        if ((block + 3u) * 4u + 0u < params.m) {
-            store(batch, (block + 3u) * 4u + 0u, column, sum3_0);
-        }
-        if ((block + 3u) * 4u + 1u < params.m) {
-            store(batch, (block + 3u) * 4u + 1u, column, sum3_1);
-        }
-        if ((block + 3u) * 4u + 2u < params.m) {
-            store(batch, (block + 3u) * 4u + 2u, column, sum3_2);
-        }
-        if ((block + 3u) * 4u + 3u < params.m) {
-            store(batch, (block + 3u) * 4u + 3u, column, sum3_3);
+        var sums = array<vec4<f32>, 16>(
+            sum0_0,
+            sum0_1,
+            sum0_2,
+            sum0_3,
+            sum1_0,
+            sum1_1,
+            sum1_2,
+            sum1_3,
+            sum2_0,
+            sum2_1,
+            sum2_2,
+            sum2_3,
+            sum3_0,
+            sum3_1,
+            sum3_2,
+            sum3_3,
+        );
+        for (var i = 0u; i < 16u * 4u; i += 1u) {
+            let to_row = block * 4u + i / 4u;
+            let to_column = column + i % 4u * width;
+            if ((to_row < params.m) & (to_column < params.n)) {
+                store(batch, to_row, to_column, sums[i / 4u][i % 4u]);
+            }
         }
     }
 }

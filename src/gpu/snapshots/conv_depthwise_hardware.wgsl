@@ -1,9 +1,10 @@
-// conv_depthwise [11, 1, 1] [672, 6, 6, 1, 7, 8, 7, 8, 56, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1]
+// conv_depthwise [2, 6, 1] [12, 6, 6, 1, 32, 7, 8, 7, 8, 56, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1]
 struct Params {
-    count: u32,
+    planes: u32,
     channels: u32,
     in_channels: u32,
     multiplier: u32,
+    width: u32,
     out_height: u32,
     out_width: u32,
     in_height: i32,
@@ -31,33 +32,43 @@ fn main(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) local: u32,
 ) {
-    let index = (group.y * groups.x + group.x) * 64u + local;
-    if (index >= params.count) {
+    let width = params.width;
+    let positions = params.out_height * params.out_width;
+    let position = group.x * width * 1u + local % width;
+    if (position >= positions) {
         return;
     }
-    let out_x = index % params.out_width;
-    var rest = index / params.out_width;
-    let out_y = rest % params.out_height;
-    rest = rest / params.out_height;
-    let channel = rest % params.channels;
-    let image = rest / params.channels;
-    let plane = (image * params.in_channels + channel / params.multiplier) * params.plane;
-    let kernel = channel * params.kernel_height * params.kernel_width;
-    let first_y = i32(out_y * params.stride_y) - params.pad_top;
-    let first_x = i32(out_x * params.stride_x) - params.pad_left;
-    var value = 0.0;
-    for (var kernel_y = 0u; kernel_y < params.kernel_height; kernel_y += 1u) {
-        let y = first_y + i32(kernel_y * params.dilation_y);
-        if (y < 0 || y >= params.in_height) {
-            continue;
+    let in_height = u32(params.in_height);
+    let in_width = u32(params.in_width);
+    let y0 = (position + 0u * width) / params.out_width * params.stride_y - u32(params.pad_top);
+    let x0 = (position + 0u * width) % params.out_width * params.stride_x - u32(params.pad_left);
+    let step = 64u / width;
+    for (var to = group.y * step + local / width; to < params.planes; to += groups.y * step) {
+        let channel = to % params.channels;
+        let plane = (to / params.channels * params.in_channels + channel / params.multiplier) * params.plane;
+        var weight = channel * params.kernel_height * params.kernel_width;
+        let start = 0.0;
+        var value0 = start;
+        for (var kernel_y = 0u; kernel_y < params.kernel_height; kernel_y += 1u) {
+            let tap_y = kernel_y * params.dilation_y;
+            for (var kernel_x = 0u; kernel_x < params.kernel_width; kernel_x += 1u) {
+                let tap_x = kernel_x * params.dilation_x;
+                let w = weights[weight];
+                let inside0 = (y0 + tap_y < in_height) & (x0 + tap_x < in_width);
+                let at0 = select(0u, (y0 + tap_y) * in_width + x0 + tap_x, inside0);
+                value0 += select(0.0, input[plane + at0], inside0) * w;
+                weight += 1u;
+            }
         }
-        let row = plane + u32(y * params.in_width);
-        for (var kernel_x = 0u; kernel_x < params.kernel_width; kernel_x += 1u) {
-            let x = first_x + i32(kernel_x * params.dilation_x);
-            if (x >= 0 && x < params.in_width) {
-                value += input[row + u32(x)] * weights[kernel + kernel_y * params.kernel_width + kernel_x];
+        var values = array<f32, 1>(
+            value0,
+        );
+        for (var i = 0u; i < 1u; i += 1u) {
+            if (position + i * width < positions) {
+                let index = to * positions + position + i * width;
+                var value = values[i];
+                output[index] = value;
             }
         }
     }
-    output[index] = value;
 }

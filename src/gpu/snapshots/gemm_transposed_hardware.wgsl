@@ -1,4 +1,4 @@
-// matmul_tiled [1, 1, 1] [64, 64, 1, 1, 64, 32, 64, 1, 1065353216, 0, 1, 0]
+// matmul_tiled [1, 1, 1] [64, 64, 1, 1, 64, 32, 64, 1, 1065353216, 0, 1, 1, 0]
 struct Params {
     k: u32,
     a_row: u32,
@@ -10,6 +10,7 @@ struct Params {
     batches: u32,
     beta: f32,
     addend_row: u32,
+    addend_column: u32,
     addend_batches: u32,
     addend_batch: u32,
 }
