@@ -12,7 +12,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { prepareConformance } from "../tests/conformance/prepare.mjs";
-import { readTable, runConformance } from "../tests/conformance/run.mjs";
+import { runConformance } from "../tests/conformance/run.mjs";
+import { readTable } from "../tests/conformance/table.mjs";
 import { command } from "./lib/steps.mjs";
 import { nativeEnv, root } from "./lib/toolchain.mjs";
 

@@ -46,6 +46,19 @@ fn expected(batch: usize) -> Vec<f32> {
 }
 
 #[test]
+fn auto_takes_no_software_adapter() {
+    let Some(device) = testing::device() else { return };
+    let session = session(Dim::symbol("n"), Device::Auto, false);
+    let report = session.report();
+    if device.caps().kind == AdapterKind::Software {
+        assert_eq!((report.device, report.adapter), ("cpu", None));
+        assert!(report.warnings[0].contains("is a software adapter"), "{:?}", report.warnings);
+    } else {
+        assert_eq!(report.device, "webgpu");
+    }
+}
+
+#[test]
 fn a_device_lost_in_mid_run_is_replaced_and_the_run_is_right() {
     if testing::device().is_none() {
         return;
