@@ -3,7 +3,10 @@
 use super::{Device, Event, Session, SessionOptions};
 use crate::{
     error::ErrorCode,
-    gpu::testing::{self, TAMPER},
+    gpu::{
+        kernel::AdapterKind,
+        testing::{self, TAMPER},
+    },
     graph::{Graph, GraphBuilder},
     plan::Placement,
     session::Model,
@@ -52,7 +55,11 @@ fn auto_takes_no_software_adapter() {
     let report = session.report();
     if device.caps().kind == AdapterKind::Software {
         assert_eq!((report.device, report.adapter), ("cpu", None));
-        assert!(report.warnings[0].contains("is a software adapter"), "{:?}", report.warnings);
+        assert!(
+            report.warnings[0].contains("is a software adapter"),
+            "{:?}",
+            report.warnings
+        );
     } else {
         assert_eq!(report.device, "webgpu");
     }

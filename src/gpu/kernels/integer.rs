@@ -38,7 +38,13 @@ pub struct Sums<'a> {
 }
 
 impl Sums<'_> {
-    fn bind(&self, label: &'static str, template: &str, x: &str) -> DispatchBuilder {
+    /// The dispatch of `template`, whose factors are bound as named.
+    pub(super) fn bind(
+        &self,
+        label: &'static str,
+        template: &str,
+        factors: [(&'static str, &'static str, Binding); 2],
+    ) -> DispatchBuilder {
         let [x_type, w_type, y_type] = self.types;
         let (low, high) = match y_type {
             GpuType::I8 => ("-128.0", "127.0"),
@@ -50,9 +56,10 @@ impl Sums<'_> {
             .define("LOW", low)
             .define("HIGH", high)
             .flag("INTEGER", true)
-            .storage(x, x_type.wgsl(), Binding::Input(0))
-            .storage("weights", w_type.wgsl(), Binding::Input(1))
             .storage("output", y_type.wgsl(), Binding::Output(0));
+        for (name, ty, binding) in factors {
+            dispatch = dispatch.storage(name, ty, binding);
+        }
         if let Some(zeros) = &self.x_zeros {
             dispatch = dispatch
                 .flag("XZERO", true)
@@ -92,6 +99,12 @@ impl Sums<'_> {
         }
         dispatch.epilogue(self.epilogue)
     }
+
+    /// The factors as they lie in the node's inputs, a word for each integer.
+    fn plain(&self, x: &'static str) -> [(&'static str, &'static str, Binding); 2] {
+        let [x_type, w_type, _] = self.types.map(GpuType::wgsl);
+        [(x, x_type, Binding::Input(0)), ("weights", w_type, Binding::Input(1))]
+    }
 }
 
 /// The product of `batches` times `rows` rows by `depth` with matrices `[depth, columns]`, one for all or one for each batch.
@@ -105,7 +118,7 @@ pub fn matmul(
     elements(&[if one_matrix { 1 } else { batches }, depth, columns], caps)?;
     let count = elements(&[batches, rows, columns], caps)?;
     let dispatch = sums
-        .bind("integer_matmul", MATMUL, "x")
+        .bind("integer_matmul", MATMUL, sums.plain("x"))
         .param("rows", rows.max(1) as u32)
         .param("depth", depth as u32)
         .param("columns", columns as u32)
@@ -133,7 +146,7 @@ pub fn conv(
         return None;
     }
     let dispatch = sums
-        .bind("integer_conv", VOLUME, "input")
+        .bind("integer_conv", VOLUME, sums.plain("input"))
         .flag("CONV", true)
         .param("channels", *channels as u32)
         .param("channels_in", *channels_in as u32)
