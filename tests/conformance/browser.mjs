@@ -65,7 +65,7 @@ export async function startCases(folder, { webgpu = true } = {}) {
       } catch (error) {
         await page.close().catch(() => {});
         page = undefined;
-        return { failures: [error.message], onGpu: [], gpuKernels: [], onCpu: [], seconds: limit };
+        return { failures: [error.message], onGpu: [], onCpu: [], seconds: limit };
       } finally {
         clearTimeout(timer);
       }

@@ -33,15 +33,12 @@ export async function runCase({ modelet, compareTensors, read }, one, options, k
     }
     const nodes = session.report().nodes;
     const onGpu = nodes.filter(({ device }) => device === "gpu");
-    // Small models stay on the CPU, which the report gives as the reason where a node has a GPU kernel.
-    const small = nodes.filter(({ reason }) => reason?.startsWith("too little work"));
     const onCpu = nodes.filter(({ device }) => device === "cpu");
     const rows = one.shapes && onCpu.length > 0 ? (await session.profile(lastFeeds, { runs: 1 })).nodes : [];
     const shapes = new Map(rows.map(({ node, shapes }) => [node, shapes]));
     return {
       failures,
       onGpu: operatorsOf(onGpu),
-      gpuKernels: operatorsOf([...onGpu, ...small]),
       onCpu: onCpu.map(({ node, operator, reason = "" }) => [operator, reason, node, shapes.get(node)]),
     };
   } finally {
@@ -54,7 +51,7 @@ export async function runCase({ modelet, compareTensors, read }, one, options, k
 export function failedCase(modelet, error) {
   const known = error instanceof modelet.ModeletError;
   const message = known ? `${error.code}: ${error.describe()}` : String(error?.stack ?? error);
-  return { failures: [message], onGpu: [], gpuKernels: [], onCpu: [] };
+  return { failures: [message], onGpu: [], onCpu: [] };
 }
 
 const operatorsOf = (nodes) => [...new Set(nodes.map(({ operator }) => operator))].sort();

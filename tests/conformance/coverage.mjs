@@ -124,10 +124,11 @@ export function coverageText(coverage) {
 
 /** The rows of a report. */
 export function readReport(path) {
-  return readTable(path).map(([id, status, , operators, , onCpu]) => ({
+  return readTable(path).map(([id, status, , operators, onGpu, onCpu]) => ({
     case: id,
     status,
     operators: operators.split(" ").filter(Boolean),
+    onGpu: onGpu.split(" ").filter(Boolean),
     onCpu: onCpu
       .split("; ")
       .filter(Boolean)

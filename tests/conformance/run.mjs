@@ -2,8 +2,8 @@
 // passes or stands in expected_failures.tsv; a case that stands there and passes fails the run as well, as in the native
 // run (main.rs).
 //
-//   node tests/conformance/run.mjs [FOLDER] [--device cpu|webgpu] [--browser] [--only WORD,...] [--part I/N]
-//     [--report FILE] [--coverage FILE]
+//   node tests/conformance/run.mjs [FOLDER] [--device cpu|webgpu] [--browser] [--operators all]
+//     [--optimization LEVEL] [--only WORD,...] [--part I/N] [--report FILE] [--coverage FILE]
 //
 // FOLDER is what prepare.mjs makes, and made when it is not given. On WebGPU, whatever has a kernel there runs there, and
 // the operators that do not are told (coverage.mjs). `--part 1/10` takes a tenth of the cases.
@@ -25,7 +25,7 @@ const here = fileURLToPath(new URL(".", import.meta.url));
  * Runs the cases below `folder`, each for no longer than `limit` seconds.
  * @param part `[i, n]`: the i-th of n parts, each of which has cases of all kinds
  * @param options how sessions are loaded; those on WebGPU put there whatever has a kernel
- * @returns what became of each: `{ case, status, seconds, operators, onGpu, gpuKernels, onCpu, message }`
+ * @returns what became of each: `{ case, status, seconds, operators, onGpu, onCpu, message }`
  */
 export async function runConformance(
   folder,
@@ -107,7 +107,10 @@ async function runInPages(folder, cases, options, limit) {
   const outcomes = new Map();
   const pages = await startCases(folder, { webgpu: options.device === "webgpu" });
   try {
-    for (const one of cases) outcomes.set(one.id, await pages.run(one, options, limit));
+    for (const [at, one] of cases.entries()) {
+      if (at % 100 === 0 && at > 0) console.log(`${at} of ${cases.length} cases`);
+      outcomes.set(one.id, await pages.run(one, options, limit));
+    }
   } finally {
     await pages.close();
   }
@@ -145,7 +148,7 @@ function runInProcesses(cases, options, limit) {
         clearTimeout(timer);
         if (current) {
           const failure = reason ?? `its process ended with ${signal ?? `exit code ${code}`}`;
-          outcomes.set(current.id, { failures: [failure], onGpu: [], gpuKernels: [], onCpu: [], seconds: limit });
+          outcomes.set(current.id, { failures: [failure], onGpu: [], onCpu: [], seconds: limit });
           serve().then(resolve, reject);
         } else if (next === 0) {
           reject(new Error("the processes that run cases do not start"));
@@ -184,6 +187,8 @@ if (process.argv[1] && import.meta.url === pathToFileURL(fs.realpathSync(process
     options: {
       device: text,
       browser: { type: "boolean" },
+      operators: text,
+      optimization: text,
       only: text,
       part: text,
       report: text,
