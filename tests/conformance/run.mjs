@@ -22,14 +22,14 @@ import { readTable } from "./table.mjs";
 const here = fileURLToPath(new URL(".", import.meta.url));
 
 /**
- * Runs the cases below `folder`, each for no longer than `limit` seconds.
+ * Runs the cases below `folder`, each for no longer than `limit` seconds: whole networks take minutes on a software GPU.
  * @param part `[i, n]`: the i-th of n parts, each of which has cases of all kinds
  * @param options how sessions are loaded; those on WebGPU put there whatever has a kernel
  * @returns what became of each: `{ case, status, seconds, operators, onGpu, onCpu, message }`
  */
 export async function runConformance(
   folder,
-  { browser = false, only = [], part: [part, parts] = [1, 1], limit = 60, report, ...options } = {},
+  { browser = false, only = [], part: [part, parts] = [1, 1], report, ...options } = {},
 ) {
   const all = readTable(join(folder, "cases.tsv")).map(([id, rtol, atol]) => readCase(folder, id, rtol, atol));
   const own = join(folder, "expected_failures.tsv");
@@ -42,6 +42,7 @@ export async function runConformance(
   const chosen = all
     .filter(({ id }) => only.length === 0 || only.some((word) => id.includes(word)))
     .filter((_, index) => index % parts === part - 1);
+  const { limit = options.device === "webgpu" ? 300 : 60 } = options;
   const loading = { device: "cpu", ...(options.device === "webgpu" && { offload: "everything" }), ...options };
   const outcomes = browser
     ? await runInPages(folder, chosen, loading, limit)
