@@ -10,6 +10,7 @@ use super::{elements, finish_flat, flat, flat_kernel};
 
 const MATMUL: &str = shader_text!("../../../shaders/integer_matmul.wgsl");
 const STORE: &str = shader_text!("../../../shaders/integer_store.wgsl");
+const DIVIDE: &str = shader_text!("../../../shaders/divide.wgsl");
 const DYNAMIC: &str = shader_text!("../../../shaders/dynamic_quantize.wgsl");
 
 /// One number, or one for each channel, of an input.
@@ -88,7 +89,7 @@ impl Sums<'_> {
             dispatch = dispatch.flag("ADDED", true).storage("added", "f32", added.clone());
         }
         if let Some((scale, zero)) = &self.result {
-            dispatch = dispatch
+            dispatch = with_division(dispatch)
                 .flag("QUANTIZED", true)
                 .storage("y_scale", "f32", scale.clone());
             if let Some(zero) = zero {
@@ -155,6 +156,11 @@ pub fn conv(
     flat_kernel(volume::bind(dispatch, window, input, output)?, count, caps)
 }
 
+/// The same with `divided(x, by)`, which is right to the last bit.
+pub fn with_division(dispatch: DispatchBuilder) -> DispatchBuilder {
+    dispatch.functions(DIVIDE)
+}
+
 /// Parts of which the range is looked for apart.
 const PARTS: usize = 256;
 
@@ -169,7 +175,7 @@ pub fn dynamic_quantize(count: usize, wanted: [bool; 3], caps: &GpuCaps) -> Opti
     let parts = size(input(flat("dynamic_quantize", DYNAMIC).flag("PARTS", true)))
         .define("COUNT", PARTS)
         .storage("ranges", "vec2<f32>", Binding::Scratch(0, Access::ReadWrite));
-    let mut whole = flat("dynamic_quantize", DYNAMIC)
+    let mut whole = with_division(flat("dynamic_quantize", DYNAMIC))
         .flag("WHOLE", true)
         .define("COUNT", PARTS)
         .storage("ranges", "vec2<f32>", Binding::Scratch(0, Access::Read))
@@ -184,7 +190,7 @@ pub fn dynamic_quantize(count: usize, wanted: [bool; 3], caps: &GpuCaps) -> Opti
     }
     let mut dispatches = vec![finish_flat(parts, PARTS, caps)?, finish_flat(whole, 1, caps)?];
     if wanted[0] {
-        let bytes = input(flat("dynamic_quantize", DYNAMIC).flag("BYTES", true))
+        let bytes = input(with_division(flat("dynamic_quantize", DYNAMIC)).flag("BYTES", true))
             .storage("found", "f32", Binding::Scratch(1, Access::Read))
             .storage("output", "u32", Binding::Output(0));
         dispatches.push(finish_flat(bytes, count, caps)?);
