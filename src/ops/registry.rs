@@ -432,6 +432,9 @@ const WITHOUT_GPU_KERNELS: &[&str] = &[
 /// Operators whose GPU kernels for three dimensions and more are in the build with all operators only.
 const WITHOUT_GPU_VOLUMES: &[&str] = &["AveragePool", "Conv", "ConvTranspose", "MaxPool"];
 
+/// Operators whose GPU kernels for integers of 32 bits are in the build with all operators only.
+const WITHOUT_GPU_INTEGERS: &[&str] = &["Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"];
+
 /// Checks that this build has those GPU kernels for an optimized graph that the build with all operators has.
 pub fn check_gpu_kernels(graph: &Graph) -> Result<()> {
     if ALL_OPERATORS {
@@ -447,6 +450,9 @@ pub fn check_gpu_kernels(graph: &Graph) -> Result<()> {
         let is_index = data.is_some_and(|ty| ty.dtype == Some(DType::I64));
         let rank = data.and_then(|ty| ty.shape.as_ref()).map_or(0, |shape| shape.len());
         let lacks = (WITHOUT_GPU_KERNELS.contains(&name) && !is_index)
+            || (WITHOUT_GPU_INTEGERS.contains(&name)
+                && rank > 0
+                && data.is_some_and(|ty| ty.dtype == Some(DType::I32)))
             || name.contains("Integer")
             || (WITHOUT_GPU_VOLUMES.contains(&name) && rank > 4);
         if lacks {
