@@ -226,7 +226,6 @@ static OPERATORS: &[Entry] = &[
     onnx("DynamicQuantizeLinear", quantize::make_dynamic),
     onnx("ConvInteger", integer::make),
     onnx("MatMulInteger", integer::make),
-    internal("DequantizedMatMul", matmul::DequantizedMatMul::make),
     internal("IntegerConv", integer::make),
     internal("IntegerMatMul", integer::make),
     // Made from attributes and sizes.

@@ -29,7 +29,7 @@ mod widen;
 use crate::{
     error::{Error, Result},
     graph::{Graph, ValueType},
-    ops::{Control, ValueFacts, infer::annotate},
+    ops::{ALL_OPERATORS, Control, ValueFacts, infer::annotate},
     tensor::DType,
 };
 use rewrite::Analysis;
@@ -242,7 +242,8 @@ fn optimize_with(graph: &mut Graph, settings: (Level, Kernels), captures: &[Valu
     if level == Level::All {
         // Before weights are dequantised for good.
         run_all(QUANTIZED, graph, captures, &mut history)?;
-        if kernels == Kernels::Cpu {
+        // The kernel is in the larger build.
+        if kernels == Kernels::Cpu && ALL_OPERATORS {
             run_all(CPU_QUANTIZED, graph, captures, &mut history)?;
         }
     }
