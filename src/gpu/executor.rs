@@ -8,8 +8,9 @@ use std::rc::Rc;
 use super::buffers::{BufferPlan, value_bytes};
 use super::device::{GpuDevice, PendingErrors};
 use super::kernel::{AdapterKind, Binding, ConstantData, ConstantKey, GpuType};
-use super::pipeline::{NewPipelines, Pipeline};
+use super::pipeline::{Compiling, Pipeline};
 use super::program::{GpuProgram, GpuValueId, ValueStorage};
+use super::progress::{Progress, Stage};
 use super::readback;
 use crate::error::{Error, ErrorCode, Result};
 
@@ -82,11 +83,24 @@ impl GpuExecutor {
     /// Fails with `device` when a shader or binding is refused, `out-of-memory` when buffers cannot be had, and
     /// `device-lost`.
     pub async fn new(device: Rc<GpuDevice>, program: &GpuProgram, constants: &mut GpuConstants) -> Result<GpuExecutor> {
+        GpuExecutor::prepare(device, program, constants, &Progress::default()).await
+    }
+
+    /// Like [`GpuExecutor::new`], and tells how far it has come.
+    pub async fn prepare(
+        device: Rc<GpuDevice>,
+        program: &GpuProgram,
+        constants: &mut GpuConstants,
+        progress: &Progress,
+    ) -> Result<GpuExecutor> {
         device.check()?;
         let mut pending = PendingErrors::new();
         let dispatches = program.steps.iter().flat_map(|step| &step.kernel.dispatches);
-        let pipelines = NewPipelines::compile(&device, dispatches, &mut pending).await?;
+        // Browsers compile on other threads, while constants are laid out and uploaded here.
+        let compiling = Compiling::begin(&device, dispatches, &mut pending, progress);
         let mut uploaded = HashMap::new();
+        upload_constants(&device, program, constants, &mut uploaded, &mut pending, progress)?;
+        let pipelines = compiling.finish(&device, &mut pending, progress).await?;
         let plan = BufferPlan::new(program);
 
         let buffers = device.scoped(&mut pending, || {
@@ -441,6 +455,38 @@ pub(super) fn staging_buffer(device: &GpuDevice, size: u64) -> wgpu::Buffer {
     buffer(device, size, usage, "readback")
 }
 
+/// Uploads the constants of a program that no program brought before.
+fn upload_constants(
+    device: &GpuDevice,
+    program: &GpuProgram,
+    constants: &GpuConstants,
+    uploaded: &mut HashMap<ConstantKey, wgpu::Buffer>,
+    pending: &mut PendingErrors,
+    progress: &Progress,
+) -> Result<()> {
+    let values = program.values.iter().filter_map(|value| match &value.storage {
+        ValueStorage::Constant(data) => Some(data),
+        ValueStorage::Planned { .. } => None,
+    });
+    let dispatches = program.steps.iter().flat_map(|step| &step.kernel.dispatches);
+    let bindings = dispatches.flat_map(|dispatch| &dispatch.bindings);
+    let made = bindings.filter_map(|binding| match binding {
+        Binding::Constant(data) => Some(data),
+        _ => None,
+    });
+    let needed = values.chain(made).filter(|data| constants.buffers.get(&data.key).is_none());
+    let needed: Vec<_> = needed.collect();
+    let total = needed.iter().map(|data| data.size).sum();
+    let mut done = 0;
+    progress.tell(Stage::Upload, done, total);
+    for data in needed {
+        constant_buffer(device, data, constants, uploaded, pending)?;
+        done += data.size;
+        progress.tell(Stage::Upload, done, total);
+    }
+    Ok(())
+}
+
 /// The session's buffer for a constant, uploaded now if no program brought it before.
 fn constant_buffer(
     device: &GpuDevice,
@@ -452,14 +498,26 @@ fn constant_buffer(
     if let Some(buffer) = constants.buffers.get(&data.key).or_else(|| uploaded.get(&data.key)) {
         return Ok(buffer.clone());
     }
-    let bytes = data.bytes()?;
     let buffer = device.scoped(pending, || {
-        let buffer = storage_buffer(device, value_bytes(bytes.len() / GpuType::SIZE as usize), "constant");
-        if !bytes.is_empty() {
-            device.queue.write_buffer(&buffer, 0, &bytes);
-        }
-        buffer
+        storage_buffer(
+            device,
+            value_bytes((data.size / GpuType::SIZE) as usize),
+            "constant",
+        )
     });
+    #[cfg(target_arch = "wasm32")]
+    let written = match data.deferred() {
+        Some(bytes) => device.scoped(pending, || device.write_from_outside(&buffer, bytes))?,
+        None => false,
+    };
+    #[cfg(not(target_arch = "wasm32"))]
+    let written = false;
+    if !written {
+        let bytes = data.bytes()?;
+        if !bytes.is_empty() {
+            device.scoped(pending, || device.queue.write_buffer(&buffer, 0, &bytes));
+        }
+    }
     uploaded.insert(data.key.clone(), buffer.clone());
     Ok(buffer)
 }

@@ -7,6 +7,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorCode, Result};
+#[cfg(target_arch = "wasm32")]
+use crate::tensor::Bytes;
 use crate::tensor::{DType, Tensor};
 
 /// The element types that a GPU buffer can hold. Each element takes four bytes.
@@ -373,9 +375,26 @@ impl ConstantData {
         }
     }
 
+    /// The model's own bytes, when they are what is to be uploaded and are not in memory.
+    #[cfg(target_arch = "wasm32")]
+    pub fn deferred(&self) -> Option<&Bytes> {
+        match &self.source {
+            ConstantSource::Tensor(tensor) if tensor.byte_len() as u64 == self.size && tensor.is_deferred() => {
+                let ty = GpuType::from_dtype(tensor.dtype()).filter(|&ty| ty != GpuType::Bool);
+                ty.and(tensor.shared_bytes())
+            }
+            _ => None,
+        }
+    }
+
     /// The bytes to upload. May cost a pass over the constant; the executor asks once.
     pub fn bytes(&self) -> Result<Cow<'_, [u8]>> {
+        let words = |tensor: &'_ Tensor| match GpuType::held(tensor.dtype()) {
+            Some(ty) => ty.to_words(tensor.bytes()).into_owned(),
+            None => tensor.bytes().to_vec(),
+        };
         let bytes = match &self.source {
+            ConstantSource::Tensor(tensor) if tensor.is_deferred() => Cow::Owned(words(&tensor.at_hand()?)),
             ConstantSource::Tensor(tensor) => match GpuType::held(tensor.dtype()) {
                 Some(ty) => ty.to_words(tensor.bytes()),
                 None => Cow::Borrowed(tensor.bytes()),

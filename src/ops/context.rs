@@ -63,7 +63,7 @@ impl ValueFacts {
     pub fn tensor(&self) -> Result<Option<Tensor>> {
         match &self.constant {
             Some(stored) if self.is_stored_narrow() => {
-                Tensor::new(stored.shape(), stored.to_f32s()?.into_owned()).map(Some)
+                Tensor::computed(stored.shape(), stored, |stored| Ok(stored.to_f32s()?.into_owned())).map(Some)
             }
             stored => Ok(stored.clone()),
         }

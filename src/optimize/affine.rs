@@ -123,29 +123,36 @@ fn output_channels(conv: &Node, weights: &Tensor) -> Result<Option<usize>> {
 
 /// The weights and bias of a convolution whose result is scaled and shifted.
 fn scaled(conv: &Node, weights: &Tensor, bias: &[f32], affine: &Affine) -> Result<(Tensor, Vec<f32>)> {
+    let (is_conv, scale) = (conv.operator.is_onnx("Conv"), affine.scale.clone());
+    let scaled = move |weights: &Tensor| scaled_weights(is_conv, weights, &scale);
+    let terms = bias.iter().zip(&affine.scale).zip(&affine.shift);
+    let bias = terms.map(|((bias, scale), shift)| bias * scale + shift).collect();
+    Ok((Tensor::computed(weights.shape(), weights, scaled)?, bias))
+}
+
+/// The weights of a convolution, of Conv or of ConvTranspose, times a factor for each output channel.
+fn scaled_weights(is_conv: bool, weights: &Tensor, scale: &[f32]) -> Result<Vec<f32>> {
     let shape = weights.shape();
     let mut values = weights.to_f32s()?.into_owned();
     let window: usize = shape[2..].iter().product();
-    if conv.operator.is_onnx("Conv") {
+    if is_conv {
         let per_channel = shape[1] * window;
         if per_channel > 0 {
-            for (row, scale) in values.chunks_mut(per_channel).zip(&affine.scale) {
+            for (row, scale) in values.chunks_mut(per_channel).zip(scale) {
                 row.iter_mut().for_each(|value| *value *= scale);
             }
         }
     } else if window > 0 && shape[0] > 0 && shape[1] > 0 {
-        let group = affine.scale.len() / shape[1];
+        let group = scale.len() / shape[1];
         let inputs_per_group = (shape[0] / group.max(1)).max(1);
         for (index, tile) in values.chunks_mut(window).enumerate() {
             let (input, output) = (index / shape[1], index % shape[1]);
             let channel = input / inputs_per_group * shape[1] + output;
-            let scale = affine.scale.get(channel).copied().unwrap_or(1.0);
+            let scale = scale.get(channel).copied().unwrap_or(1.0);
             tile.iter_mut().for_each(|value| *value *= scale);
         }
     }
-    let terms = bias.iter().zip(&affine.scale).zip(&affine.shift);
-    let bias = terms.map(|((bias, scale), shift)| bias * scale + shift).collect();
-    Ok((Tensor::new(shape, values)?, bias))
+    Ok(values)
 }
 
 /// What `node` does to each channel of `value`, which has `rank` axes and its channels on axis 1.

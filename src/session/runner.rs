@@ -21,6 +21,7 @@ use crate::{
 use crate::{
     cpu::executor::{Frame, Place, Slot},
     error::{Error, ErrorCode, Result},
+    gpu::progress::Stage,
     graph::{NodeId, ValueId, ValueType},
     ops::infer::BoundGraph,
     plan::{InputType, Placement, PlanState, Planned, Segment, SlotSource, Step, TailStep},
@@ -93,7 +94,9 @@ impl Runner {
 
     fn plan(&self, runtime: &Runtime, state: PlanState) -> Result<Rc<Link>> {
         let started = (runtime.clock)();
+        runtime.progress.tell(Stage::Plan, 0, 1);
         let planned = runtime.planner.plan(state)?;
+        runtime.progress.tell(Stage::Plan, 1, 1);
         runtime.plan_ms.set(runtime.plan_ms.get() + (runtime.clock)() - started);
         if runtime.uses_gpu() && runtime.gpu_must_run_heavy_nodes {
             let on_cpu = planned

@@ -298,3 +298,38 @@ fn a_profile_tells_time_operations_and_bytes_of_gpu_steps() {
     assert_eq!(product.operations, 2 * 64 * (SIZE * SIZE) as u64);
     assert_eq!(product.bytes, 4 * (2 * 64 * SIZE + SIZE * SIZE) as u64);
 }
+
+#[test]
+fn the_first_run_of_each_shape_tells_how_far_preparing_has_come() {
+    use super::{Progress, Stage};
+    use std::{cell::RefCell, rc::Rc};
+    if testing::device().is_none() {
+        return;
+    }
+    let seen = Rc::new(RefCell::new(Vec::new()));
+    let told = Rc::clone(&seen);
+    let options = SessionOptions {
+        device: Device::WebGpu,
+        progress: Progress::to(move |stage, done, total| told.borrow_mut().push((stage, done, total))),
+        ..SessionOptions::default()
+    };
+    let model = Model::from_graph(graph(Dim::symbol("n"))).unwrap();
+    let mut session = pollster::block_on(Session::new(model, options)).unwrap();
+    assert!(seen.borrow().is_empty());
+    run(&mut session, 4);
+    for stage in [Stage::Plan, Stage::Upload, Stage::Compile] {
+        let of_stage: Vec<_> = seen.borrow().iter().filter(|told| told.0 == stage).copied().collect();
+        let (first, last) = (of_stage[0], of_stage[of_stage.len() - 1]);
+        assert!(first.1 == 0 && last.1 == last.2, "{of_stage:?}");
+        assert!(of_stage.windows(2).all(|pair| pair[0].1 <= pair[1].1), "{of_stage:?}");
+        assert!(stage != Stage::Upload || last.2 >= (SIZE * SIZE * 4) as u64, "{of_stage:?}");
+    }
+    seen.borrow_mut().clear();
+    run(&mut session, 4);
+    assert!(seen.borrow().is_empty());
+    run(&mut session, 7);
+    let stages: Vec<Stage> = seen.borrow().iter().map(|told| told.0).collect();
+    assert!(stages.contains(&Stage::Plan), "{stages:?}");
+    let last = seen.borrow().iter().rfind(|told| told.0 == Stage::Upload).copied();
+    assert_eq!(last, Some((Stage::Upload, 0, 0)), "constants are there already");
+}

@@ -1,10 +1,11 @@
 //! Shared, immutable byte ranges, and growable memory aligned for SIMD.
 
 use std::{
+    any::Any,
     fmt,
     ops::Deref,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -12,12 +13,49 @@ use std::{
 use crate::error::{Error, ErrorCode, Result};
 
 /// A range of shared, immutable bytes. Cloning and slicing copy nothing.
+///
+/// Bytes may be deferred: they lie elsewhere, or have still to be computed, and come to memory when somebody looks at them.
 #[derive(Clone)]
 pub struct Bytes {
-    owner: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    owner: Owner,
     owner_id: u64,
     start: usize,
     len: usize,
+}
+
+#[derive(Clone)]
+enum Owner {
+    Memory(Arc<dyn AsRef<[u8]> + Send + Sync>),
+    Deferred(Arc<Deferred>),
+}
+
+/// Where deferred bytes come from.
+pub trait Source: Any + Send + Sync {
+    /// Writes the bytes from `start` on to `target`, the same whenever it is asked.
+    fn read(&self, start: usize, target: &mut [u8]) -> Result<()>;
+}
+
+struct Deferred {
+    source: Arc<dyn Source>,
+    start: usize,
+    len: usize,
+    loaded: OnceLock<AlignedBytes>,
+}
+
+impl Deferred {
+    fn read(&self) -> Result<AlignedBytes> {
+        let mut bytes = AlignedBytes::zeroed(self.len)?;
+        self.source.read(self.start, bytes.as_mut())?;
+        Ok(bytes)
+    }
+
+    fn load(&self) -> Result<&[u8]> {
+        if self.loaded.get().is_none() {
+            // Another thread may have been faster; both read the same.
+            let _ = self.loaded.set(self.read()?);
+        }
+        Ok(self.loaded.get().map_or(&[], AsRef::as_ref))
+    }
 }
 
 /// Tells a range of bytes from every other one of this process, also after its memory was freed and used again.
@@ -31,21 +69,86 @@ pub struct BytesIdentity {
 impl Bytes {
     /// Shares the whole of `owner`, whose bytes must stay where they are for as long as it lives.
     pub fn new(owner: impl AsRef<[u8]> + Send + Sync + 'static) -> Bytes {
-        static NEXT_OWNER: AtomicU64 = AtomicU64::new(0);
         let len = owner.as_ref().len();
+        Bytes::owned(Owner::Memory(Arc::new(owner)), len)
+    }
+
+    /// The `len` bytes of `source` from `start` on, which come to memory when somebody looks at them.
+    pub fn deferred(source: Arc<dyn Source>, start: usize, len: usize) -> Bytes {
+        let loaded = OnceLock::new();
+        let deferred = Deferred {
+            source,
+            start,
+            len,
+            loaded,
+        };
+        Bytes::owned(Owner::Deferred(Arc::new(deferred)), len)
+    }
+
+    fn owned(owner: Owner, len: usize) -> Bytes {
+        static NEXT_OWNER: AtomicU64 = AtomicU64::new(0);
         let owner_id = NEXT_OWNER.fetch_add(1, Ordering::Relaxed);
         Bytes {
-            owner: Arc::new(owner),
+            owner,
             owner_id,
             start: 0,
             len,
         }
     }
 
+    /// How many they are, without looking at them.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    fn unloaded(&self) -> Option<&Arc<Deferred>> {
+        match &self.owner {
+            Owner::Deferred(deferred) => deferred.loaded.get().is_none().then_some(deferred),
+            Owner::Memory(_) => None,
+        }
+    }
+
+    /// Where the bytes are and where they begin there, when they are not in memory.
+    pub fn source(&self) -> Option<(&dyn Source, usize)> {
+        let deferred = self.unloaded()?;
+        Some((&*deferred.source, deferred.start + self.start))
+    }
+
+    /// Brings the bytes to memory, where they stay. Without this they come when they are first looked at, and where that
+    /// fails they are empty.
+    pub fn load(&self) -> Result<()> {
+        match self.unloaded() {
+            Some(deferred) => deferred.load().map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// The same bytes in memory: themselves, or where they are deferred, a copy that goes when it is dropped.
+    pub fn at_hand(&self) -> Result<Bytes> {
+        let Some(deferred) = self.unloaded() else {
+            return Ok(self.clone());
+        };
+        let mut bytes = AlignedBytes::zeroed(self.len)?;
+        deferred.source.read(deferred.start + self.start, bytes.as_mut())?;
+        Ok(bytes.into())
+    }
+
     /// The bytes `start..end` of this range, or `None` when they are not all inside.
     pub fn slice(&self, start: usize, end: usize) -> Option<Bytes> {
         if start > end || end > self.len {
             return None;
+        }
+        if let Some(deferred) = self.unloaded()
+            && end - start < deferred.len
+        {
+            // A part of its own, so that no more comes to memory than is looked at.
+            let from = deferred.start + self.start + start;
+            return Some(Bytes::deferred(Arc::clone(&deferred.source), from, end - start));
         }
         Some(Bytes {
             owner: self.owner.clone(),
@@ -72,12 +175,19 @@ impl Bytes {
 
     /// A number for the memory behind these bytes, which other ranges share, and its length.
     pub fn owner(&self) -> (u64, usize) {
-        (self.owner_id, (*self.owner).as_ref().len())
+        let len = match &self.owner {
+            Owner::Memory(owner) => (**owner).as_ref().len(),
+            Owner::Deferred(deferred) => deferred.len,
+        };
+        (self.owner_id, len)
     }
 
     /// Whether this is the only holder of the memory behind it.
     pub fn is_unique(&self) -> bool {
-        Arc::strong_count(&self.owner) == 1
+        match &self.owner {
+            Owner::Memory(owner) => Arc::strong_count(owner) == 1,
+            Owner::Deferred(deferred) => Arc::strong_count(deferred) == 1,
+        }
     }
 }
 
@@ -85,11 +195,12 @@ impl Deref for Bytes {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
+        let all = match &self.owner {
+            Owner::Memory(owner) => (**owner).as_ref(),
+            Owner::Deferred(deferred) => deferred.load().unwrap_or(&[]),
+        };
         // An owner may in theory answer with fewer bytes on a later call; an empty range is then the safe answer.
-        (*self.owner)
-            .as_ref()
-            .get(self.start..self.start + self.len)
-            .unwrap_or(&[])
+        all.get(self.start..self.start + self.len).unwrap_or(&[])
     }
 }
 
@@ -184,6 +295,41 @@ mod tests {
         assert_eq!(part.as_ptr(), bytes[1..].as_ptr());
         assert!(bytes.slice(3, 6).is_none());
         assert!(bytes.slice_of(&[9, 9]).is_none());
+    }
+
+    struct Counted(Vec<u8>, Arc<AtomicU64>);
+
+    impl Source for Counted {
+        fn read(&self, start: usize, target: &mut [u8]) -> Result<()> {
+            self.1.fetch_add(1, Ordering::Relaxed);
+            let part = self.0.get(start..start + target.len());
+            target.copy_from_slice(part.ok_or_else(|| Error::internal("not so many"))?);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn deferred_bytes_are_read_when_they_are_looked_at_and_no_more_of_them_than_that() {
+        let reads = Arc::new(AtomicU64::new(0));
+        let source: Arc<dyn Source> = Arc::new(Counted((0..100).collect(), Arc::clone(&reads)));
+        let count = || reads.load(Ordering::Relaxed);
+        let bytes = Bytes::deferred(source, 10, 80);
+        let part = bytes.slice(5, 8).unwrap();
+        assert_eq!((bytes.len(), part.len(), bytes.is_empty(), count()), (80, 3, false, 0));
+        assert_eq!(part.source().unwrap().1, 15);
+        assert_eq!((&*part.at_hand().unwrap(), count()), (&[15, 16, 17][..], 1));
+        assert!(part.source().is_some());
+        assert_eq!((&*part, &*part, count()), (&[15, 16, 17][..], &[15, 16, 17][..], 2));
+        assert!(part.source().is_none() && bytes.source().is_some());
+        // The whole is the same bytes; a part of what is there shares them.
+        let whole = bytes.slice(0, 80).unwrap();
+        assert_eq!(whole.identity(), bytes.identity());
+        bytes.load().unwrap();
+        assert_eq!(bytes[5..8].as_ptr(), whole.slice(5, 8).unwrap().as_ptr());
+        assert_eq!(count(), 3);
+        assert!(bytes.slice(79, 81).is_none());
+        let wrong = Bytes::deferred(Arc::new(Counted(vec![], reads)), 0, 4);
+        assert!(wrong.load().is_err() && wrong.at_hand().is_err() && (*wrong).is_empty());
     }
 
     #[test]

@@ -84,7 +84,7 @@ fn laid_out(
     };
     let make = move || -> Result<Vec<u8>> {
         let mut values = vec![0.0f32; count];
-        lay_out(&tensor.to_f32s()?, &mut values);
+        lay_out(&tensor.at_hand()?.to_f32s()?, &mut values);
         Ok(bytemuck::cast_slice(&values).to_vec())
     };
     Binding::Constant(Arc::new(ConstantData::new(key, count as u64 * GpuType::SIZE, make)))

@@ -283,7 +283,7 @@ impl MatMulNBits {
             Some(zeros) if zeros.dtype == DType::U8 && count(zeros) == n * (blocks * self.bits).div_ceil(8) => {
                 let (tensor, bits) = (zeros.constant.clone()?, self.bits);
                 let make = move || {
-                    let values = unpack(tensor.bytes(), bits, blocks).into_iter();
+                    let values = unpack(tensor.at_hand()?.bytes(), bits, blocks).into_iter();
                     Ok(values.flat_map(f32::to_le_bytes).collect())
                 };
                 let layout = format!("zero points {bits} {blocks}");
@@ -295,7 +295,7 @@ impl MatMulNBits {
             Some(bias) => Some(is_f32(bias, n).then_some(Binding::Input(BIAS))?),
             None => None,
         };
-        let make = move || Ok(packed.bytes().to_vec());
+        let make = move || Ok(packed.at_hand()?.bytes().to_vec());
         let product = NBits {
             rows: lead.iter().product(),
             depth,

@@ -26,6 +26,8 @@ export class ModelBytes {
   append(chunk) { this.text += new TextDecoder().decode(chunk); this.pieces++; }
   get length() { return this.text.length; }
   chunk(start, length) { return new TextEncoder().encode(this.text.slice(start, start + length)); }
+  pieces() { return []; }
+  addPiece() {}
   // A text may name the ranges of files that it needs: "external weights.bin 0-4 100-104".
   externalFiles() {
     return [...this.text.matchAll(/external (\\S+)((?: \\d+-(?:\\d+|end))+)/g)].map(([, location, ranges]) => ({
