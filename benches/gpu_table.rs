@@ -53,7 +53,9 @@ fn ms(start: Instant) -> f64 {
 /// Floats per second that multiply-adds alone reach, in GFLOP/s.
 async fn peak(device: &Rc<GpuDevice>, quick: bool) -> Result<f64> {
     let (threads, rounds) = if quick { (4096usize, 256u32) } else { (1 << 18, 4096) };
-    let round: String = (0..16).map(|i| format!("sums[{i}] = fma(sums[{i}], scale, scale);\n")).collect();
+    let round: String = (0..16)
+        .map(|i| format!("sums[{i}] = fma(sums[{i}], scale, scale);\n"))
+        .collect();
     let dispatch = DispatchBuilder::new("peak", &PEAK.replace("ROUND", &round))
         .storage("output", "f32", Binding::Output(0))
         .param("rounds", rounds)
@@ -91,7 +93,10 @@ async fn peak(device: &Rc<GpuDevice>, quick: bool) -> Result<f64> {
 /// Numbers between -1 and 1 that are the same everywhere.
 fn made_up(shape: &[usize]) -> Result<Tensor> {
     let count = shape.iter().product();
-    Tensor::new(shape, (0..count).map(|index: usize| (index as f32 * 0.37).sin()).collect())
+    Tensor::new(
+        shape,
+        (0..count).map(|index: usize| (index as f32 * 0.37).sin()).collect(),
+    )
 }
 
 fn dims(shape: &[usize]) -> Vec<Dim> {
@@ -167,18 +172,38 @@ impl Work {
 
 fn works(quick: bool) -> Vec<Work> {
     let mut works = Vec::new();
-    let sizes: &[usize] = if quick { &[128, 256, 512] } else { &[512, 1024, 2048, 4096] };
+    let sizes: &[usize] = if quick {
+        &[128, 256, 512]
+    } else {
+        &[512, 1024, 2048, 4096]
+    };
     works.extend(sizes.iter().map(|&size| Work::product(size, size, size)));
-    works.extend([Work::product(1, 4096 >> (2 * usize::from(quick)), 4096 >> (2 * usize::from(quick)))]);
+    works.extend([Work::product(
+        1,
+        4096 >> (2 * usize::from(quick)),
+        4096 >> (2 * usize::from(quick)),
+    )]);
     if quick {
         works.extend([Work::attention(4, 64, 64, 32), Work::attention(4, 1, 256, 32)]);
         works.extend([Work::conv(32, 32, 28, 3, 1, 1), Work::conv(64, 64, 28, 1, 1, 1)]);
         works.push(Work::conv(64, 64, 28, 3, 1, 64));
         return works;
     }
-    works.extend([Work::attention(12, 512, 512, 64), Work::attention(32, 2048, 2048, 128), Work::attention(32, 1, 4096, 128)]);
-    works.extend([Work::conv(3, 64, 224, 7, 2, 1), Work::conv(64, 64, 56, 3, 1, 1), Work::conv(256, 256, 14, 3, 1, 1)]);
-    works.extend([Work::conv(256, 512, 28, 1, 1, 1), Work::conv(128, 128, 56, 3, 2, 1), Work::conv(256, 256, 56, 3, 1, 256)]);
+    works.extend([
+        Work::attention(12, 512, 512, 64),
+        Work::attention(32, 2048, 2048, 128),
+        Work::attention(32, 1, 4096, 128),
+    ]);
+    works.extend([
+        Work::conv(3, 64, 224, 7, 2, 1),
+        Work::conv(64, 64, 56, 3, 1, 1),
+        Work::conv(256, 256, 14, 3, 1, 1),
+    ]);
+    works.extend([
+        Work::conv(256, 512, 28, 1, 1, 1),
+        Work::conv(128, 128, 56, 3, 2, 1),
+        Work::conv(256, 256, 56, 3, 1, 256),
+    ]);
     works
 }
 
@@ -203,7 +228,9 @@ async fn measure(work: &Work, quick: bool) -> Result<Row> {
     let mut session = Session::new(Model::from_graph(work.graph()?)?, options()).await?;
     let feeds = work.fed.iter().enumerate();
     let feeds = feeds.map(|(index, shape)| Ok((format!("x{index}"), made_up(shape)?.into())));
-    let profile = session.profile(feeds.collect::<Result<_>>()?, if quick { 3 } else { 20 }).await?;
+    let profile = session
+        .profile(feeds.collect::<Result<_>>()?, if quick { 3 } else { 20 })
+        .await?;
     let on_cpu = session.report().nodes.iter().any(|node| node.place == Placement::Cpu);
     Ok(Row {
         name: work.name.clone(),
@@ -246,7 +273,9 @@ async fn measure_model(folder: &Path, quick: bool) -> Result<Row> {
     let outputs = session.run(feeds.clone()).await?;
     let expected = tensors(&set, "output")?;
     let pairs = expected.iter().enumerate();
-    let bad: usize = pairs.map(|(index, (_, expected))| wrong(&outputs[index], expected)).sum();
+    let bad: usize = pairs
+        .map(|(index, (_, expected))| wrong(&outputs[index], expected))
+        .sum();
     let count: usize = expected.iter().map(|(_, tensor)| tensor.len()).sum();
     let (runs, limit) = if quick { (3, 4e3) } else { (50, 10e3) };
     let mut best = f64::INFINITY;
@@ -262,7 +291,11 @@ async fn measure_model(folder: &Path, quick: bool) -> Result<Row> {
     let profile = session.profile(feeds, if quick { 1 } else { 10 }).await?;
     let report = session.report();
     let on_cpu = report.nodes.iter().filter(|node| node.place == Placement::Cpu).count();
-    let correct = if bad == 0 { "correct".into() } else { format!("{bad} of {count} elements wrong") };
+    let correct = if bad == 0 {
+        "correct".into()
+    } else {
+        format!("{bad} of {count} elements wrong")
+    };
     let dispatches = report.dispatches;
     Ok(Row {
         name,
@@ -286,9 +319,15 @@ async fn table(options: &Options) -> Result<()> {
     let quick = options.quick || adapter.kind == AdapterKind::Software;
     let peak = peak(&device, quick).await?;
     if options.json {
-        println!(r#"{{"adapter":{:?},"backend":{:?},"peak_gflops":{peak:.1}}}"#, adapter.name, adapter.backend);
+        println!(
+            r#"{{"adapter":{:?},"backend":{:?},"peak_gflops":{peak:.1}}}"#,
+            adapter.name, adapter.backend
+        );
     } else {
-        println!("{} ({:?}, {}): multiply-adds alone {peak:.0} GFLOP/s\n", adapter.name, adapter.kind, adapter.backend);
+        println!(
+            "{} ({:?}, {}): multiply-adds alone {peak:.0} GFLOP/s\n",
+            adapter.name, adapter.kind, adapter.backend
+        );
         println!("| work | GPU ms | run ms | GFLOP/s | of peak | |\n|---|---|---|---|---|---|");
     }
     let show = |name: &str, row: Result<Row>| match row {
@@ -335,12 +374,19 @@ fn cases_in(folder: &Path, cases: &mut Vec<PathBuf>) {
 
 async fn serve(model: &str, input: &str, name: &str) -> Result<()> {
     let values = fs::read(input).unwrap_or_default();
-    let values: Vec<f32> = values.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
+    let values: Vec<f32> = values
+        .as_chunks()
+        .0
+        .iter()
+        .map(|&bytes| f32::from_le_bytes(bytes))
+        .collect();
     let start = Instant::now();
     let mut session = Session::new(Model::load_file(model)?, options()).await?;
     let load = ms(start);
     let shape = session.inputs().iter().find(|input| input.name == name);
-    let shape = shape.and_then(|input| input.ty.as_tensor()?.shape.clone()).unwrap_or_default();
+    let shape = shape
+        .and_then(|input| input.ty.as_tensor()?.shape.clone())
+        .unwrap_or_default();
     let shape: Vec<usize> = shape.iter().map(|dim| dim.known().unwrap_or(1) as usize).collect();
     let feed = Tensor::new(&shape, values)?;
     let start = Instant::now();

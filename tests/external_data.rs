@@ -281,7 +281,9 @@ fn network() -> Vec<u8> {
                         tensor.varint_field(1, 1);
                         if !shape.is_empty() {
                             tensor.message_field(2, |dims| {
-                                shape.iter().for_each(|&size| dims.message_field(1, |dim| dim.varint_field(1, size)));
+                                shape
+                                    .iter()
+                                    .for_each(|&size| dims.message_field(1, |dim| dim.varint_field(1, size)));
                             });
                         }
                     });
@@ -310,7 +312,9 @@ fn weights_that_stay_elsewhere_give_the_same_and_come_to_memory_only_where_the_c
         // Another program on the same device takes no weight anew.
         pollster::block_on(session.run(x())).unwrap();
         let deferred = session.optimized_graph().values.iter();
-        let deferred = deferred.filter(|value| value.constant.as_ref().is_some_and(Tensor::is_deferred)).count();
+        let deferred = deferred
+            .filter(|value| value.constant.as_ref().is_some_and(Tensor::is_deferred))
+            .count();
         Some((outputs[0].to_f32s().unwrap().into_owned(), weights, deferred))
     };
     let reads = Arc::new(AtomicUsize::new(0));
@@ -323,8 +327,15 @@ fn weights_that_stay_elsewhere_give_the_same_and_come_to_memory_only_where_the_c
         return;
     };
     assert_eq!((weights, deferred), (same, 3));
-    assert_eq!(reads.load(Ordering::Relaxed), 3, "each weight is read once, to be uploaded");
+    assert_eq!(
+        reads.load(Ordering::Relaxed),
+        3,
+        "each weight is read once, to be uploaded"
+    );
     for (index, (a, b)) in found.iter().zip(&expected).enumerate() {
-        assert!((a - b).abs() <= 1e-3 * b.abs().max(1.0), "element {index} is {a}, expected {b}");
+        assert!(
+            (a - b).abs() <= 1e-3 * b.abs().max(1.0),
+            "element {index} is {a}, expected {b}"
+        );
     }
 }

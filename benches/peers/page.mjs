@@ -21,7 +21,11 @@ async function peer(engine, id, shape, values) {
   // A module made for a page imports nothing that matters here; what it names would be told by a failing call.
   const imports = {};
   for (const { module: from, name, kind } of WebAssembly.Module.imports(module)) {
-    if (kind === "function") (imports[from] ??= {})[name] = () => { throw new Error(`${engine} calls ${from}.${name}`); };
+    if (kind !== "function") continue;
+    imports[from] ??= {};
+    imports[from][name] = () => {
+      throw new Error(`${engine} calls ${from}.${name}`);
+    };
   }
   const { exports: wasm } = await WebAssembly.instantiate(module, imports);
   const place = (array) => {

@@ -39,7 +39,9 @@ async function prepare() {
   const folder = join(cache, "peers");
   const squeezenet = join(cache, "cnns/squeezenet.onnx");
   if (!fs.existsSync(squeezenet)) {
-    await command(python, [join(root, "tests/models/make_cnns.py"), join(cache, "cnns"), "squeezenet"], { quiet: true });
+    await command(python, [join(root, "tests/models/make_cnns.py"), join(cache, "cnns"), "squeezenet"], {
+      quiet: true,
+    });
   }
   await command(python, [join(here, "make_networks.py"), folder, squeezenet], { quiet: true });
   for (const network of networks) {
@@ -54,7 +56,12 @@ async function prepare() {
 function cargo(args, { cwd = here, flags, ...env } = {}) {
   const settings = { ...nativeEnv(), ...env };
   if (flags) settings.RUSTFLAGS = flags;
-  const result = spawnSync("cargo", args, { cwd, env: settings, encoding: "utf8", stdio: ["ignore", "pipe", "inherit"] });
+  const result = spawnSync("cargo", args, {
+    cwd,
+    env: settings,
+    encoding: "utf8",
+    stdio: ["ignore", "pipe", "inherit"],
+  });
   if (result.status !== 0) throw new Error(`cargo ${args.join(" ")} ended with ${result.status}`);
   return result.stdout;
 }
@@ -109,8 +116,13 @@ class Server {
 async function gpu() {
   cargo(["build", "--release", "--quiet", "--features", "wonnx", "--bin", "peer-gpu"]);
   const peer = join(target, "release/peer-gpu");
-  const messages = cargo(["bench", "--bench", "gpu_table", "--no-run", "--quiet", "--message-format=json"], { cwd: root });
-  const artifacts = messages.split("\n").filter(Boolean).map((line) => JSON.parse(line));
+  const messages = cargo(["bench", "--bench", "gpu_table", "--no-run", "--quiet", "--message-format=json"], {
+    cwd: root,
+  });
+  const artifacts = messages
+    .split("\n")
+    .filter(Boolean)
+    .map((line) => JSON.parse(line));
   const own = artifacts.find((artifact) => artifact.target?.name === "gpu_table" && artifact.executable)?.executable;
   const rows = [];
   for (const { id, model, file, input } of networks) {
@@ -214,7 +226,9 @@ function cpuTable(rows) {
     const figures = peers.flatMap(({ error, min_ms }) =>
       error ? ["failed", ""] : [ms(min_ms), ratio(min_ms / row.modelet.min_ms)],
     );
-    const loading = [row.modelet, ...peers].map(({ error, load_ms, first_ms }) => (error ? "" : ms(load_ms + first_ms)));
+    const loading = [row.modelet, ...peers].map(({ error, load_ms, first_ms }) =>
+      error ? "" : ms(load_ms + first_ms),
+    );
     lines.push(`| ${row.network} | ${[ms(row.modelet.min_ms), ...figures, ...loading].join(" | ")} |`);
   }
   const apart = rows.flatMap(({ rten, tract }) => [rten.difference, tract.difference]).filter(Number.isFinite);

@@ -44,7 +44,10 @@ impl GpuConstants {
 pub struct GpuExecutor {
     device: Rc<GpuDevice>,
     values: Vec<ValueSlot>,
+    /// Which of the values kernels write.
+    made: Vec<bool>,
     steps: Vec<Vec<RecordedDispatch>>,
+    params: wgpu::Buffer,
     /// Downloads land here; it grows to the largest one.
     staging: Option<wgpu::Buffer>,
     encoder: Option<wgpu::CommandEncoder>,
@@ -55,20 +58,65 @@ pub struct GpuExecutor {
 }
 
 struct ValueSlot {
+    /// The plan's buffer, or for a time another.
     buffer: wgpu::Buffer,
+    /// The plan's buffer while another takes its place.
+    planned: Option<wgpu::Buffer>,
     ty: GpuType,
     elements: usize,
+    /// What is known of the buffer that takes the plan's place.
+    other: Other,
 }
+
+/// Whose buffer a value has.
+#[derive(Clone, Copy, PartialEq)]
+enum Other {
+    /// The plan's.
+    None,
+    /// A tensor's that was fed.
+    Fed,
+    /// One of its own, which nobody else has yet.
+    Own,
+    /// One of its own, which a tensor has by now.
+    Given,
+}
+
+/// Shorter values are copied, which takes less time than making bindings anew.
+const BOUND_BYTES: u64 = 64 << 10;
 
 struct RecordedDispatch {
     pipeline: Rc<Pipeline>,
     bind_group: wgpu::BindGroup,
+    /// What is bound, to bind anew.
+    bound: Vec<Bound>,
+    uniform_bytes: u64,
     /// Where the dispatch's parameters start in the program's uniform buffer; `None` without parameters.
     params: Option<u32>,
     workgroups: [u32; 3],
 }
 
+/// What a dispatch binds.
+enum Bound {
+    Value(usize),
+    Other(wgpu::Buffer, u64),
+}
+
+impl Bound {
+    fn buffer(&self, values: &[ValueSlot]) -> (wgpu::Buffer, u64) {
+        match self {
+            Bound::Value(index) => (values[*index].buffer.clone(), value_bytes(values[*index].elements)),
+            Bound::Other(buffer, bytes) => (buffer.clone(), *bytes),
+        }
+    }
+}
+
 impl RecordedDispatch {
+    fn bind(&self, device: &GpuDevice, values: &[ValueSlot], params: &wgpu::Buffer) -> wgpu::BindGroup {
+        let bound: Vec<_> = self.bound.iter().map(|bound| bound.buffer(values)).collect();
+        let uniform = self.params.map(|_| (params, self.uniform_bytes));
+        bind_group(device, &self.pipeline, uniform, &bound)
+    }
+
     fn encode(&self, pass: &mut wgpu::ComputePass<'_>) {
         let [x, y, z] = self.workgroups;
         pass.set_pipeline(&self.pipeline.pipeline);
@@ -120,8 +168,10 @@ impl GpuExecutor {
             };
             values.push(ValueSlot {
                 buffer,
+                planned: None,
                 ty: value.ty,
                 elements: value.elements,
+                other: Other::None,
             });
         }
 
@@ -136,31 +186,33 @@ impl GpuExecutor {
                 let mut bound = Vec::with_capacity(dispatch.bindings.len());
                 for binding in &dispatch.bindings {
                     bound.push(match binding {
-                        Binding::Input(i) => value_binding(&values, step.inputs.get(*i), &step.label)?,
-                        Binding::Output(i) => value_binding(&values, step.outputs.get(*i), &step.label)?,
+                        Binding::Input(i) => bound_value(&values, step.inputs.get(*i), &step.label)?,
+                        Binding::Output(i) => bound_value(&values, step.outputs.get(*i), &step.label)?,
                         Binding::Constant(data) => {
                             let buffer = constant_buffer(&device, data, constants, &mut uploaded, &mut pending)?;
-                            (buffer, value_bytes(data.size as usize / GpuType::SIZE as usize))
+                            Bound::Other(buffer, value_bytes(data.size as usize / GpuType::SIZE as usize))
                         }
                         Binding::Scratch(i, _) => match scratch.get(*i) {
-                            Some(&index) => (buffers[index].clone(), plan.buffers[index]),
+                            Some(&index) => Bound::Other(buffers[index].clone(), plan.buffers[index]),
                             None => return Err(Error::internal("a kernel names scratch memory it did not ask for")),
                         },
                     });
                 }
                 let pipeline = pipelines.get(&device, dispatch)?;
                 let offset = offsets.next().flatten();
-                let uniform_bytes = padded_params(dispatch.params.len()) * 4;
+                let uniform_bytes = padded_params(dispatch.params.len()) as u64 * 4;
+                let buffers: Vec<_> = bound.iter().map(|bound| bound.buffer(&values)).collect();
                 let bind_group = device.scoped(&mut pending, || {
-                    let uniform = offset.map(|_| (&params, uniform_bytes as u64));
-                    bind_group(&device, &pipeline, uniform, &bound)
+                    let uniform = offset.map(|_| (&params, uniform_bytes));
+                    bind_group(&device, &pipeline, uniform, &buffers)
                 });
-                let workgroups = dispatch.workgroups;
                 recorded.push(RecordedDispatch {
                     pipeline,
                     bind_group,
+                    bound,
+                    uniform_bytes,
                     params: offset,
-                    workgroups,
+                    workgroups: dispatch.workgroups,
                 });
             }
             steps.push(recorded);
@@ -172,12 +224,18 @@ impl GpuExecutor {
             constants.bytes += buffer.size();
             constants.buffers.insert(key, buffer);
         }
+        let mut made = vec![false; values.len()];
+        for id in program.steps.iter().flat_map(|step| &step.outputs).flatten() {
+            made[id.0] = true;
+        }
         let planned_bytes = plan.total_bytes();
         let per_submit = first_submission(device.caps().kind);
         Ok(GpuExecutor {
             device,
             values,
+            made,
             steps,
+            params,
             staging: None,
             encoder: None,
             encoded: 0,
@@ -215,6 +273,9 @@ impl GpuExecutor {
         }
         // Writes take effect before everything that is submitted after them, so what was encoded goes first.
         self.submit();
+        if self.values[value.0].other == Other::Fed {
+            self.bind(value.0, None);
+        }
         let slot = &self.values[value.0];
         let queue = &self.device.queue;
         self.device.scoped(&mut self.pending, || {
@@ -367,22 +428,37 @@ impl GpuExecutor {
         results
     }
 
-    /// Fills a value from a buffer of the device, after everything encoded before.
+    /// Gives a value the elements of a buffer of the device, after everything encoded before: large ones without a copy.
     pub(super) fn copy_in(&mut self, value: GpuValueId, from: &wgpu::Buffer) {
-        if let Some(slot) = self.values.get(value.0) {
-            copy(
-                encoder_of(&self.device, &mut self.encoder),
-                from,
-                (&slot.buffer, 0),
-                slot.elements,
-            );
+        let Some(slot) = self.values.get(value.0) else { return };
+        let bytes = value_bytes(slot.elements);
+        if bytes >= BOUND_BYTES && from.size() >= bytes {
+            if slot.buffer != *from {
+                self.bind(value.0, Some((from.clone(), Other::Fed)));
+            }
+            return;
         }
+        if slot.other == Other::Fed {
+            self.bind(value.0, None);
+        }
+        let slot = &self.values[value.0];
+        copy(
+            encoder_of(&self.device, &mut self.encoder),
+            from,
+            (&slot.buffer, 0),
+            slot.elements,
+        );
     }
 
-    /// A copy of a value in a buffer of its own, after everything encoded before.
+    /// A value in a buffer of its own, after everything encoded before: the one that [`GpuExecutor::lend`] gave it, or a
+    /// copy.
     pub(super) fn copy_out(&mut self, value: GpuValueId) -> Result<wgpu::Buffer> {
-        let slot = self.values.get(value.0);
+        let slot = self.values.get_mut(value.0);
         let slot = slot.ok_or_else(|| Error::internal("a value to keep is not there"))?;
+        if slot.other == Other::Own {
+            slot.other = Other::Given;
+            return Ok(slot.buffer.clone());
+        }
         let bytes = value_bytes(slot.elements);
         let device = &self.device;
         let buffer = device.scoped(&mut self.pending, || storage_buffer(device, bytes, "tensor"));
@@ -393,6 +469,51 @@ impl GpuExecutor {
             slot.elements,
         );
         Ok(buffer)
+    }
+
+    /// Has those of the values `kept` that kernels make written to new buffers in the run that begins, which
+    /// [`GpuExecutor::keep`] hands out without a copy. What earlier runs gave away is the plan's again.
+    pub fn lend(&mut self, kept: &[GpuValueId]) {
+        for index in 0..self.values.len() {
+            let slot = &self.values[index];
+            let bytes = value_bytes(slot.elements);
+            if bytes >= BOUND_BYTES && kept.contains(&GpuValueId(index)) && self.made[index] {
+                if slot.other != Other::Own {
+                    let device = &self.device;
+                    let buffer = device.scoped(&mut self.pending, || storage_buffer(device, bytes, "tensor"));
+                    self.bind(index, Some((buffer, Other::Own)));
+                }
+            } else if matches!(slot.other, Other::Own | Other::Given) {
+                self.bind(index, None);
+            }
+        }
+    }
+
+    /// Gives a value another buffer, or the plan's again, in all that is encoded from here on.
+    fn bind(&mut self, index: usize, other: Option<(wgpu::Buffer, Other)>) {
+        let slot = &mut self.values[index];
+        match other {
+            Some((buffer, other)) => {
+                let before = std::mem::replace(&mut slot.buffer, buffer);
+                if slot.other == Other::None {
+                    slot.planned = Some(before);
+                }
+                slot.other = other;
+            }
+            None => {
+                if let Some(planned) = slot.planned.take() {
+                    slot.buffer = planned;
+                }
+                slot.other = Other::None;
+            }
+        }
+        for dispatch in self.steps.iter_mut().flatten() {
+            let binds = |bound: &Bound| matches!(bound, Bound::Value(value) if *value == index);
+            if dispatch.bound.iter().any(binds) {
+                let (device, values, params) = (&self.device, &self.values, &self.params);
+                dispatch.bind_group = device.scoped(&mut self.pending, || dispatch.bind(device, values, params));
+            }
+        }
     }
 
     /// Hands over what is encoded and reports the errors that are known by now, without waiting for the work.
@@ -474,7 +595,9 @@ fn upload_constants(
         Binding::Constant(data) => Some(data),
         _ => None,
     });
-    let needed = values.chain(made).filter(|data| constants.buffers.get(&data.key).is_none());
+    let needed = values
+        .chain(made)
+        .filter(|data| constants.buffers.get(&data.key).is_none());
     let needed: Vec<_> = needed.collect();
     let total = needed.iter().map(|data| data.size).sum();
     let mut done = 0;
@@ -499,11 +622,7 @@ fn constant_buffer(
         return Ok(buffer.clone());
     }
     let buffer = device.scoped(pending, || {
-        storage_buffer(
-            device,
-            value_bytes((data.size / GpuType::SIZE) as usize),
-            "constant",
-        )
+        storage_buffer(device, value_bytes((data.size / GpuType::SIZE) as usize), "constant")
     });
     #[cfg(target_arch = "wasm32")]
     let written = match data.deferred() {
@@ -522,13 +641,12 @@ fn constant_buffer(
     Ok(buffer)
 }
 
-fn value_binding(values: &[ValueSlot], id: Option<&Option<GpuValueId>>, label: &str) -> Result<(wgpu::Buffer, u64)> {
-    let slot = id
-        .copied()
+fn bound_value(values: &[ValueSlot], id: Option<&Option<GpuValueId>>, label: &str) -> Result<Bound> {
+    id.copied()
         .flatten()
-        .and_then(|id| values.get(id.0))
-        .ok_or_else(|| Error::internal("a kernel binds a value that its step does not have").at_node(label))?;
-    Ok((slot.buffer.clone(), value_bytes(slot.elements)))
+        .filter(|id| id.0 < values.len())
+        .map(|id| Bound::Value(id.0))
+        .ok_or_else(|| Error::internal("a kernel binds a value that its step does not have").at_node(label))
 }
 
 /// Words of a parameter block, padded to whole vectors.

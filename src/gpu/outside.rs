@@ -76,6 +76,8 @@ impl GpuDevice {
         let write = js_sys::Reflect::get(queue, &"writeBuffer".into()).unwrap_or_default();
         let write: js_sys::Function = write.into();
         let written = write.call3(queue, buffer, &0.into(), &part);
-        written.map(|_| true).map_err(|_| Error::internal("a GPU buffer could not be written"))
+        written
+            .map(|_| true)
+            .map_err(|_| Error::internal("a GPU buffer could not be written"))
     }
 }

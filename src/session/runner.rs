@@ -310,6 +310,16 @@ impl Link {
         mut recorded: Option<&mut Recorded>,
         kept: &[usize],
     ) -> Result<()> {
+        #[cfg(feature = "gpu")]
+        if let Some(recorded) = recorded.as_deref_mut() {
+            let downloads = self.planned.segment.steps.iter().filter_map(|step| match step {
+                Step::Download(pairs) => Some(pairs),
+                _ => None,
+            });
+            let stays = |operand: &Operand| matches!(operand.place, Place::Slot(slot) if kept.contains(&slot));
+            let ids = downloads.flatten().filter(|(_, operand)| stays(operand));
+            recorded.executor.lend(&ids.map(|(id, _)| *id).collect::<Vec<_>>());
+        }
         for step in &self.planned.segment.steps {
             runtime.meter.check_time()?;
             let began = runtime.begin_step();

@@ -60,8 +60,10 @@ enum Filling {
     Skimmed(Box<Skim>),
 }
 
-/// Room of this length is made before the bytes for it are there.
+/// Room of these lengths is made before the bytes for it are there: where nobody knows how many will come, and where the
+/// model names a part of another file.
 const UNSEEN: u64 = 1 << 20;
+const MOST_AT_ONCE: u64 = 256 << 20;
 
 #[wasm_bindgen]
 impl ModelBytes {
@@ -72,7 +74,7 @@ impl ModelBytes {
         let expected = expected_length.max(0.0) as u64;
         let filling = match place {
             "model" => Filling::Skimmed(Box::default()),
-            "outside" => Filling::Outside(Uint8Array::new_with_length(expected.min(u32::MAX.into()) as u32), 0),
+            "outside" => Filling::Outside(Uint8Array::new_with_length(expected.min(MOST_AT_ONCE) as u32), 0),
             _ => {
                 let mut filling = Vec::new();
                 // A wrong announcement of the length is no reason to fail: the bytes themselves count.
@@ -100,7 +102,10 @@ impl ModelBytes {
             Filling::Inside(filling) => {
                 let start = filling.len();
                 filling.try_reserve(len as usize).map_err(|_| {
-                    let message = format!("{} bytes of memory for the model could not be had", start + len as usize);
+                    let message = format!(
+                        "{} bytes of memory for the model could not be had",
+                        start + len as usize
+                    );
                     error_to_js(&Error::new(ErrorCode::OutOfMemory, message))
                 })?;
                 filling.resize(start + len as usize, 0);
@@ -220,7 +225,9 @@ impl ModelBytes {
         let shared = match &mut self.filling {
             Filling::Inside(filling) => Bytes::new(std::mem::take(filling)),
             // A file that ends inside a tensor is no model.
-            Filling::Skimmed(skim) => Bytes::new(std::mem::take(&mut **skim).finish().unwrap_or_else(|| vec![0xff; 16])),
+            Filling::Skimmed(skim) => {
+                Bytes::new(std::mem::take(&mut **skim).finish().unwrap_or_else(|| vec![0xff; 16]))
+            }
             Filling::Outside(array, filled) => outside(array.subarray(0, *filled)),
         };
         self.shared.insert(shared).clone()

@@ -83,9 +83,19 @@ fn laid_out(
         layout,
     };
     let make = move || -> Result<Vec<u8>> {
-        let mut values = vec![0.0f32; count];
-        lay_out(&tensor.at_hand()?.to_f32s()?, &mut values);
-        Ok(bytemuck::cast_slice(&values).to_vec())
+        let tensor = tensor.at_hand()?;
+        let from = tensor.to_f32s()?;
+        let mut bytes = vec![0; count * size_of::<f32>()];
+        // Memory is aligned for floats wherever it comes from the system's allocator: a copy is the exception.
+        match bytemuck::try_cast_slice_mut(&mut bytes) {
+            Ok(values) => lay_out(&from, values),
+            Err(_) => {
+                let mut values = vec![0.0f32; count];
+                lay_out(&from, &mut values);
+                bytes.copy_from_slice(bytemuck::cast_slice(&values));
+            }
+        }
+        Ok(bytes)
     };
     Binding::Constant(Arc::new(ConstantData::new(key, count as u64 * GpuType::SIZE, make)))
 }

@@ -230,14 +230,17 @@ impl Skim {
 
     /// Ends the messages that end here. Their lengths are written anew, in as many bytes as before.
     fn close(&mut self) {
-        while let Some(frame) = self.frames.pop_if(|frame| frame.end == self.position && self.passing == 0) {
+        while let Some(frame) = self
+            .frames
+            .pop_if(|frame| frame.end == self.position && self.passing == 0)
+        {
             if frame.lost == 0 {
                 continue;
             }
             let (at, width) = frame.length;
             let mut old = 0;
             if let Some(Ok(length)) = varint(&self.kept[at..], &mut old) {
-                let length = length - frame.lost;
+                let length = length.saturating_sub(frame.lost);
                 for index in 0..width {
                     let more = if index + 1 < width { 0x80 } else { 0 };
                     self.kept[at + index] = (length >> (7 * index)) as u8 & 0x7f | more;
@@ -252,7 +255,10 @@ impl Skim {
 
 enum Next {
     /// Raw data to take out, after so many bytes of its field.
-    Raw { header: usize, length: u64 },
+    Raw {
+        header: usize,
+        length: u64,
+    },
     Other,
 }
 
@@ -310,7 +316,7 @@ mod tests {
     fn tensor(writer: &mut Writer, field: u32, name: &str, count: usize) {
         writer.message_field(field, |tensor| {
             tensor.varint_field(1, count as u64);
-            tensor.varint_field(2, 2);
+            tensor.varint_field(2, 1);
             let raw: Vec<u8> = (0..count * 4).map(|index| (index * 7 + name.len()) as u8).collect();
             tensor.bytes_field(9, &raw);
             tensor.bytes_field(8, name.as_bytes());
@@ -344,7 +350,14 @@ mod tests {
     fn a_model_that_arrives_in_pieces_is_the_same_without_its_large_tensors_in_it() {
         let file = model();
         let whole = import(file.clone(), &NoExternalData).unwrap();
-        for lengths in [&[usize::MAX][..], &[1], &[7, 1000, 3], &[4096], &[65_536, 1], &[100_000]] {
+        for lengths in [
+            &[usize::MAX][..],
+            &[1],
+            &[7, 1000, 3],
+            &[4096],
+            &[65_536, 1],
+            &[100_000],
+        ] {
             let (kept, out) = arrive(&file, lengths).unwrap();
             assert!(kept.len() < 1000, "{} bytes are kept", kept.len());
             assert_eq!(external_ranges(&kept), []);
@@ -352,7 +365,9 @@ mod tests {
             let graph = import(kept, &files).unwrap();
             let constants = |graph: &crate::graph::Graph| -> Vec<_> {
                 let values = graph.values.iter();
-                values.filter_map(|value| Some((value.name.clone(), value.constant.clone()?))).collect()
+                values
+                    .filter_map(|value| Some((value.name.clone(), value.constant.clone()?)))
+                    .collect()
             };
             assert_eq!(constants(&whole).len(), 4);
             assert_eq!(constants(&graph), constants(&whole), "{lengths:?}");
@@ -365,7 +380,7 @@ mod tests {
         for length in [0, 1, 7, 8, 9, 30, 200_000, file.len() - 1] {
             let cut = &file[..length];
             let Some((kept, out)) = arrive(cut, &[1000]) else {
-                assert!(length > 30, "{length}");
+                assert!(length >= 30, "{length}");
                 continue;
             };
             let files: HashMap<String, Segments> = [(LOCATION.to_string(), out)].into_iter().collect();
