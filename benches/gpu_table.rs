@@ -56,7 +56,9 @@ async fn peak(device: &Rc<GpuDevice>, quick: bool) -> Result<f64> {
     let round: String = (0..16)
         .map(|i| format!("sums[{i}] = fma(sums[{i}], scale, scale);\n"))
         .collect();
-    let dispatch = DispatchBuilder::new("peak", &PEAK.replace("ROUND", &round))
+    // One text for the process, as those of kernels are.
+    let text: &'static str = Box::leak(PEAK.replace("ROUND", &round).into_boxed_str());
+    let dispatch = DispatchBuilder::new("peak", text)
         .storage("output", "f32", Binding::Output(0))
         .param("rounds", rounds)
         .param_f32("scale", 0.999)

@@ -1,9 +1,10 @@
 // Other Rust engines beside modelet: wonnx on the GPU, natively, and rten and tract on the CPU as wasm in one Chromium page.
 //
-//   npm run bench:peers -- [--only gpu|cpu] [--networks ID,...] [--seconds S] [--json] [--write]
+//   npm run bench:peers -- [--only gpu|cpu] [--networks ID,...] [--seconds S] [--profile NAME] [--json] [--write]
 //
 // Builds the peers (minutes, the first time), makes the networks, runs the engines in turns, compares what they compute, and
-// prints a table. --write puts it into docs/performance.md. `VK_DRIVER_FILES` picks the Vulkan driver.
+// prints a table. --profile is Cargo's profile for modelet's own native build, bench when left out. --write puts the table
+// into docs/performance.md. `VK_DRIVER_FILES` picks the Vulkan driver.
 // Numbers of one network come from one run on one machine; all engines are given one thread, and wasm relaxed SIMD.
 
 import { spawn, spawnSync } from "node:child_process";
@@ -21,6 +22,7 @@ const { values: options } = parseArgs({
     only: { type: "string" },
     networks: { type: "string" },
     seconds: { type: "string", default: "5" },
+    profile: { type: "string", default: "bench" },
     json: { type: "boolean", default: false },
     write: { type: "boolean", default: false },
   },
@@ -114,11 +116,14 @@ class Server {
 }
 
 async function gpu() {
-  cargo(["build", "--release", "--quiet", "--features", "wonnx", "--bin", "peer-gpu"]);
+  cargo(["build", "--release", "--quiet", "--features", "wonnx", "--bin", "peer-gpu", "--target-dir", target]);
   const peer = join(target, "release/peer-gpu");
-  const messages = cargo(["bench", "--bench", "gpu_table", "--no-run", "--quiet", "--message-format=json"], {
-    cwd: root,
-  });
+  const messages = cargo(
+    ["bench", "--profile", options.profile, "--bench", "gpu_table", "--no-run", "--message-format=json"],
+    {
+      cwd: root,
+    },
+  );
   const artifacts = messages
     .split("\n")
     .filter(Boolean)

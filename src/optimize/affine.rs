@@ -209,16 +209,17 @@ fn per_channel(constant: &Tensor, channels: usize, rank: usize) -> Result<Option
     if shape.len() > rank {
         return Ok(None);
     }
-    let values = constant.to_f32s()?;
-    if values.len() == 1 {
-        return Ok(Some(vec![values[0]; channels]));
+    if constant.len() == 1 {
+        return Ok(Some(vec![constant.to_f32s()?[0]; channels]));
     }
     let offset = rank - shape.len();
-    let on_channels = shape
-        .iter()
-        .enumerate()
-        .all(|(axis, &dim)| dim == 1 || (axis + offset == 1 && dim == channels));
-    Ok((on_channels && values.len() == channels).then(|| values.into_owned()))
+    let mut axes = shape.iter().enumerate();
+    let on_channels = axes.all(|(axis, &dim)| dim == 1 || (axis + offset == 1 && dim == channels));
+    // What is larger is not looked at: it may not be in memory.
+    match on_channels && constant.len() == channels {
+        true => Ok(Some(constant.to_f32s()?.into_owned())),
+        false => Ok(None),
+    }
 }
 
 fn batch_normalization(node: &Node, channels: usize, analysis: &Analysis) -> Result<Option<Affine>> {

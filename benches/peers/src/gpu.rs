@@ -18,7 +18,12 @@ fn ms(start: Instant) -> f64 {
 async fn serve(model: &str, input: &str, name: &str) -> Result<(), Box<dyn Error>> {
     let bytes = std::fs::read(model)?;
     let values = std::fs::read(input)?;
-    let values: Vec<f32> = values.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
+    let values: Vec<f32> = values
+        .as_chunks()
+        .0
+        .iter()
+        .map(|&bytes| f32::from_le_bytes(bytes))
+        .collect();
 
     let start = Instant::now();
     let session = wonnx::Session::from_bytes(&bytes).await?;

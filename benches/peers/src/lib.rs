@@ -39,7 +39,12 @@ mod exports {
     #[unsafe(no_mangle)]
     pub unsafe extern "C" fn load(bytes: *const u8, len: usize, shape: *const u32, rank: usize) -> u32 {
         // SAFETY: the caller's promise.
-        let (bytes, shape) = unsafe { (std::slice::from_raw_parts(bytes, len), std::slice::from_raw_parts(shape, rank)) };
+        let (bytes, shape) = unsafe {
+            (
+                std::slice::from_raw_parts(bytes, len),
+                std::slice::from_raw_parts(shape, rank),
+            )
+        };
         let shape: Vec<usize> = shape.iter().map(|&size| size as usize).collect();
         keep(Engine::load(bytes, &shape), |state, engine| state.engine = Some(engine))
     }

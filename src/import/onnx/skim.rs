@@ -341,6 +341,7 @@ mod tests {
             tensor(graph, 5, "small", 3);
             tensor(graph, 5, "last", 20_000);
             graph.bytes_field(2, b"graph");
+            graph.message_field(12, |output| output.bytes_field(1, b"y"));
         });
         model.message_field(8, |opset| opset.varint_field(2, 13));
         model.into_bytes()
