@@ -1,18 +1,20 @@
 // Writes docs/operators.md: every operator with its versions, the cases of the `onnx` package that it passes, and the
 // element types that it met in them on the CPU and on the GPU. What the page says about types was run, not claimed.
 //
-//   node scripts/operators.mjs [--cpu FILE] [--keep-gpu]
+//   node scripts/operators.mjs [--cpu FILE] [--gpu FILE | --keep-gpu]
 //
-// Needs the built package (npm run build), and a WebGPU adapter; the software one of Chromium will do. With --cpu, what
-// became of the cases on the CPU is taken from a report of an earlier run, native or not; with --keep-gpu, the column of
-// the GPU stays as the page has it.
+// Needs the built package (npm run build) and Chromium. With --cpu, what became of the cases on the CPU is taken from a
+// report of an earlier run, native or not; with --gpu the same on the GPU, of a run with `--device webgpu --operators all
+// --optimization none`; with --keep-gpu, the column of the GPU stays as the page has it.
 
 import * as fs from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
+import { readReport } from "../tests/conformance/coverage.mjs";
 import { prepareConformance } from "../tests/conformance/prepare.mjs";
-import { readTable, runConformance } from "../tests/conformance/run.mjs";
+import { runConformance } from "../tests/conformance/run.mjs";
+import { readTable } from "../tests/conformance/table.mjs";
 import { command } from "./lib/steps.mjs";
 import { nativeEnv, root } from "./lib/toolchain.mjs";
 
@@ -97,13 +99,6 @@ function readOperators(folder) {
   return { schemas, uses, operatorsOfCase };
 }
 
-/** Without a hardware adapter, the `webgpu` package finds the software one that Chromium brings. */
-function prepareVulkan() {
-  const folders = ["/usr/lib/chromium", "/usr/lib/chromium-browser", "/opt/google/chrome"];
-  const driver = folders.map((folder) => join(folder, "vk_swiftshader_icd.json")).find((file) => fs.existsSync(file));
-  if (driver) process.env.VK_DRIVER_FILES ??= driver;
-}
-
 function typeList(types) {
   const known = Array.from(short.keys()).filter((type) => types.has(type));
   return known.map((type) => short.get(type)).join(" ");
@@ -131,15 +126,15 @@ function row({ domain, name, since, schema, uses = [] }) {
 
 /** The element types on which operators had GPU kernels in passing cases, by operator. */
 async function foundGpuTypes() {
-  prepareVulkan();
   // Rewritten graphs would hide single operators.
   const only = ["node/", "simple/", "contrib/"];
-  const gpu = await results({ device: "webgpu", optimization: "none", only, limit: 20 });
+  const settings = { device: "webgpu", browser: true, operators: "all", optimization: "none" };
+  const gpu = given.gpu ? reported(given.gpu) : await results({ ...settings, only, limit: 20 });
   const types = new Map();
   for (const [operator, all] of uses) {
     const onGpu = all.filter(({ id }) => {
       const result = gpu.get(id);
-      return result?.status.startsWith("passed") && result.gpuKernels.some((own) => key(...split(own)) === operator);
+      return result?.status.startsWith("passed") && result.onGpu.some((own) => key(...split(own)) === operator);
     });
     // A case that has the operator on several types does not tell which of them the kernel took.
     const once = onGpu.filter(({ id }) => all.filter((use) => use.id === id).length === 1);
@@ -173,10 +168,10 @@ const supported = await supportedOperators();
 const { schemas, uses, operatorsOfCase } = readOperators(folder);
 const results = async (options) =>
   new Map((await runConformance(folder, options)).rows.map((result) => [result.case, result]));
-const { values: given } = parseArgs({ options: { cpu: { type: "string" }, "keep-gpu": { type: "boolean" } } });
-const cpu = given.cpu
-  ? new Map(readTable(given.cpu).map(([id, status]) => [id, { case: id, status }]))
-  : await results({ device: "cpu" });
+const reported = (file) => new Map(readReport(file).map((row) => [row.case, row]));
+const file = { type: "string" };
+const { values: given } = parseArgs({ options: { cpu: file, gpu: file, "keep-gpu": { type: "boolean" } } });
+const cpu = given.cpu ? reported(given.cpu) : await results({ device: "cpu" });
 const gpuTypes = given["keep-gpu"] ? writtenGpuTypes() : await foundGpuTypes();
 
 const other = Array.from(cpu.values()).filter(({ status }) => !status.startsWith("passed")).length;

@@ -32,7 +32,7 @@ const types = {
   ".woff2": "font/woff2",
 };
 
-function fileFor(url) {
+function fileFor(url, mounts) {
   let path;
   try {
     path = decodeURIComponent(new URL(url, "http://localhost").pathname);
@@ -50,9 +50,10 @@ function fileFor(url) {
 /**
  * Starts the server on this machine only.
  * @param {number} port 0 takes a free one
+ * @param {[string, string][]} more further folders, each with the start of its paths
  * @returns {Promise<{ url: string, close: () => void }>}
  */
-export function serve(port) {
+export function serve(port, more = []) {
   const server = createServer((request, response) => {
     // Cross-origin isolation gives pages exact clocks, and threads where a build has them.
     const headers = {
@@ -61,7 +62,7 @@ export function serve(port) {
       "cross-origin-embedder-policy": "require-corp",
       "cross-origin-resource-policy": "same-origin",
     };
-    const file = fileFor(request.url ?? "/");
+    const file = fileFor(request.url ?? "/", [...more, ...mounts]);
     if (!file) {
       response.writeHead(404, { ...headers, "content-type": "text/plain" }).end("not found\n");
       return;

@@ -11,7 +11,8 @@ import { gzipSync } from "node:zlib";
 import { prepareConformance } from "../tests/conformance/prepare.mjs";
 import { checkConformance } from "../tests/conformance/run.mjs";
 import { prepareFixtures } from "../tests/fixtures/make_cases.mjs";
-import { further, large, prepareModels, unstable } from "../tests/models/prepare.mjs";
+import { further, large, prepareModels, required, unstable } from "../tests/models/prepare.mjs";
+import { checkModels } from "../tests/models/webgpu.mjs";
 import { command, runAll, Skip } from "./lib/steps.mjs";
 import { nativeEnv, possibleVariants, root, toolchain, wasmEnv } from "./lib/toolchain.mjs";
 import { lintSteps } from "./lint.mjs";
@@ -140,8 +141,28 @@ async function verifyModels(models, ...options) {
   await command(process.execPath, [cli, "verify", ...folders, "--device", "cpu", ...options], { env: scriptEnv });
 }
 
+/** The cases of the suite on Chromium's software GPU, where whatever has a kernel there runs there; whole networks apart. */
+async function casesOnGpu(options = {}) {
+  const settings = { device: "webgpu", browser: true, operators: "all" };
+  return checkConformance(await prepareConformance(), { ...settings, ...options });
+}
+
+/** Words of the names of all cases but those of whole networks. */
+const apartFromNetworks = ["node/", "simple/", "pytorch-", "contrib/"];
+
+/** The real models on it, of which nothing that touches activations may stay on the CPU. */
+async function modelsOnGpu(ids) {
+  const wrong = await checkModels(await prepareModels(ids));
+  if (wrong.length > 0) throw new Error(wrong.join("\n"));
+}
+
 /** Steps that run only when they are asked for by name. */
 const optional = [
+  { name: "all cases, WebGPU in Chromium", run: () => casesOnGpu() },
+  {
+    name: "all models, WebGPU in Chromium",
+    run: () => modelsOnGpu([...required, ...further, ...large, "moonshine-tiny-enc"]),
+  },
   { name: "large models, CPU", run: () => verifyModels(large) },
   { name: "unstable models, CPU", run: () => verifyModels(unstable, "--allow-unstable") },
   { name: "all models, CPU in Chromium", run: () => verifyModels([...further, ...large], "--browser") },
@@ -155,6 +176,8 @@ const steps = [
   { name: "wasm tests in Chromium", run: wasmTests },
   { name: "wasm-pack test, relaxed SIMD", run: wasmPackTests },
   { name: "conformance, wasm", run: async () => checkConformance(await prepareConformance()) },
+  // The whole suite takes too long on a software GPU.
+  { name: "conformance, WebGPU in Chromium", run: () => casesOnGpu({ only: apartFromNetworks, part: [1, 12] }) },
   { name: "TypeScript tests", run: () => nodeTests("tests/ts") },
   { name: "verify, CPU", run: () => verify("--device", "cpu") },
   { name: "verify, CPU, two threads", run: () => verifyThreads() },

@@ -18,8 +18,8 @@ fn element(index: u32) {
         low = min(low, ranges[part].x);
         high = max(high, ranges[part].y);
     }
-    let step = select((high - low) / 255.0, 1.0, high == low);
-    let zero = round(clamp(0.0 - low / step, 0.0, 255.0));
+    let step = select(divided(high - low, 255.0), 1.0, high == low);
+    let zero = round(clamp(0.0 - divided(low, step), 0.0, 255.0));
     found[0] = step;
     found[1] = zero;
     //: if SCALE
@@ -30,6 +30,6 @@ fn element(index: u32) {
     //: end
     //: end
     //: if BYTES
-    output[index] = u32(clamp(round(input[index] / found[0]) + found[1], 0.0, 255.0));
+    output[index] = u32(clamp(round(divided(input[index], found[0])) + found[1], 0.0, 255.0));
     //: end
 }

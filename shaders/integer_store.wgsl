@@ -19,7 +19,7 @@ fn stored(sum: i32, channel: u32, index: u32) -> $Y {
     //: else
     let zero = 0.0;
     //: end
-    return $Y(clamp(round(value / y_scale[0]) + zero, $LOW, $HIGH));
+    return $Y(clamp(round(divided(value, y_scale[0])) + zero, $LOW, $HIGH));
     //: else
     return value;
     //: end

@@ -9,6 +9,9 @@ export type Device = "auto" | "webgpu" | "cpu";
 /** How freely memory is used for speed. */
 export type MemoryUse = "fast" | "low";
 
+/** Which nodes of a session on the GPU run there: those that are worth it, or all that have a kernel. */
+export type Offload = "worthwhile" | "everything";
+
 /** How far a graph is rewritten before it is planned. */
 export type Optimization = "none" | "basic" | "all";
 
@@ -184,6 +187,9 @@ export interface CoreOptions {
   device: Device;
   optimization?: Optimization;
   memory?: MemoryUse;
+  offload?: Offload;
+  /** Runs on the CPU what lacks a GPU kernel in this build only; otherwise that is an `unsupported-operator` error. */
+  fewerGpuKernels?: boolean;
   limits?: Limits;
   threads?: number;
   verifyOnLoad?: boolean;

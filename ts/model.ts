@@ -21,6 +21,7 @@ export interface OpenModel {
 }
 
 interface OpenOptions extends LoadOptions {
+  readonly fewerGpuKernels?: boolean | undefined;
   readonly device: Device;
   readonly optimization: Optimization;
 }
@@ -37,8 +38,12 @@ export async function openModel(source: ModelSource, options: OpenOptions): Prom
     expectsGpu(options.device),
   ]);
   const model = new ModelInCore(home.core, stream.total, hasGpu ? "model" : "inside");
-  const compile = async (model: ModelInCore, { core, threads, warnings }: Home): Promise<OpenModel> => {
-    const session = await model.compile(stream.name, { ...options, threads: threads.count });
+  const compile = async (
+    model: ModelInCore,
+    { core, threads, warnings }: Home,
+    fewerGpuKernels?: boolean,
+  ): Promise<OpenModel> => {
+    const session = await model.compile(stream.name, { ...options, threads: threads.count, fewerGpuKernels });
     try {
       // They may have ended with another session while this one was on its way.
       await core.workers?.start(threads.count);
@@ -54,7 +59,14 @@ export async function openModel(source: ModelSource, options: OpenOptions): Prom
     return await compile(model, home);
   } catch (error) {
     if (home.core.operators === "all" || !lacksOperators(error)) throw error;
-    const [moved, newHome] = await move(model, error, home.threads, options);
+    const there = await move(model, error, home.threads, options).catch((reason) => reason as ModeletError);
+    if (!Array.isArray(there)) {
+      if (options.device === "cpu") throw there;
+      // Maybe all that it lacks is GPU kernels, and then it runs here as well.
+      const warnings = [...home.warnings, there.message];
+      return await compile(model, { ...home, warnings }, true).catch(() => Promise.reject(there));
+    }
+    const [moved, newHome] = there;
     try {
       return await compile(moved, newHome);
     } finally {
@@ -214,7 +226,19 @@ class ModelInCore {
 
   /** Makes a session, which counts as a user of the instance. */
   async compile(sourceName: string | undefined, options: OpenOptions): Promise<CoreSession> {
-    const { device, optimization, memory, limits, threads = 1, verifyOnLoad, signal, onProgress, onEvent } = options;
+    const {
+      device,
+      optimization,
+      memory,
+      offload,
+      fewerGpuKernels,
+      limits,
+      threads = 1,
+      verifyOnLoad,
+      signal,
+      onProgress,
+      onEvent,
+    } = options;
     const name = options.name ?? sourceName;
     this.core.usesGpu ||= device !== "cpu" && hasWebGPU();
     const session = await this.core.call((module) =>
@@ -225,6 +249,8 @@ class ModelInCore {
           optimization,
           threads,
           ...(memory && { memory }),
+          ...(offload && { offload }),
+          ...(fewerGpuKernels && { fewerGpuKernels }),
           ...(limits && { limits }),
           ...(verifyOnLoad && { verifyOnLoad }),
           ...(name !== undefined && { name }),

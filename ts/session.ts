@@ -11,6 +11,7 @@ import type {
   InspectStage,
   Limits,
   MemoryUse,
+  Offload,
   Optimization,
   Profile,
   Report,
@@ -77,7 +78,7 @@ export interface LoadOptions {
   readonly memory?: MemoryUse;
   /**
    * With `auto`, which is taken when left out, a second build of modelet's core with all operators is loaded when the
-   * model needs one that the first lacks. `all` loads that build at once, for models that are known to need it.
+   * model needs one that the first lacks, or, in a session on the GPU, one for which the first has no GPU kernel. `all` loads that build at once, for models that are known to need it.
    */
   readonly operators?: "auto" | "all";
   /**
@@ -117,6 +118,11 @@ export interface LoadOptions {
   readonly workerUrl?: string | URL;
   /** What to call the model in messages and reports. */
   readonly name?: string;
+  /**
+   * `everything` puts on the GPU whatever has a kernel there, small work too, which is slower: for tests of kernels.
+   * @internal
+   */
+  readonly offload?: Offload;
 }
 
 export interface RunOptions {
@@ -134,6 +140,7 @@ export interface RunOptions {
 const devices: readonly Device[] = ["auto", "webgpu", "cpu"];
 const levels: readonly Optimization[] = ["none", "basic", "all"];
 const memoryUses: readonly MemoryUse[] = ["fast", "low"];
+const offloads: readonly Offload[] = ["worthwhile", "everything"];
 const operatorSets = ["auto", "all"];
 const stages: readonly InspectStage[] = ["graph", "optimized", "program"];
 
@@ -170,6 +177,7 @@ export class Session {
     checkChoice("optimization", optimization, levels);
     checkChoice("memory", options.memory ?? "fast", memoryUses);
     checkChoice("operators", options.operators ?? "auto", operatorSets);
+    checkChoice("offload", options.offload ?? "worthwhile", offloads);
     checkLimits(options.limits);
     checkExternalData(options.externalData);
     checkAborted(signal);

@@ -284,7 +284,27 @@ fn caps_of(device: &wgpu::Device, kind: AdapterKind) -> GpuCaps {
         min_uniform_offset_alignment: limits.min_uniform_buffer_offset_alignment.max(16),
         subgroups: features.contains(wgpu::Features::SUBGROUP),
         f16: features.contains(wgpu::Features::SHADER_F16),
+        packed_dot: has_packed_dot(),
     }
+}
+
+/// Whether shaders may use packed dot products: what the browser says. wgpu asks without expecting that a browser may have
+/// no such list.
+#[cfg(target_arch = "wasm32")]
+fn has_packed_dot() -> bool {
+    use js_sys::{Function, Reflect};
+    let get = |object: &wasm_bindgen::JsValue, key: &str| Reflect::get(object, &key.into()).unwrap_or_default();
+    let gpu = get(&get(&js_sys::global(), "navigator"), "gpu");
+    let features = get(&gpu, "wgslLanguageFeatures");
+    Function::from(get(&features, "has"))
+        .call1(&features, &"packed_4x8_integer_dot_product".into())
+        .is_ok_and(|answer| answer.is_truthy())
+}
+
+/// Whether shaders may use packed dot products: naga writes them for every device.
+#[cfg(not(target_arch = "wasm32"))]
+fn has_packed_dot() -> bool {
+    true
 }
 
 /// Whether asking for an adapter can work at all. wgpu panics where the global object is neither a window nor a

@@ -159,6 +159,8 @@ pub struct GpuCaps {
     pub subgroups: bool,
     /// Whether shaders may use `f16`.
     pub f16: bool,
+    /// Whether shaders may use packed dot products of 8-bit integers.
+    pub packed_dot: bool,
 }
 
 impl GpuCaps {
@@ -176,6 +178,7 @@ impl GpuCaps {
             min_uniform_offset_alignment: 256,
             subgroups: false,
             f16: false,
+            packed_dot: false,
         }
     }
 

@@ -32,6 +32,7 @@ use crate::{
         kernels::{
             conv,
             integer::{self, Per as GpuPer, Sums},
+            integer_dot,
         },
     },
     graph::{Node, OperatorId},
@@ -318,6 +319,16 @@ impl Integer {
                 (Binding::Input(Y_SCALE), zero)
             }),
         };
+        let shift = integer_dot::shift(w_type);
+        let is_centred = match own(W_ZERO) {
+            Some(_) => ctx
+                .ints(W_ZERO)
+                .is_some_and(|zeros| zeros.iter().all(|&zero| zero == i64::from(shift))),
+            None => shift == 0,
+        };
+        let weights = ctx
+            .known_constant(W)
+            .map(|constant| integer_dot::Weights { constant, is_centred });
         match &self.kind {
             Kind::MatMul => {
                 let ([x_lead @ .., rows, depth], [w_lead @ .., _, columns]) = (&x.shape[..], &w.shape[..]) else {
@@ -336,12 +347,11 @@ impl Integer {
                     return Ok(None);
                 };
                 (sums.x_zeros, sums.w_zeros) = (x_zeros, w_zeros);
-                Ok(integer::matmul(
-                    &sums,
-                    [batches, *rows, *depth, *columns],
-                    one_matrix,
-                    ctx.caps,
-                ))
+                let dot = weights.filter(|_| one_matrix).and_then(|weights| {
+                    integer_dot::matmul(&sums, [batches * rows, *depth, *columns], weights, ctx.caps)
+                });
+                let sizes = [batches, *rows, *depth, *columns];
+                Ok(dot.or_else(|| integer::matmul(&sums, sizes, one_matrix, ctx.caps)))
             }
             Kind::Conv { window, groups, .. } => {
                 let (Some(x_zeros), Some(w_zeros)) = (zeros(X_ZERO, &[1]), zeros(W_ZERO, &[1, channels])) else {
@@ -362,7 +372,9 @@ impl Integer {
                     pads: &[&geometry.pads_begin[..], &geometry.pads_end].concat(),
                 };
                 let shapes = [&x.shape[..], &w.shape, &y.shape];
-                Ok(integer::conv(&sums, shapes, *groups, &window, ctx.caps))
+                let dot =
+                    weights.and_then(|weights| integer_dot::conv(&sums, shapes, *groups, &window, weights, ctx.caps));
+                Ok(dot.or_else(|| integer::conv(&sums, shapes, *groups, &window, ctx.caps)))
             }
         }
     }

@@ -4,6 +4,7 @@ use super::{GpuLowering, Operator, PointwiseInput};
 use crate::{
     gpu::{
         kernel::{Binding, Check, GpuKernel, GpuType},
+        kernels::Constant,
         pointwise::{self, Operand},
     },
     tensor::DType,
@@ -35,6 +36,15 @@ pub(super) fn pointwise_kernel<O: Operator + ?Sized>(operator: &O, ctx: &GpuLowe
 }
 
 impl GpuLowering<'_> {
+    /// Input `index` as a constant that a kernel may lay out anew.
+    pub(super) fn known_constant(&self, index: usize) -> Option<Constant<'_>> {
+        let desc = self.optional_input(index)?;
+        Some(Constant {
+            source: desc.constant_id,
+            tensor: desc.constant.as_ref()?,
+        })
+    }
+
     /// The integers behind input `index`, when it is constant.
     pub(super) fn ints(&self, index: usize) -> Option<Vec<i64>> {
         self.constant(index)?.to_i64s().ok()

@@ -350,12 +350,15 @@ impl Linear {
             None => "0.0",
         };
         let value = match (self.is_quantize, zero_point) {
-            (true, _) => format!("{word}(select(clamp(round(x0 / x1) + {zero}, {range}), 0.0, is_nan(x0)))"),
+            (true, _) => format!("{word}(select(clamp(round(divided(x0, x1)) + {zero}, {range}), 0.0, is_nan(x0)))"),
             // The difference of integers of 32 bits does not fit a float.
             (false, Some(_)) => "f32(i32(x0) - i32(x2)) * x1".to_string(),
             (false, None) => "f32(x0) * x1".to_string(),
         };
-        let prepare = |dispatch: DispatchBuilder| dispatch.flag("TRUNCATE", self.is_quantize);
+        let prepare = |dispatch: DispatchBuilder| match self.is_quantize {
+            true => integer::with_division(dispatch).flag("TRUNCATE", true),
+            false => dispatch,
+        };
         gpu_elementwise::kernel(&value, &inputs, to, &output.shape, prepare, ctx.caps)
     }
 }
@@ -506,6 +509,25 @@ mod tests {
         ];
         for (name, x, zero) in cases {
             assert_eq!(run(name, &x, zero, 1), run(name, &x, zero, 2));
+        }
+    }
+
+    /// Where a quotient lies next to a tie, its last bit decides.
+    #[test]
+    fn ties_round_on_the_gpu_as_on_the_cpu() {
+        let mut rng = crate::cpu::testing::Rng::new(7);
+        for _ in 0..8 {
+            let scale = rng.f32().abs() * 0.1 + 1e-3;
+            let near = |k: i32| (k as f32 - 99.5) * scale;
+            let values: Vec<f32> = (0..200).map(near).collect();
+            let node = TestNode::new("QuantizeLinear", 13)
+                .input(tensor(&[200], &values))
+                .input(tensor(&[], &[scale]))
+                .input(tensor(&[], &[100u8]));
+            node.assert_gpu_agrees(0.0);
+            TestNode::new("DynamicQuantizeLinear", 11)
+                .input(tensor(&[200], &values))
+                .assert_gpu_agrees(0.0);
         }
     }
 

@@ -408,6 +408,63 @@ pub fn check_types(graph: &Graph) -> Result<()> {
     Ok(())
 }
 
+/// Operators whose GPU kernels are in the build with all operators only.
+const WITHOUT_GPU_KERNELS: &[&str] = &[
+    "ArgMax",
+    "ArgMin",
+    "BatchNormalization",
+    "CumSum",
+    "DequantizeLinear",
+    "DynamicQuantizeLinear",
+    "GRU",
+    "GatherElements",
+    "GatherND",
+    "Hardmax",
+    "LSTM",
+    "OneHot",
+    "QuantizeLinear",
+    "RNN",
+    "ScatterElements",
+    "ScatterND",
+    "TopK",
+];
+
+/// Operators whose GPU kernels for three dimensions and more are in the build with all operators only.
+const WITHOUT_GPU_VOLUMES: &[&str] = &["AveragePool", "Conv", "ConvTranspose", "MaxPool"];
+
+/// Operators whose GPU kernels for integers of 32 bits are in the build with all operators only.
+const WITHOUT_GPU_INTEGERS: &[&str] = &["Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"];
+
+/// Checks that this build has those GPU kernels for an optimized graph that the build with all operators has.
+pub fn check_gpu_kernels(graph: &Graph) -> Result<()> {
+    if ALL_OPERATORS {
+        return Ok(());
+    }
+    for node in &graph.nodes {
+        let name = &*node.operator.name;
+        let data = node.input(0).and_then(|id| match &graph.value(id).ty {
+            ValueType::Tensor(ty) => Some(ty),
+            _ => None,
+        });
+        // Positions and shapes are moved and sorted on the CPU.
+        let is_index = data.is_some_and(|ty| ty.dtype == Some(DType::I64));
+        let rank = data.and_then(|ty| ty.shape.as_ref()).map_or(0, |shape| shape.len());
+        let lacks = (WITHOUT_GPU_KERNELS.contains(&name) && !is_index)
+            || (WITHOUT_GPU_INTEGERS.contains(&name)
+                && rank > 0
+                && data.is_some_and(|ty| ty.dtype == Some(DType::I32)))
+            || name.contains("Integer")
+            || (WITHOUT_GPU_VOLUMES.contains(&name) && rank > 4);
+        if lacks {
+            return Err(of_larger_build(name).at_operator(node.operator.to_string()));
+        }
+        for (_, subgraph) in node.attributes.subgraphs() {
+            check_gpu_kernels(&subgraph.graph)?;
+        }
+    }
+    Ok(())
+}
+
 /// Whether a graph or a subgraph of it has strings to begin with.
 fn has_texts(graph: &Graph) -> bool {
     let is_text = |value: &Value| {

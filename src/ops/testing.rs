@@ -418,16 +418,6 @@ impl TestNode {
     /// of a test, and then some. Elements of large or huge values are compared relative to them.
     #[track_caller]
     fn check_on_gpu(&self, expected: &[Tensor]) {
-        const TESTED_BESIDE_THEM: [&str; 8] = [
-            "pointwise",
-            "copy",
-            "gather",
-            "softmax",
-            "reduce",
-            "resize",
-            "pool",
-            "matmul",
-        ];
         let count = GPU_CHECKS.with(|count| {
             count.set(count.get() + 1);
             count.get()
@@ -447,11 +437,32 @@ impl TestNode {
         {
             return;
         }
-        let caps = GpuCaps::webgpu_default(AdapterKind::Software);
-        let Ok(Some(kernel)) = self.gpu(&caps) else { return };
+        for packed_dot in [false, true] {
+            let plain = GpuCaps::webgpu_default(AdapterKind::Software);
+            self.check_kernel(&GpuCaps { packed_dot, ..plain }, expected);
+        }
+    }
+
+    #[track_caller]
+    fn check_kernel(&self, caps: &GpuCaps, expected: &[Tensor]) {
+        const TESTED_BESIDE_THEM: [&str; 8] = [
+            "pointwise",
+            "copy",
+            "gather",
+            "softmax",
+            "reduce",
+            "resize",
+            "pool",
+            "matmul",
+        ];
+        let Ok(Some(kernel)) = self.gpu(caps) else { return };
         let label = kernel.dispatches.last().map_or("copy", |last| last.shader.label);
         let is_tested = |prefix: &&str| label.starts_with(*prefix) && !label.ends_with("volume");
-        if TESTED_BESIDE_THEM.iter().any(is_tested) || label.starts_with("conv_d") || label.starts_with("conv_t") {
+        if TESTED_BESIDE_THEM.iter().any(is_tested)
+            || caps.packed_dot && label != "integer_dot"
+            || label.starts_with("conv_d")
+            || label.starts_with("conv_t")
+        {
             return;
         }
         if let Some(results) = self.run_on_gpu(kernel, expected) {

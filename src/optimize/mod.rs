@@ -4,6 +4,7 @@
 mod affine;
 mod attention;
 mod branches;
+mod broadcast;
 mod captures;
 mod common;
 mod dead;
@@ -124,6 +125,10 @@ const ALGEBRA: &[Pass] = &[
     Pass {
         name: "pad",
         run: pad::run,
+    },
+    Pass {
+        name: "broadcast",
+        run: broadcast::run,
     },
     Pass {
         name: "transpose",

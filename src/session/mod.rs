@@ -28,6 +28,7 @@ use crate::{
     cpu::threads::Threads,
     error::{Error, ErrorCode, Result},
     graph::Graph,
+    ops::registry,
     optimize::{Kernels, Level},
     tensor::{Tensor, Value},
 };
@@ -62,6 +63,9 @@ pub struct SessionOptions {
     pub memory: MemoryUse,
     /// Which nodes of a session on the GPU run there.
     pub offload: Offload,
+    /// Whether making a session on the GPU fails with `unsupported-operator` when this build lacks a GPU kernel for the
+    /// model that the build with all operators has; the nodes concerned run on the CPU otherwise.
+    pub needs_gpu_kernels: bool,
     /// What the model may use.
     pub limits: Limits,
     /// Compares each GPU kernel once with the CPU's on the same inputs; nodes that disagree by more than rounding, or give
@@ -84,6 +88,7 @@ impl Default for SessionOptions {
             program_cache: 8,
             memory: MemoryUse::default(),
             offload: Offload::default(),
+            needs_gpu_kernels: false,
             limits: Limits::default(),
             verify_on_load: false,
             threads: Threads::default(),
@@ -153,6 +158,9 @@ impl Session {
         let opened = (options.clock)();
         let kernels = if runtime.uses_gpu() { Kernels::Gpu } else { Kernels::Cpu };
         let variants = Variants::new(&imported, options.optimization, kernels, options.program_cache)?;
+        if options.needs_gpu_kernels && runtime.uses_gpu() {
+            registry::check_gpu_kernels(&variants.last().bound().graph)?;
+        }
         // A file that was folded into new weights is given back, unless inputs that have defaults may still be fed.
         let stripped = variants.detached && imported.inputs.iter().all(|&id| imported.value(id).constant.is_none());
         if stripped {

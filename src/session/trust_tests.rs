@@ -3,7 +3,10 @@
 use super::{Device, Event, Session, SessionOptions};
 use crate::{
     error::ErrorCode,
-    gpu::testing::{self, TAMPER},
+    gpu::{
+        kernel::AdapterKind,
+        testing::{self, TAMPER},
+    },
     graph::{Graph, GraphBuilder},
     plan::Placement,
     session::Model,
@@ -43,6 +46,23 @@ fn run(session: &mut Session, batch: usize) -> Vec<f32> {
 
 fn expected(batch: usize) -> Vec<f32> {
     run(&mut session(Dim::symbol("n"), Device::Cpu, false), batch)
+}
+
+#[test]
+fn auto_takes_no_software_adapter() {
+    let Some(device) = testing::device() else { return };
+    let session = session(Dim::symbol("n"), Device::Auto, false);
+    let report = session.report();
+    if device.caps().kind == AdapterKind::Software {
+        assert_eq!((report.device, report.adapter), ("cpu", None));
+        assert!(
+            report.warnings[0].contains("is a software adapter"),
+            "{:?}",
+            report.warnings
+        );
+    } else {
+        assert_eq!(report.device, "webgpu");
+    }
 }
 
 #[test]

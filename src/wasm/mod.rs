@@ -26,7 +26,7 @@ use crate::{
     },
     optimize::Level,
     plan::Placement,
-    session::{MemoryUse, Progress, Report},
+    session::{MemoryUse, Offload, Progress, Report},
     tensor::{Bytes, Value, map::HashMap},
 };
 use convert::{error_to_js, info_to_js, tensor_from_js, value_from_js, value_to_js};
@@ -283,6 +283,8 @@ struct Options {
     device: Option<String>,
     optimization: Option<String>,
     memory: Option<String>,
+    offload: Option<String>,
+    fewer_gpu_kernels: bool,
     limits: LimitsJs,
     threads: Option<u32>,
     verify_on_load: bool,
@@ -495,6 +497,10 @@ async fn load_session(
         Some("low") => MemoryUse::Low,
         Some(other) => return Err(invalid_argument(format!("there is no use of memory called {other:?}"))),
     };
+    let offload = match parsed.offload.as_deref() {
+        Some("everything") => Offload::Everything,
+        _ => Offload::Worthwhile,
+    };
     let progress = |stage: &str, done: u32| {
         if let Some(callback) = &on_progress {
             // What a callback throws is its own affair.
@@ -518,6 +524,8 @@ async fn load_session(
         device,
         optimization,
         memory,
+        offload,
+        needs_gpu_kernels: !parsed.fewer_gpu_kernels,
         limits: parsed.limits.into(),
         verify_on_load: parsed.verify_on_load,
         threads: threads(parsed.threads),

@@ -13,8 +13,6 @@ pub struct Case {
     pub id: String,
     pub folder: PathBuf,
     pub tolerance: Tolerance,
-    /// The element type of its first input, without inputs of its first output.
-    pub first_type: String,
 }
 
 impl Case {
@@ -35,13 +33,10 @@ impl Case {
             relative: number(next()),
             absolute: number(next()),
         };
-        let (_sets, inputs, outputs) = (next(), next(), next());
-        let first = if inputs.is_empty() { outputs } else { inputs };
         Case {
             folder: folder.join(&id),
             id,
             tolerance,
-            first_type: first.split('[').next().unwrap_or_default().to_string(),
         }
     }
 

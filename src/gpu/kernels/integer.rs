@@ -10,6 +10,7 @@ use super::{elements, finish_flat, flat, flat_kernel};
 
 const MATMUL: &str = shader_text!("../../../shaders/integer_matmul.wgsl");
 const STORE: &str = shader_text!("../../../shaders/integer_store.wgsl");
+const DIVIDE: &str = shader_text!("../../../shaders/divide.wgsl");
 const DYNAMIC: &str = shader_text!("../../../shaders/dynamic_quantize.wgsl");
 
 /// One number, or one for each channel, of an input.
@@ -38,7 +39,13 @@ pub struct Sums<'a> {
 }
 
 impl Sums<'_> {
-    fn bind(&self, label: &'static str, template: &str, x: &str) -> DispatchBuilder {
+    /// The dispatch of `template`, whose factors are bound as named.
+    pub(super) fn bind(
+        &self,
+        label: &'static str,
+        template: &str,
+        factors: [(&'static str, &'static str, Binding); 2],
+    ) -> DispatchBuilder {
         let [x_type, w_type, y_type] = self.types;
         let (low, high) = match y_type {
             GpuType::I8 => ("-128.0", "127.0"),
@@ -50,9 +57,10 @@ impl Sums<'_> {
             .define("LOW", low)
             .define("HIGH", high)
             .flag("INTEGER", true)
-            .storage(x, x_type.wgsl(), Binding::Input(0))
-            .storage("weights", w_type.wgsl(), Binding::Input(1))
             .storage("output", y_type.wgsl(), Binding::Output(0));
+        for (name, ty, binding) in factors {
+            dispatch = dispatch.storage(name, ty, binding);
+        }
         if let Some(zeros) = &self.x_zeros {
             dispatch = dispatch
                 .flag("XZERO", true)
@@ -81,7 +89,7 @@ impl Sums<'_> {
             dispatch = dispatch.flag("ADDED", true).storage("added", "f32", added.clone());
         }
         if let Some((scale, zero)) = &self.result {
-            dispatch = dispatch
+            dispatch = with_division(dispatch)
                 .flag("QUANTIZED", true)
                 .storage("y_scale", "f32", scale.clone());
             if let Some(zero) = zero {
@@ -91,6 +99,12 @@ impl Sums<'_> {
             }
         }
         dispatch.epilogue(self.epilogue)
+    }
+
+    /// The factors as they lie in the node's inputs, a word for each integer.
+    fn plain(&self, x: &'static str) -> [(&'static str, &'static str, Binding); 2] {
+        let [x_type, w_type, _] = self.types.map(GpuType::wgsl);
+        [(x, x_type, Binding::Input(0)), ("weights", w_type, Binding::Input(1))]
     }
 }
 
@@ -105,7 +119,7 @@ pub fn matmul(
     elements(&[if one_matrix { 1 } else { batches }, depth, columns], caps)?;
     let count = elements(&[batches, rows, columns], caps)?;
     let dispatch = sums
-        .bind("integer_matmul", MATMUL, "x")
+        .bind("integer_matmul", MATMUL, sums.plain("x"))
         .param("rows", rows.max(1) as u32)
         .param("depth", depth as u32)
         .param("columns", columns as u32)
@@ -133,13 +147,18 @@ pub fn conv(
         return None;
     }
     let dispatch = sums
-        .bind("integer_conv", VOLUME, "input")
+        .bind("integer_conv", VOLUME, sums.plain("input"))
         .flag("CONV", true)
         .param("channels", *channels as u32)
         .param("channels_in", *channels_in as u32)
         .param("group_in", group_in as u32)
         .param("group_out", group_out as u32);
     flat_kernel(volume::bind(dispatch, window, input, output)?, count, caps)
+}
+
+/// The same with `divided(x, by)`, which is right to the last bit.
+pub fn with_division(dispatch: DispatchBuilder) -> DispatchBuilder {
+    dispatch.functions(DIVIDE)
 }
 
 /// Parts of which the range is looked for apart.
@@ -156,7 +175,7 @@ pub fn dynamic_quantize(count: usize, wanted: [bool; 3], caps: &GpuCaps) -> Opti
     let parts = size(input(flat("dynamic_quantize", DYNAMIC).flag("PARTS", true)))
         .define("COUNT", PARTS)
         .storage("ranges", "vec2<f32>", Binding::Scratch(0, Access::ReadWrite));
-    let mut whole = flat("dynamic_quantize", DYNAMIC)
+    let mut whole = with_division(flat("dynamic_quantize", DYNAMIC))
         .flag("WHOLE", true)
         .define("COUNT", PARTS)
         .storage("ranges", "vec2<f32>", Binding::Scratch(0, Access::Read))
@@ -171,7 +190,7 @@ pub fn dynamic_quantize(count: usize, wanted: [bool; 3], caps: &GpuCaps) -> Opti
     }
     let mut dispatches = vec![finish_flat(parts, PARTS, caps)?, finish_flat(whole, 1, caps)?];
     if wanted[0] {
-        let bytes = input(flat("dynamic_quantize", DYNAMIC).flag("BYTES", true))
+        let bytes = input(with_division(flat("dynamic_quantize", DYNAMIC)).flag("BYTES", true))
             .storage("found", "f32", Binding::Scratch(1, Access::Read))
             .storage("output", "u32", Binding::Output(0));
         dispatches.push(finish_flat(bytes, count, caps)?);

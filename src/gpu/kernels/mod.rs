@@ -9,6 +9,7 @@ pub mod elementwise;
 pub mod fourier;
 pub mod indexed;
 pub mod integer;
+pub mod integer_dot;
 pub mod lines;
 pub mod matmul;
 pub mod movement;

@@ -108,3 +108,123 @@ fn ranges_are_found() {
         assert_eq!(outputs[0].to_f64s().unwrap(), expected);
     });
 }
+
+/// Random bytes of a type.
+fn bytes(rng: &mut Rng, dtype: DType, shape: &[usize]) -> Tensor {
+    let low = if dtype == DType::I8 { -128 } else { 0 };
+    let values: Vec<i64> = (0..shape.iter().product::<usize>())
+        .map(|_| rng.size(0, 255) as i64 + low)
+        .collect();
+    Tensor::from_i64s(dtype, shape, &values).unwrap()
+}
+
+/// A zero point: none, that of the middle of the type, or any.
+fn zero_point(rng: &mut Rng, dtype: DType, shape: &[usize]) -> Option<Tensor> {
+    let middle = if dtype == DType::I8 { 0 } else { 128 };
+    match rng.size(0, 2) {
+        0 => None,
+        1 => {
+            let count = shape.iter().product();
+            Some(Tensor::from_i64s(dtype, shape, &vec![middle; count]).unwrap())
+        }
+        _ => Some(bytes(rng, dtype, shape)),
+    }
+}
+
+fn integers(tensor: Option<&Tensor>) -> Vec<i64> {
+    tensor.map_or(vec![0], |tensor| tensor.to_i64s().unwrap())
+}
+
+/// Adds zero points, where they are given; those of weights as constants.
+fn with_zeros(node: TestNode, x_zero: Option<Tensor>, w_zero: Option<Tensor>) -> TestNode {
+    let node = match x_zero {
+        Some(zero) => node.input(zero),
+        None => node.no_input(),
+    };
+    match w_zero {
+        Some(zero) => node.constant(zero),
+        None => node,
+    }
+}
+
+/// Weights that are constant are packed for dot products of four bytes, on the CPU and on the GPU.
+#[test]
+fn integer_products_with_constant_weights() {
+    cases(|rng| {
+        let types = [(); 2].map(|()| pick(rng, &[DType::U8, DType::I8]));
+        let (batch, rows) = (rng.size(1, 2), rng.size(1, 9));
+        let (depth, columns) = (rng.size(1, 70), rng.size(1, 21));
+        let x = bytes(rng, types[0], &[batch, rows, depth]);
+        let w = bytes(rng, types[1], &[depth, columns]);
+        let x_zero = zero_point(rng, types[0], &[]);
+        let per_column = if rng.bool() { vec![] } else { vec![columns] };
+        let w_zero = zero_point(rng, types[1], &per_column);
+        let (xs, ws) = (x.to_i64s().unwrap(), w.to_i64s().unwrap());
+        let (x0, w0) = (integers(x_zero.as_ref()), integers(w_zero.as_ref()));
+        let expected: Vec<i64> = (0..batch * rows * columns)
+            .map(|at| {
+                let (row, column) = (at / columns, at % columns);
+                let products = (0..depth).map(|k| {
+                    let w = ws[k * columns + column] - w0[column % w0.len()];
+                    (xs[row * depth + k] - x0[0]) * w
+                });
+                products.sum()
+            })
+            .collect();
+        let node = with_zeros(TestNode::new("MatMulInteger", 10).input(x).constant(w), x_zero, w_zero);
+        let result = node.run1().unwrap();
+        assert_eq!(result.to_i64s().unwrap(), expected, "{rows} by {depth} by {columns}");
+    });
+}
+
+#[test]
+fn integer_convolutions_with_constant_weights() {
+    cases(|rng| {
+        let types = [(); 2].map(|()| pick(rng, &[DType::U8, DType::I8]));
+        let (groups, group_in, group_out) = (rng.size(1, 2), rng.size(1, 6), rng.size(1, 6));
+        let (channels_in, channels) = (groups * group_in, groups * group_out);
+        let (images, [kernel, stride, dilation]) = (rng.size(1, 2), [rng.size(1, 3), rng.size(1, 2), rng.size(1, 2)]);
+        let (pad, reach) = (rng.size(0, 2), (kernel - 1) * dilation + 1);
+        let size = [(); 2].map(|()| rng.size(reach, 9));
+        let out = size.map(|size| (size + 2 * pad - reach) / stride + 1);
+        let x = bytes(rng, types[0], &[images, channels_in, size[0], size[1]]);
+        let w = bytes(rng, types[1], &[channels, group_in, kernel, kernel]);
+        let x_zero = zero_point(rng, types[0], &[]);
+        let per_channel = if rng.bool() { vec![] } else { vec![channels] };
+        let w_zero = zero_point(rng, types[1], &per_channel);
+        let (xs, ws) = (x.to_i64s().unwrap(), w.to_i64s().unwrap());
+        let (x0, w0) = (integers(x_zero.as_ref()), integers(w_zero.as_ref()));
+        let mut expected = Vec::new();
+        for at in 0..images * channels * out[0] * out[1] {
+            let (column, row) = (at % out[1], at / out[1] % out[0]);
+            let channel = at / (out[0] * out[1]) % channels;
+            let image = at / (out[0] * out[1] * channels);
+            let mut sum = 0;
+            for tap in 0..group_in * kernel * kernel {
+                let (across, down, c) = (tap % kernel, tap / kernel % kernel, tap / (kernel * kernel));
+                let place = |step: usize, tap: usize| (step * stride + tap * dilation).checked_sub(pad);
+                let (y, z) = (place(row, down), place(column, across));
+                let (Some(y), Some(z)) = (y.filter(|&y| y < size[0]), z.filter(|&z| z < size[1])) else {
+                    continue;
+                };
+                let c = channel / group_out * group_in + c;
+                let value = xs[((image * channels_in + c) * size[0] + y) * size[1] + z] - x0[0];
+                sum += value * (ws[channel * group_in * kernel * kernel + tap] - w0[channel % w0.len()]);
+            }
+            expected.push(sum);
+        }
+        let node = TestNode::new("ConvInteger", 10)
+            .attr("group", groups as i64)
+            .attr("strides", &[stride as i64; 2][..])
+            .attr("dilations", &[dilation as i64; 2][..])
+            .attr("pads", &[pad as i64; 4][..])
+            .input(x)
+            .constant(w);
+        let result = with_zeros(node, x_zero, w_zero).run1().unwrap();
+        assert_eq!(
+            result.to_i64s().unwrap(),
+            expected,
+            "{channels_in} to {channels} in {groups}, {kernel}, {size:?}"
+        );
+    });
+}
