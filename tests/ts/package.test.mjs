@@ -15,7 +15,7 @@ const read = (file) => readFileSync(join(pkg, file), "utf8");
 
 test("the JavaScript of the API stays small", () => {
   const size = gzipSync(read("index.js"), { level: 9 }).length;
-  assert.ok(size < 20_500, `index.js is ${size} bytes gzipped`);
+  assert.ok(size < 21_000, `index.js is ${size} bytes gzipped`);
 });
 
 test("every file that the manifest names is there", () => {
