@@ -15,7 +15,7 @@ mod rotary;
 mod small;
 mod tensors;
 
-use super::registry::{Entry, contrib, internal, onnx};
+use super::registry::{Entry, contrib, onnx};
 
 /// The operators of this room.
 pub(super) static OPERATORS: &[Entry] = &[
@@ -82,7 +82,6 @@ pub(super) static OPERATORS: &[Entry] = &[
     contrib("QuantizeLinear", quantized::make_linear),
     onnx("QLinearConv", quantized::make_conv),
     onnx("QLinearMatMul", quantized::make_matmul),
-    internal("DequantizedMatMul", super::matmul::DequantizedMatMul::make),
     // Put together from ONNX's.
     contrib("BiasDropout", small::make_bias_dropout),
     contrib("CDist", small::make_cdist),

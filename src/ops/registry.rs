@@ -226,6 +226,8 @@ static OPERATORS: &[Entry] = &[
     onnx("DynamicQuantizeLinear", quantize::make_dynamic),
     onnx("ConvInteger", integer::make),
     onnx("MatMulInteger", integer::make),
+    #[cfg(any(test, feature = "all-operators"))]
+    internal("DequantizedMatMul", matmul::DequantizedMatMul::make),
     internal("IntegerConv", integer::make),
     internal("IntegerMatMul", integer::make),
     // Made from attributes and sizes.
