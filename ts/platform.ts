@@ -12,6 +12,18 @@ export function hasWebGPU(): boolean {
   return Boolean((globalThis.navigator as { gpu?: unknown } | undefined)?.gpu);
 }
 
+/** Whether a session for this device can be expected to use a GPU: `auto` takes none that a program imitates. */
+export async function expectsGpu(device: "auto" | "webgpu" | "cpu"): Promise<boolean> {
+  if (device === "cpu" || !hasWebGPU()) return false;
+  if (device === "webgpu") return true;
+  const { gpu } = globalThis.navigator as unknown as { gpu: { requestAdapter(options: object): Promise<unknown> } };
+  const adapter = await gpu.requestAdapter({ powerPreference: "high-performance" }).catch(() => null);
+  if (!adapter) return false;
+  const { info } = adapter as { info?: { isFallbackAdapter?: boolean; architecture?: string; description?: string } };
+  const name = `${info?.architecture} ${info?.description}`;
+  return !info?.isFallbackAdapter && !/swiftshader|llvmpipe|lavapipe|basic render/i.test(name);
+}
+
 /** Imports a module that exists only at run time. */
 export function importAtRunTime<M>(name: string): Promise<M> {
   return import(/* webpackIgnore: true */ /* @vite-ignore */ name);

@@ -45,15 +45,22 @@ import {
   toCoreValue,
 } from "./value.js";
 
-/** How far loading has come. */
+/** How far loading has come, or a run that has something to prepare. */
 export interface Progress {
   /**
-   * `download` while bytes of the model arrive, `external-data` while those of its other files do, then the stages of
-   * compilation as the core names them. `operators` while the build with all operators is loaded; the stages of
-   * compilation begin anew after it.
+   * What is waited for: `download` of the model, its other files, or a larger build of the core; `prepare`, reading and
+   * compiling the model and choosing kernels; `upload` of weights to GPU memory; `compile`, that of GPU pipelines, which
+   * goes on beside the upload. The last three are part of the first run of each set of input shapes, and of loading with
+   * {@link LoadOptions.warmup}.
+   */
+  readonly phase: "download" | "prepare" | "upload" | "compile";
+  /**
+   * The step of the phase. `download` while bytes of the model arrive, `external-data` while those of its other files do,
+   * `operators` while the build with all operators is loaded; then the stages of compilation as the core names them, which
+   * begin anew after `operators`.
    */
   readonly stage: string;
-  /** What is done of `total`: bytes while downloading, steps afterwards. */
+  /** What is done of `total`: bytes in `download` and `upload`, pipelines in `compile`, steps otherwise. */
   readonly loaded: number;
   /** 0 when it is not known. */
   readonly total: number;
@@ -82,6 +89,11 @@ export interface LoadOptions {
   /** What the session may use; exceeding it is a `limit-exceeded` error, after which the session can still be used. */
   readonly limits?: Limits;
   readonly onProgress?: (progress: Progress) => void;
+  /**
+   * Loads until runs can begin at once: {@link Session.warmup} is part of loading. Sizes for symbolic dimensions may be
+   * given. A first run without this waits for what is left to prepare.
+   */
+  readonly warmup?: boolean | Readonly<Record<string, number>>;
   /**
    * Told of what happens to the session without making a run fail, during loading and later: a lost device, a GPU kernel
    * that was found to be wrong. The runs concerned end after it.
@@ -170,7 +182,16 @@ export class Session {
     checkExternalData(options.externalData);
     checkAborted(signal);
     if (device !== "cpu") await prepareWebGPU(device);
-    return new Session(await openModel(source, { ...options, device, optimization }));
+    const session = new Session(await openModel(source, { ...options, device, optimization }));
+    if (!options.warmup) return session;
+    try {
+      await session.warmup(options.warmup === true ? {} : options.warmup);
+      checkAborted(signal);
+      return session;
+    } catch (error) {
+      session.release();
+      throw error;
+    }
   }
 
   /** The inputs that {@link run} takes. A symbolic dimension is its name. */
