@@ -99,8 +99,10 @@ function recipe({ file, threads, cargoFeatures, extraFeatures, optFeatures: own 
   // Most of the code runs once per model, and inlining it everywhere is a tenth of the download; what a kernel needs
   // inlined says so itself.
   const inlining = ["-inline-threshold=30", "-inlinehint-threshold=45"].map((flag) => `-Cllvm-args=${flag}`);
+  // A panic tells what is wrong and not where: the places in the source are a sixtieth of the download.
   const extra = [
     ...inlining,
+    "-Zlocation-detail=none",
     ...extraFeatures.map((feature) => `-Ctarget-feature=+${feature}`),
     ...(threads ? threadArgs : []),
   ];
@@ -122,8 +124,10 @@ async function compile({ name, file, threads }, { env, cargoFeatures, extra }) {
   await part(`wasm ${name}, cargo`, async () => {
     const lib = ["--release", "--lib", "--target", "wasm32-unknown-unknown", "--crate-type", "cdylib"];
     const features = ["--no-default-features", "--features", cargoFeatures.join(",")];
+    // The core alone may use unstable options of the compiler.
+    const core = { ...env, RUSTC_BOOTSTRAP: "modelet" };
     // Of the unstable feature `atomics` the compiler warns for each crate.
-    await command("cargo", ["rustc", "--quiet", ...lib, ...features, "--", ...extra], { env, quiet: threads });
+    await command("cargo", ["rustc", "--quiet", ...lib, ...features, "--", ...extra], { env: core, quiet: threads });
     fs.mkdirSync(stamps, { recursive: true });
     fs.copyFileSync(join(wasmTargetDir(threads), "wasm32-unknown-unknown/release/modelet.wasm"), compiled);
   });
