@@ -1,7 +1,7 @@
 // A model's way into the core: its bytes stream into the core's memory and are compiled there. A model with operators
 // that the core lacks moves on to the build that has all, without another download.
 
-import type { CoreBytes, CoreSession, Device, Optimization } from "./core.js";
+import type { CoreBytes, CoreBytesPlace, CoreSession, Device, Optimization } from "./core.js";
 import { ModeletError, messageOf } from "./errors.js";
 import { type ExternalFile, openExternal } from "./external.js";
 import { type Core, type CoreRequest, loadCore } from "./loader.js";
@@ -37,7 +37,7 @@ export async function openModel(source: ModelSource, options: OpenOptions): Prom
     loading,
     expectsGpu(options.device),
   ]);
-  const model = new ModelInCore(home.core, stream.total, hasGpu ? "model" : "inside");
+  const model = new ModelInCore(home.core, stream.total, hasGpu);
   const compile = async (
     model: ModelInCore,
     { core, threads, warnings }: Home,
@@ -111,6 +111,10 @@ interface Part {
   readonly bytes: CoreBytes;
 }
 
+function room(core: Core, length: number, place: CoreBytesPlace): CoreBytes {
+  return core.callSync((module) => new module.ModelBytes(length, place));
+}
+
 /**
  * A model's bytes with an instance of the core, and those of its external data. For the GPU, weights stay in JavaScript's
  * memory, from where they are written to the GPU's, and the core copies only what it reads itself.
@@ -118,16 +122,20 @@ interface Part {
 class ModelInCore {
   readonly core: Core;
   #bytes: CoreBytes | undefined;
-  /** Where external data goes. */
-  readonly #external: "inside" | "outside";
+  readonly #outside: boolean;
   /** The sizes of the external files. */
   readonly #files = new Map<string, number>();
   #parts: Part[] = [];
 
-  constructor(core: Core, expectedLength: number, place: "inside" | "model", external = place) {
+  constructor(
+    core: Core,
+    expectedLength: number,
+    outside: boolean,
+    place: CoreBytesPlace = outside ? "model" : "inside",
+  ) {
     this.core = core;
-    this.#external = external === "inside" ? "inside" : "outside";
-    this.#bytes = core.callSync((module) => new module.ModelBytes(expectedLength, place));
+    this.#outside = outside;
+    this.#bytes = room(core, expectedLength, place);
     core.users++;
   }
 
@@ -171,7 +179,7 @@ class ModelInCore {
     { signal, onProgress }: LoadOptions,
   ): Promise<void> {
     const length = Number.isSafeInteger(end) ? end - offset : Math.max(file.size() - offset, 0);
-    const bytes = this.core.callSync((module) => new module.ModelBytes(length, this.#external));
+    const bytes = this.#roomForData(this.core, length);
     this.#parts.push({ location, offset, bytes });
     for await (const chunk of file.read(offset, end)) {
       checkAborted(signal);
@@ -193,10 +201,13 @@ class ModelInCore {
     });
   }
 
+  #roomForData(core: Core, length: number): CoreBytes {
+    return room(core, length, this.#outside ? "outside" : "inside");
+  }
+
   /** Moves to another instance, part by part, so that little is there twice. This one is freed, except on failure. */
   moveTo(core: Core): ModelInCore {
-    const external = this.#external === "inside" ? "inside" : "model";
-    const moved = new ModelInCore(core, this.bytes.length, "inside", external);
+    const moved = new ModelInCore(core, this.bytes.length, this.#outside, "inside");
     try {
       copy(this.core, this.bytes, core, moved.bytes);
       for (const [offset, bytes] of this.core.callSync(() => this.bytes.pieces())) {
@@ -208,7 +219,7 @@ class ModelInCore {
       this.core.users--;
       for (let part = this.#parts.shift(); part; part = this.#parts.shift()) {
         const { location, offset, bytes } = part;
-        const target = core.callSync((module) => new module.ModelBytes(bytes.length, this.#external));
+        const target = this.#roomForData(core, bytes.length);
         moved.#parts.push({ location, offset, bytes: target });
         try {
           copy(this.core, bytes, core, target);

@@ -12,16 +12,22 @@ export function hasWebGPU(): boolean {
   return Boolean((globalThis.navigator as { gpu?: unknown } | undefined)?.gpu);
 }
 
+type AdapterInfo = Partial<Record<"isFallbackAdapter" | "architecture" | "description", unknown>>;
+
 /** Whether a session for this device can be expected to use a GPU: `auto` takes none that a program imitates. */
 export async function expectsGpu(device: "auto" | "webgpu" | "cpu"): Promise<boolean> {
-  if (device === "cpu" || !hasWebGPU()) return false;
-  if (device === "webgpu") return true;
-  const { gpu } = globalThis.navigator as unknown as { gpu: { requestAdapter(options: object): Promise<unknown> } };
-  const adapter = await gpu.requestAdapter({ powerPreference: "high-performance" }).catch(() => null);
-  if (!adapter) return false;
-  const { info } = adapter as { info?: { isFallbackAdapter?: boolean; architecture?: string; description?: string } };
-  const name = `${info?.architecture} ${info?.description}`;
-  return !info?.isFallbackAdapter && !/swiftshader|llvmpipe|lavapipe|basic render/i.test(name);
+  if (device !== "auto" || !hasWebGPU()) return device === "webgpu";
+  const { gpu } = globalThis.navigator as unknown as {
+    gpu: { requestAdapter(): Promise<{ info: AdapterInfo } | null> };
+  };
+  const adapter = await gpu.requestAdapter().catch(() => null);
+  const info = adapter?.info;
+  return (
+    info !== undefined &&
+    !/true|swiftshader|llvmpipe|lavapipe|basic render/i.test(
+      `${info.isFallbackAdapter} ${info.architecture} ${info.description}`,
+    )
+  );
 }
 
 /** Imports a module that exists only at run time. */

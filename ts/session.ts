@@ -31,7 +31,7 @@ import {
 } from "./gpu.js";
 import { anyCore, type Core } from "./loader.js";
 import { checkAborted, type OpenModel, openModel } from "./model.js";
-import { isNode, provideWebGPU } from "./platform.js";
+import { hasWebGPU, isNode, provideWebGPU } from "./platform.js";
 import { type ModelSource, viewBytes } from "./source.js";
 import { Tensor, type TensorInput } from "./tensor.js";
 import {
@@ -172,7 +172,7 @@ export class Session {
    * @throws ModeletError such as `fetch-failed`, `html-response`, `invalid-model`, `unsupported-operator`, `device`
    */
   static async load(source: ModelSource, options: LoadOptions = {}): Promise<Session> {
-    const { device = "auto", optimization = "all", signal } = options;
+    const { device = "auto", optimization = "all", signal, warmup } = options;
     checkChoice("device", device, devices);
     checkChoice("optimization", optimization, levels);
     checkChoice("memory", options.memory ?? "fast", memoryUses);
@@ -183,9 +183,8 @@ export class Session {
     checkAborted(signal);
     if (device !== "cpu") await prepareWebGPU(device);
     const session = new Session(await openModel(source, { ...options, device, optimization }));
-    if (!options.warmup) return session;
     try {
-      await session.warmup(options.warmup === true ? {} : options.warmup);
+      if (warmup) await session.warmup(warmup === true ? {} : warmup);
       checkAborted(signal);
       return session;
     } catch (error) {
@@ -374,7 +373,7 @@ export async function writeTensor(tensor: Tensor, name = ""): Promise<Uint8Array
 
 /** Sees to it that WebGPU can be found; says plainly when it cannot although it is asked for. */
 async function prepareWebGPU(device: Device): Promise<void> {
-  const found = isNode ? await provideWebGPU() : (globalThis.navigator as { gpu?: unknown } | undefined)?.gpu;
+  const found = isNode ? await provideWebGPU() : hasWebGPU();
   if (found || device !== "webgpu") return;
   const message = isNode
     ? "WebGPU in Node.js comes from the webgpu package: npm install webgpu"

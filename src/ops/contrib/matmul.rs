@@ -101,8 +101,6 @@ fn infer_product(ctx: &mut InferContext<'_>, depth: usize, columns: usize) -> Re
     Ok(())
 }
 
-/// Makes the bytes of a constant for the GPU.
-
 const SCALES: usize = 2;
 const ZEROS: usize = 3;
 const GROUPS: usize = 4;
