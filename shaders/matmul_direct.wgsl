@@ -4,6 +4,7 @@
 //
 // How a is read: AVECTOR four values along k at once, otherwise any strides.
 // How b is read: BROWS four columns at once, BCOLUMNS four values along k at once, otherwise any strides.
+// AHALF, BHALF: the four are halves in two words.
 
 //: if SPLIT
 var<workgroup> partial_sums: array<vec4<f32>, $PARTIALS>;
@@ -65,7 +66,11 @@ fn main(
         //: end
             //: if BROWS
             //: for i in 0..4
+            //: if BHALF
+            let b$i = halves(b[b_at + (k + $iu) * b_row]);
+            //: else
             let b$i = b[b_at + (k + $iu) * b_row];
+            //: end
             //: end
             //: else
             //: if BCOLUMNS
@@ -82,7 +87,11 @@ fn main(
             //: for r in 0..ROWS
             {
                 //: if AVECTOR
+                //: if AHALF
+                let value = halves(a[a$r + k / 4u]);
+                //: else
                 let value = a[a$r + k / 4u];
+                //: end
                 //: else
                 let at = a$r + k * params.a_column;
                 let value = vec4<f32>(
@@ -110,7 +119,11 @@ fn main(
         for (var k = whole; k < params.k; k += 1u) {
         //: end
             //: if BROWS
+            //: if BHALF
+            let b0 = halves(b[b_at + k * b_row]);
+            //: else
             let b0 = b[b_at + k * b_row];
+            //: end
             //: else
             let k0 = k * params.b_row;
             let b0 = vec4<f32>(b[b_at0 + k0], b[b_at1 + k0], b[b_at2 + k0], b[b_at3 + k0]);

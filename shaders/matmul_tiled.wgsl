@@ -12,7 +12,11 @@ fn load_a(base: u32, row: u32, k: u32) -> vec4<f32> {
         return vec4<f32>();
     }
     //: if AVECTOR
+    //: if AHALF
+    return halves(a[(base + row * params.a_row + k) / 4u]);
+    //: else
     return a[(base + row * params.a_row + k) / 4u];
+    //: end
     //: else
     let at = base + row * params.a_row + k * params.a_column;
     var value = vec4<f32>(a[at], 0.0, 0.0, 0.0);
@@ -37,7 +41,11 @@ fn load_b(base: u32, k: u32, column: u32) -> vec4<f32> {
         return vec4<f32>();
     }
     //: if BROWS
+    //: if BHALF
+    return halves(b[(base + k * params.b_row + column) / 4u]);
+    //: else
     return b[(base + k * params.b_row + column) / 4u];
+    //: end
     //: else
     let at = base + k * params.b_row + column * params.b_column;
     var value = vec4<f32>(b[at], 0.0, 0.0, 0.0);

@@ -4,7 +4,7 @@
 use modelet::{
     DType, Device, Model, Session, SessionOptions, Tensor,
     graph::{Attribute, Graph, GraphBuilder, OperatorId, Subgraph, ValueId},
-    optimize::{Level, optimize},
+    optimize::{Kernels, Level, optimize, optimize_for},
     tensor::{Bool8, Dim},
 };
 
@@ -181,6 +181,32 @@ fn what_is_joined_with_half_precision_is_rounded() {
             assert_eq!(y, [first, first, expected - 1.0, expected - 1.0], "{level:?}");
         }
     }
+}
+
+#[test]
+fn the_gpu_joins_what_was_computed_without_rounding_it() {
+    let mut b = GraphBuilder::new(17);
+    let x = b.input("x", DType::F16, dims(&[1, 2, 4, 4]));
+    let relu = b.node("Relu", &[x]);
+    let wide = cast(&mut b, relu, DType::F32);
+    let root = b.node("Sqrt", &[wide]);
+    let root = cast(&mut b, root, DType::F16);
+    let joined = b.node_with("Concat", &[root, x, relu], &[("axis", Attribute::Int(1))]);
+    let negated = b.node("Neg", &[joined]);
+    let graph = b.output("y", negated).finish().unwrap();
+    let halves = |kernels| {
+        let optimized = optimize_for(graph.clone(), Level::All, kernels).unwrap();
+        let concat = optimized
+            .nodes
+            .iter()
+            .find(|node| node.operator.is_onnx("Concat"))
+            .unwrap();
+        let inputs = concat.inputs.iter().flatten();
+        inputs
+            .filter(|id| optimized.value(**id).ty.as_tensor().unwrap().dtype == Some(DType::F16))
+            .count()
+    };
+    assert_eq!((halves(Kernels::Cpu), halves(Kernels::Gpu)), (3, 0));
 }
 
 #[test]

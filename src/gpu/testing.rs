@@ -6,11 +6,14 @@ use std::fs;
 use std::path::PathBuf;
 use std::rc::Rc;
 
+use half::f16;
+
 use super::device::GpuDevice;
 use super::executor::{GpuConstants, GpuExecutor};
-use super::kernel::{AdapterKind, Dispatch, GpuCaps, GpuKernel, GpuType};
+use super::kernel::{AdapterKind, Binding, Dispatch, GpuCaps, GpuKernel, GpuType};
 use super::program::{GpuProgram, GpuStep, GpuValue, GpuValueId, ValueStorage};
 use crate::error::Result;
+use crate::tensor::Tensor;
 
 thread_local! {
     /// A text that is replaced by another in every shader that this thread compiles: what breaks kernels on purpose.
@@ -39,6 +42,27 @@ pub(crate) fn device() -> Option<Rc<GpuDevice>> {
 /// Capabilities that lead to every variant of a kernel.
 pub(crate) fn both_kinds() -> [GpuCaps; 2] {
     [AdapterKind::Hardware, AdapterKind::Software].map(GpuCaps::webgpu_default)
+}
+
+/// Values rounded to half precision.
+pub(crate) fn halves(values: Vec<f32>) -> Vec<f32> {
+    values.into_iter().map(|value| f16::from_f32(value).to_f32()).collect()
+}
+
+/// A tensor of such values in single and in half precision.
+pub(crate) fn in_both_precisions(shape: &[usize], values: &[f32]) -> [Tensor; 2] {
+    let halves = values.iter().map(|&value| f16::from_f32(value)).collect();
+    [Tensor::new(shape, values.to_vec()), Tensor::new(shape, halves)].map(Result::unwrap)
+}
+
+/// How many bytes of constants in layouts of its own a kernel binds.
+pub(crate) fn constant_bytes(kernel: &GpuKernel) -> usize {
+    let bindings = kernel.dispatches.iter().flat_map(|dispatch| &dispatch.bindings);
+    let sizes = bindings.filter_map(|binding| match binding {
+        Binding::Constant(data) => Some(data.size as usize),
+        _ => None,
+    });
+    sizes.sum()
 }
 
 /// Data of one input or output.
@@ -157,7 +181,9 @@ pub(crate) fn validate(dispatch: &Dispatch) {
     let module = naga::front::wgsl::parse_str(text)
         .unwrap_or_else(|error| panic!("{}: {}\n{text}", dispatch.shader.label, error.emit_to_string(text)));
     let flags = naga::valid::ValidationFlags::all();
-    naga::valid::Validator::new(flags, naga::valid::Capabilities::default())
+    // Browsers have it, and so do native adapters but a few old ones.
+    let capabilities = naga::valid::Capabilities::default() | naga::valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    naga::valid::Validator::new(flags, capabilities)
         .validate(&module)
         .unwrap_or_else(|error| panic!("{}: {}\n{text}", dispatch.shader.label, error.emit_to_string(text)));
     assert!(

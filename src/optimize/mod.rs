@@ -122,6 +122,12 @@ const PRECISION: &[Pass] = &[Pass {
     run: widen::run,
 }];
 
+/// The same for the GPU.
+const GPU_PRECISION: &[Pass] = &[Pass {
+    name: "widen",
+    run: widen::run_for_gpu,
+}];
+
 /// Runs until nothing changes, the basic passes in between.
 const ALGEBRA: &[Pass] = &[
     Pass {
@@ -248,7 +254,11 @@ fn optimize_with(graph: &mut Graph, settings: (Level, Kernels), captures: &[Valu
         }
     }
     run_until_stable(BASIC, graph, captures, &mut history)?;
-    if run_all(PRECISION, graph, captures, &mut history)? {
+    let precision = match kernels {
+        Kernels::Cpu => PRECISION,
+        Kernels::Gpu => GPU_PRECISION,
+    };
+    if run_all(precision, graph, captures, &mut history)? {
         run_until_stable(BASIC, graph, captures, &mut history)?;
     }
     if level == Level::All {

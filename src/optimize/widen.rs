@@ -7,10 +7,16 @@
 //! from f32 to f16 rounds for those alone that take f16. What it joins (Concat, ScatterND, …) it joins in f16, unless all
 //! parts come from such nodes.
 //!
+//! The GPU holds no half precision. For it, what is joined with a result that is computed in f32 is joined in f32, and not
+//! rounded in between.
+//!
 //! Weights stay as they are. The matrix that a convolution or a product packs for itself is read in half precision
 //! ([`store_weights`]), and others are widened when constants are folded.
 
-use super::rewrite::{Analysis, Uses};
+use super::{
+    Kernels,
+    rewrite::{Analysis, Uses},
+};
 use crate::{
     error::Result,
     graph::{Attribute, Graph, Node, NodeId, OperatorId, Value, ValueId, ValueType},
@@ -59,13 +65,27 @@ const MOVEMENT: &[&str] = &[
 const WIDE_MOVEMENT: &[&str] = &["Pad", "Where"];
 
 pub(super) fn run(graph: &mut Graph, captures: &[ValueFacts]) -> Result<bool> {
+    run_for(graph, captures, Kernels::Cpu)
+}
+
+pub(super) fn run_for_gpu(graph: &mut Graph, captures: &[ValueFacts]) -> Result<bool> {
+    run_for(graph, captures, Kernels::Gpu)
+}
+
+fn run_for(graph: &mut Graph, captures: &[ValueFacts], kernels: Kernels) -> Result<bool> {
     let analysis = Analysis::of(graph, captures)?;
     let uses = Uses::of(graph);
     let mut regions = Regions {
         wide: vec![false; graph.values.len()],
+        kernels,
         graph,
         analysis: &analysis,
     };
+    if kernels == Kernels::Gpu {
+        for (half, _) in graph.nodes.iter().filter_map(|node| unrounded(node, &analysis)) {
+            regions.wide[half.index()] = true;
+        }
+    }
     let widened: Vec<bool> = (0..graph.nodes.len())
         .map(|index| regions.widens(index))
         .collect::<Result<_>>()?;
@@ -83,6 +103,7 @@ fn is_half(dtype: Option<DType>) -> bool {
 /// Which values are computed in f32, for the nodes looked at so far.
 struct Regions<'a> {
     wide: Vec<bool>,
+    kernels: Kernels,
     graph: &'a Graph,
     analysis: &'a Analysis,
 }
@@ -155,7 +176,7 @@ impl Regions<'_> {
             .flatten()
             .filter(|id| is_half(self.facts(**id).dtype));
         let is_wide = |id: &ValueId| self.wide[id.index()];
-        let hands_on = if WIDE_MOVEMENT.contains(&name) {
+        let hands_on = if self.kernels == Kernels::Gpu || WIDE_MOVEMENT.contains(&name) {
             halves.any(is_wide)
         } else {
             halves.all(is_wide)

@@ -5,7 +5,7 @@ use super::super::epilogue::Epilogue;
 use super::super::kernel::{AdapterKind, Binding, GpuCaps, GpuKernel};
 use super::super::wgsl::{DispatchBuilder, LINEAR_THREADS, linear_workgroups, shader_text};
 use super::matmul::{Addend, Matrix, Product, STORE_ONE, Store, Stored, bind_store};
-use super::{Constant, Grid, Operand, elements, laid_out, single};
+use super::{Constant, Grid, HALVES, Operand, Precision, elements, laid_out, single};
 
 const TILED: &str = shader_text!("../../../shaders/matmul_tiled.wgsl");
 const STORE: &str = shader_text!("../../../shaders/matmul_store.wgsl");
@@ -209,19 +209,33 @@ fn pointwise(
     caps: &GpuCaps,
 ) -> Option<GpuKernel> {
     let (m, n, k) = (sizes.outputs, sizes.positions(), sizes.inputs);
+    let half = w
+        .constant
+        .filter(|constant| k.is_multiple_of(4) && constant.precision(caps) == Precision::Half);
+    let (weights, precision) = match half {
+        Some(constant) => {
+            let as_they_are = Box::new(|from: &[f32], to: &mut [f32]| to.copy_from_slice(from));
+            let count = sizes.groups * m * k;
+            let weights = laid_out(constant, "conv_rows".into(), count, Precision::Half, as_they_are);
+            (weights, Precision::Half)
+        }
+        None => (w.binding.clone(), Precision::Single),
+    };
     let product = Product {
         m,
         n,
         k,
         batch_dims: vec![sizes.images, sizes.groups],
         a: Matrix {
-            binding: w.binding.clone(),
+            binding: weights,
+            precision,
             row: k,
             column: 1,
             batch: vec![0, m * k],
         },
         b: Matrix {
             binding: x.binding.clone(),
+            precision: Precision::Single,
             row: n,
             column: 1,
             batch: vec![sizes.groups * k * n, k * n],
@@ -279,13 +293,17 @@ fn tiled(
     let (m, n, k) = (sizes.outputs, sizes.positions(), sizes.depth());
     let row = k.next_multiple_of(4);
     let channels = sizes.groups * m;
+    let precision = w
+        .constant
+        .map_or(Precision::Single, |constant| constant.precision(caps));
     let (weights, row) = match w.constant {
-        Some(constant) if row != k => {
+        Some(constant) if row != k || precision == Precision::Half => {
             let layout = format!("conv_rows:{channels}x{k}");
             let binding = laid_out(
                 constant,
                 layout,
                 channels.checked_mul(row)?,
+                precision,
                 Box::new(move |from, to| {
                     for (from, to) in from.chunks_exact(k).zip(to.chunks_exact_mut(row)) {
                         to[..k].copy_from_slice(from);
@@ -300,12 +318,15 @@ fn tiled(
     let batches = sizes.images * sizes.groups;
     let in_plane = sizes.inputs * sizes.window.input[0] * sizes.window.input[1];
     // Batches are images times groups, groups innermost; with one of either there is one batch dimension.
-    let dispatch = DispatchBuilder::new("conv_tiled", TILED)
-        .functions(STORE)
+    let mut dispatch = DispatchBuilder::new("conv_tiled", TILED).functions(STORE);
+    if precision == Precision::Half {
+        dispatch = dispatch.functions(HALVES).flag("AHALF", true);
+    }
+    let dispatch = dispatch
         .flag("CONVOLUTION", true)
         .flag("AVECTOR", vector)
         .define("BATCHRANK", 2)
-        .storage("a", if vector { "vec4<f32>" } else { "f32" }, weights)
+        .storage("a", if vector { precision.wgsl4() } else { "f32" }, weights)
         .storage("b", "f32", x.binding.clone())
         .param("k", k as u32)
         .param("a_row", row as u32)
@@ -396,6 +417,7 @@ fn in_blocks(sizes: &Sizes, weights: Constant, caps: &GpuCaps) -> Option<Binding
         weights,
         layout,
         count,
+        Precision::Single,
         Box::new(move |from, to| {
             for (from, to) in from
                 .chunks_exact(m * inputs * taps)
@@ -624,7 +646,7 @@ mod tests {
                 ..
             } = case;
             let x = random.floats(images * groups * inputs * input);
-            let w = random.floats(groups * outputs * inputs * taps);
+            let w = testing::halves(random.floats(groups * outputs * inputs * taps));
             let bias = random.floats(groups * outputs);
             let mut expected = vec![0.0f64; images * groups * outputs * output];
             for (at, value) in expected.iter_mut().enumerate() {
@@ -648,22 +670,14 @@ mod tests {
             let w_shape = [vec![groups * outputs, inputs], case.kernel.clone()].concat();
             let output_shape = [vec![images, groups * outputs], case.output()].concat();
             let bias_shape = [groups * outputs];
-            let tensor = Tensor::new(&w_shape, w.clone()).unwrap();
-            for (caps, is_constant) in testing::both_kinds()
+            let [single, half] = testing::in_both_precisions(&w_shape, &w);
+            for (caps, constant) in testing::both_kinds()
                 .into_iter()
-                .flat_map(|caps| [(caps.clone(), true), (caps, false)])
+                .flat_map(|caps| [None, Some(&single), Some(&half)].map(|constant| (caps.clone(), constant)))
             {
-                let weights = if is_constant {
-                    Operand::constant(
-                        &w_shape,
-                        1,
-                        Constant {
-                            source: 3,
-                            tensor: &tensor,
-                        },
-                    )
-                } else {
-                    Operand::input(&w_shape, 1)
+                let weights = match constant {
+                    Some(tensor) => Operand::constant(&w_shape, 1, Constant { source: 3, tensor }),
+                    None => Operand::input(&w_shape, 1),
                 };
                 let (x_operand, bias_operand) = (Operand::input(&x_shape, 0), Operand::input(&bias_shape, 2));
                 let kernel = conv(
@@ -680,7 +694,7 @@ mod tests {
                 kernel.dispatches.iter().for_each(testing::validate);
                 let inputs = [Data::F32(x.clone()), Data::F32(w.clone()), Data::F32(bias.clone())];
                 let found = testing::run(&device, kernel, &inputs, &[(GpuType::F32, expected.len())]).unwrap();
-                let what = format!("{case:?}, constant {is_constant}, {:?}", caps.kind);
+                let what = format!("{case:?}, constant {constant:?}, {:?}", caps.kind);
                 testing::assert_close(found[0].f32s(), &expected, 1e-5, &what);
             }
         }

@@ -5,7 +5,7 @@
 use super::super::epilogue::Epilogue;
 use super::super::kernel::{AdapterKind, Binding, GpuCaps, GpuKernel};
 use super::super::wgsl::{DispatchBuilder, shader_text};
-use super::{Grid, MAX_RANK, Operand, dense_strides, elements, laid_out, single};
+use super::{Grid, HALVES, MAX_RANK, Operand, Precision, dense_strides, elements, laid_out, single};
 use crate::pointwise::access::broadcast_strides;
 
 const DIRECT: &str = shader_text!("../../../shaders/matmul_direct.wgsl");
@@ -19,6 +19,8 @@ pub(super) const STORE_ONE: &str = shader_text!("../../../shaders/matmul_store_o
 #[derive(Debug, Clone)]
 pub(super) struct Matrix {
     pub(super) binding: Binding,
+    /// Half precision wants whole vectors along the rows.
+    pub(super) precision: Precision,
     pub(super) row: usize,
     pub(super) column: usize,
     /// Step in elements per batch dimension.
@@ -109,6 +111,7 @@ pub fn fused_matmul(
     };
     let a_matrix = Matrix {
         binding: a.binding.clone(),
+        precision: Precision::Single,
         row: if transpose_a { 1 } else { k },
         column: if transpose_a { m } else { 1 },
         batch: strides(a_batch, m * k)?,
@@ -118,14 +121,16 @@ pub fn fused_matmul(
             let batch = strides(b_batch, k * n)?;
             Some(Matrix {
                 binding: b.binding.clone(),
+                precision: Precision::Single,
                 row: if transpose_b { 1 } else { n },
                 column: if transpose_b { k } else { 1 },
                 batch,
             })
         },
-        |(binding, row)| {
+        |(binding, precision, row)| {
             Some(Matrix {
                 binding,
+                precision,
                 row,
                 column: 1,
                 batch: strides(b_batch, k * row)?,
@@ -178,13 +183,15 @@ pub fn gemm(
     let (a_row, a_column) = strides(attributes.transpose_a, *a1);
     let a_matrix = Matrix {
         binding: a.binding.clone(),
+        precision: Precision::Single,
         row: a_row,
         column: a_column,
         batch: Vec::new(),
     };
     let b_matrix = match constant_b(b, k, n, attributes.transpose_b, 1, caps) {
-        Some((binding, row)) => Matrix {
+        Some((binding, precision, row)) => Matrix {
             binding,
+            precision,
             row,
             column: 1,
             batch: Vec::new(),
@@ -193,6 +200,7 @@ pub fn gemm(
             let (row, column) = strides(attributes.transpose_b, *b1);
             Matrix {
                 binding: b.binding.clone(),
+                precision: Precision::Single,
                 row,
                 column,
                 batch: Vec::new(),
@@ -230,7 +238,7 @@ pub fn gemm(
     .kernel(caps)
 }
 
-/// A constant right operand as rows, of whole vectors for hardware, and its row length; `None` when it is no constant or
+/// A constant right operand as rows, of whole vectors for hardware, its precision and its row length; `None` when it is no constant or
 /// already is laid out so.
 fn constant_b(
     b: &Operand,
@@ -239,13 +247,14 @@ fn constant_b(
     transposed: bool,
     batches: usize,
     caps: &GpuCaps,
-) -> Option<(Binding, usize)> {
+) -> Option<(Binding, Precision, usize)> {
     let constant = b.constant?;
+    let precision = constant.precision(caps);
     let row = match caps.kind {
         AdapterKind::Hardware => n.next_multiple_of(4),
         AdapterKind::Software => n,
     };
-    if !transposed && row == n {
+    if !transposed && row == n && precision == Precision::Single {
         return None;
     }
     let count = batches.checked_mul(k)?.checked_mul(row)?;
@@ -257,6 +266,7 @@ fn constant_b(
         constant,
         layout,
         count,
+        precision,
         Box::new(move |from, to| {
             for (from, to) in from
                 .chunks_exact((k * n).max(1))
@@ -270,7 +280,7 @@ fn constant_b(
             }
         }),
     );
-    Some((binding, row))
+    Some((binding, precision, row))
 }
 
 impl Product<'_> {
@@ -409,7 +419,7 @@ impl Product<'_> {
     }
 
     /// Declares operands, output, addend and parameters, and how each is read.
-    fn bind(&self, dispatch: DispatchBuilder, batches: usize) -> DispatchBuilder {
+    fn bind(&self, mut dispatch: DispatchBuilder, batches: usize) -> DispatchBuilder {
         let whole = |matrix: &Matrix, run: usize| {
             run.is_multiple_of(4) && matrix.batch.iter().all(|stride| stride.is_multiple_of(4))
         };
@@ -418,14 +428,20 @@ impl Product<'_> {
         // A row of padding may stand for missing columns, so n itself need not be whole.
         let b_rows = self.b.column == 1 && whole(&self.b, self.b.row);
         let b_columns = !b_rows && self.b.row == 1 && k_whole && whole(&self.b, self.b.column);
-        let element = |vector| if vector { "vec4<f32>" } else { "f32" };
+        let element = |vector: bool, matrix: &Matrix| if vector { matrix.precision.wgsl4() } else { "f32" };
         let joined = self.batches();
+        let half = |matrix: &Matrix| matrix.precision == Precision::Half;
+        if half(&self.a) || half(&self.b) {
+            dispatch = dispatch.functions(HALVES);
+        }
         let dispatch = dispatch
+            .flag("AHALF", half(&self.a))
+            .flag("BHALF", half(&self.b))
             .flag("AVECTOR", a_vector)
             .flag("BROWS", b_rows)
             .flag("BCOLUMNS", b_columns)
-            .storage("a", element(a_vector), self.a.binding.clone())
-            .storage("b", element(b_rows || b_columns), self.b.binding.clone());
+            .storage("a", element(a_vector, &self.a), self.a.binding.clone())
+            .storage("b", element(b_rows || b_columns, &self.b), self.b.binding.clone());
         let dispatch = self.bind_reads(dispatch, &joined);
         let stored = if self.n.is_multiple_of(4) {
             Stored::Vectors
@@ -524,7 +540,7 @@ mod tests {
     use super::super::super::testing::{self, Data, Random};
     use super::super::Constant;
     use super::*;
-    use crate::tensor::Tensor;
+    use crate::tensor::DType;
 
     /// `max(value, 0) + residual[index]`.
     fn epilogue() -> Epilogue {
@@ -573,31 +589,27 @@ mod tests {
         ];
         cases.extend((0..6).map(|_| [random.between(1, 40), random.between(1, 40), random.between(1, 40)]));
         for [m, n, k] in cases {
-            let (a, b) = (random.floats(m * k), random.floats(k * n));
+            let (a, b) = (random.floats(m * k), testing::halves(random.floats(k * n)));
             let expected = reference(&a, &b, [m, n, k], (k, 1), (n, 1));
-            let tensor = Tensor::new(&[k, n], b.clone()).unwrap();
+            let [single, half] = testing::in_both_precisions(&[k, n], &b);
             for caps in testing::both_kinds() {
-                for is_constant in [false, true] {
+                for constant in [None, Some(&single), Some(&half)] {
                     let b_shape = [k, n];
-                    let b_operand = if is_constant {
-                        Operand::constant(
-                            &b_shape,
-                            1,
-                            Constant {
-                                source: 1,
-                                tensor: &tensor,
-                            },
-                        )
-                    } else {
-                        Operand::input(&b_shape, 1)
+                    let b_operand = match constant {
+                        Some(tensor) => Operand::constant(&b_shape, 1, Constant { source: 1, tensor }),
+                        None => Operand::input(&b_shape, 1),
                     };
                     let kernel = matmul(&Operand::input(&[m, k], 0), &b_operand, None, &caps).unwrap();
                     kernel.dispatches.iter().for_each(testing::validate);
-                    let as_it_is = n % 4 == 0 || caps.kind == AdapterKind::Software;
-                    assert_eq!(kernel.binds_input(1), !is_constant || as_it_is);
+                    let is_half = constant.is_some_and(|tensor| tensor.dtype() == DType::F16);
+                    let as_it_is = (n % 4 == 0 && !is_half) || caps.kind == AdapterKind::Software;
+                    assert_eq!(kernel.binds_input(1), constant.is_none() || as_it_is);
+                    if is_half && caps.kind == AdapterKind::Hardware {
+                        assert_eq!(testing::constant_bytes(&kernel), k * n.next_multiple_of(4) * 2);
+                    }
                     let inputs = [Data::F32(a.clone()), Data::F32(b.clone())];
                     let found = testing::run(&device, kernel, &inputs, &[(GpuType::F32, m * n)]).unwrap();
-                    let what = format!("{m}x{n}x{k}, constant {is_constant}, {:?}", caps.kind);
+                    let what = format!("{m}x{n}x{k}, constant {constant:?}, {:?}", caps.kind);
                     testing::assert_close(found[0].f32s(), &expected, 1e-4, &what);
                 }
             }
@@ -682,15 +694,15 @@ mod tests {
         let Some(device) = testing::device() else { return };
         let mut random = Random(12);
         for [m, n, k] in [[5, 7, 9], [32, 20, 24], [1, 10, 64], [70, 66, 40]] {
-            for flags in 0..8 {
-                let (transpose_a, transpose_b, is_constant) = (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0);
+            for flags in 0..12 {
+                let (transpose_a, transpose_b, constant) = (flags & 1 != 0, flags & 2 != 0, flags / 4);
                 let attributes = GemmAttributes {
                     alpha: 0.5,
                     beta: 2.0,
                     transpose_a,
                     transpose_b,
                 };
-                let (a, b) = (random.floats(m * k), random.floats(k * n));
+                let (a, b) = (random.floats(m * k), testing::halves(random.floats(k * n)));
                 let a_shape = if transpose_a { [k, m] } else { [m, k] };
                 let b_shape = if transpose_b { [n, k] } else { [k, n] };
                 let steps = |transposed, width| if transposed { (1, width) } else { (width, 1) };
@@ -715,18 +727,10 @@ mod tests {
                     .enumerate()
                     .map(|(at, value)| value * 0.5 + 2.0 * c_at(at / n, at % n))
                     .collect();
-                let tensor = Tensor::new(&b_shape, b.clone()).unwrap();
-                let b_operand = if is_constant {
-                    Operand::constant(
-                        &b_shape,
-                        1,
-                        Constant {
-                            source: 1,
-                            tensor: &tensor,
-                        },
-                    )
-                } else {
-                    Operand::input(&b_shape, 1)
+                let tensors = testing::in_both_precisions(&b_shape, &b);
+                let b_operand = match tensors.get(constant) {
+                    Some(tensor) => Operand::constant(&b_shape, 1, Constant { source: 1, tensor }),
+                    None => Operand::input(&b_shape, 1),
                 };
                 let c_operand = Operand::input(c_shape, 2);
                 for caps in testing::both_kinds() {

@@ -25,9 +25,9 @@ pub mod volume;
 
 use std::sync::Arc;
 
-use super::kernel::{AdapterKind, Binding, Check, ConstantData, ConstantKey, Dispatch, GpuCaps, GpuKernel, GpuType};
+use super::kernel::{AdapterKind, Binding, Check, ConstantData, ConstantKey, Dispatch, GpuCaps, GpuKernel};
 use super::wgsl::{DispatchBuilder, LINEAR_THREADS, linear_workgroups, shader_text};
-use crate::tensor::{Bytes, Tensor};
+use crate::tensor::{Bytes, DType, Tensor};
 
 /// Dimensions that a strided kernel walks at most, after neighbours that can be one were made one.
 pub const MAX_RANK: usize = 8;
@@ -71,20 +71,74 @@ impl<'a> Operand<'a> {
 
 /// A constant in another layout: `count` f32 values that `lay_out` writes from the constant's own. `layout` names the
 /// layout with everything `lay_out` depends on but the constant.
-fn laid_out(constant: Constant, layout: String, count: usize, lay_out: Box<LayOut>) -> Binding {
+fn laid_out(constant: Constant, layout: String, count: usize, precision: Precision, lay_out: Box<LayOut>) -> Binding {
     let tensor = constant.tensor.clone();
     let key = ConstantKey {
         source: constant.source,
-        layout,
+        layout: match precision {
+            Precision::Single => layout,
+            Precision::Half => layout + ":half",
+        },
     };
     let make = move || {
         let mut values = vec![0.0f32; count];
         lay_out(&tensor.at_hand()?.to_f32s()?, &mut values);
-        Ok(Bytes::from_f32s(values))
+        Ok(match precision {
+            Precision::Single => Bytes::from_f32s(values),
+            Precision::Half => half_words(&values).into(),
+        })
     };
-    let size = count as u64 * GpuType::SIZE;
+    let size = count as u64 * precision.bytes();
     Binding::Constant(Arc::new(ConstantData::new(key, size, Box::new(make))))
 }
+
+/// How the elements of a constant that is laid out are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Precision {
+    Single,
+    /// Two in each word; shaders take four at a time, by [`HALVES`].
+    Half,
+}
+
+impl Precision {
+    fn bytes(self) -> u64 {
+        match self {
+            Precision::Single => 4,
+            Precision::Half => 2,
+        }
+    }
+
+    /// The type of four elements.
+    fn wgsl4(self) -> &'static str {
+        match self {
+            Precision::Single => "vec4<f32>",
+            Precision::Half => "vec2<u32>",
+        }
+    }
+}
+
+impl Constant<'_> {
+    /// How a kernel for hardware that takes it in vectors has it: weights in half precision stay so. Software adapters
+    /// would take longer to compile and to run what unpacks them.
+    fn precision(&self, caps: &GpuCaps) -> Precision {
+        match (caps.kind, self.tensor.dtype()) {
+            (AdapterKind::Hardware, DType::F16) => Precision::Half,
+            _ => Precision::Single,
+        }
+    }
+}
+
+/// Values that are no more exact than half precision, so stored.
+#[inline(never)]
+fn half_words(values: &[f32]) -> Vec<u8> {
+    let halves = values.iter().map(|&value| half::f16::from_f32(value));
+    halves.flat_map(half::f16::to_le_bytes).collect()
+}
+
+const HALVES: &str = "
+fn halves(pairs: vec2<u32>) -> vec4<f32> {
+    return vec4<f32>(unpack2x16float(pairs.x), unpack2x16float(pairs.y));
+}";
 
 /// Writes a layout of a constant's elements.
 type LayOut = dyn Fn(&[f32], &mut [f32]) + Send + Sync;
