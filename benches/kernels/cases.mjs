@@ -93,6 +93,15 @@ export const convolutions = [
   conv("mobilenet", 96, 96, 96, 40, 7, 1),
 ];
 
+/** Convolutions along a line as [channels in, out, size, taps, dilation]. */
+export const lines = [
+  [256, 512, 508, 5, 1],
+  [128, 128, 1000, 3, 1],
+  [64, 64, 4000, 7, 2],
+  [32, 32, 400, 3, 1],
+  [16, 32, 400, 5, 1],
+];
+
 /** Poolings as [kind, channels, size, kernel, stride, pad]. */
 export const poolings = [
   ["max", 64, 112, 3, 2, 0],
