@@ -157,6 +157,20 @@ export interface CoreTensor {
   data: TensorData;
 }
 
+/** A feed of the type that its input declares; the input by its position. */
+export interface CoreFeed {
+  input: number;
+  shape: readonly number[];
+  data: TensorData;
+}
+
+/** An output of a run that is a tensor, with its type where that is not the declared one. */
+export interface CoreOutput {
+  type?: DataType;
+  shape: number[];
+  data: TensorData;
+}
+
 /** A tensor in GPU memory as it crosses. */
 export interface CoreGpuTensor {
   name: string;
@@ -222,10 +236,14 @@ export interface CoreSession {
   inputs(): ValueInfo[];
   outputs(): ValueInfo[];
   /** The outputs at once when nothing has to be waited for, as on the CPU. */
-  run(feeds: CoreValue[], fetches?: string[], kept?: string[]): CoreValue[] | Promise<CoreValue[]>;
+  run(
+    feeds: (CoreFeed | CoreValue)[],
+    fetches?: string[],
+    kept?: string[],
+  ): (CoreOutput | CoreValue)[] | Promise<(CoreOutput | CoreValue)[]>;
   /** The `GPUDevice` in use. */
   gpuDevice(): object | undefined;
-  profile(feeds: CoreValue[], runs: number): Promise<Profile>;
+  profile(feeds: (CoreFeed | CoreValue)[], runs: number): Promise<Profile>;
   /** The build is named by the loader, which knows why there are so many threads. */
   report(): Omit<Report, "threads" | "wasm"> & { threads: number };
   inspect(stage: InspectStage, json: boolean): string;
