@@ -18,6 +18,15 @@ const reach = 4;
 /** Beyond this share of an output's own size nothing is taken for rounding. */
 const limit = 0.1;
 
+/** Half precision and narrower among the types of a graph's text, and operators that round to integers. */
+const rounding =
+  /\b(b?float16|float8\w*)\[|= [\w.]*(QuantizeLinear|Integer|QLinear\w+|DynamicQuantize\w+|QGemm|QAttention)\(/;
+
+/** Whether a model rounds inside, by the text of its graph. */
+export function roundsInside(graph: string): boolean {
+  return rounding.test(graph);
+}
+
 /** The outputs for inputs near `feeds`; none when there are no 32-bit numbers among the inputs. */
 export async function nearbyOutputs(run: (feeds: Values) => Promise<Values>, feeds: Values): Promise<Values[]> {
   const outputs: Values[] = [];
