@@ -7,8 +7,17 @@
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
-use modelet::import::onnx::{FileRanges, external_ranges, wire::Writer};
+use modelet::import::onnx::{
+    FileRanges, Segments, external_ranges,
+    skim::{LOCATION, Skim},
+    wire::Writer,
+};
+use modelet::tensor::{Bytes, Source};
 use modelet::{Device, ErrorCode, Model, Session, SessionOptions, Tensor};
 
 /// A folder that is deleted when the test ends.
@@ -179,4 +188,154 @@ fn many_overlapping_ranges_of_one_file_are_stopped() {
     fs::write(folder.0.join("model.onnx"), bytes.into_bytes()).unwrap();
     let error = Model::load_file(folder.0.join("model.onnx")).map(|_| ()).unwrap_err();
     assert_eq!(error.code(), ErrorCode::LimitExceeded, "{error}");
+}
+
+/// Counts how often each part of a file is read.
+struct Counted {
+    file: Vec<u8>,
+    reads: Arc<AtomicUsize>,
+}
+
+impl Source for Counted {
+    fn read(&self, start: usize, target: &mut [u8]) -> modelet::Result<()> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        target.copy_from_slice(&self.file[start..start + target.len()]);
+        Ok(())
+    }
+}
+
+/// A model as it arrives when its large tensors stay elsewhere.
+fn skimmed(file: &[u8], reads: &Arc<AtomicUsize>) -> Model {
+    let reads = Arc::clone(reads);
+    let source: Arc<dyn Source> = Arc::new(Counted {
+        file: file.to_vec(),
+        reads,
+    });
+    let (mut skim, mut out, mut at) = (Skim::default(), Segments::new(file.len() as u64), 0);
+    while at < file.len() {
+        at += match skim.cut() {
+            Some((cut, left)) => {
+                let bytes = Bytes::deferred(Arc::clone(&source), cut.offset as usize, cut.length as usize);
+                out.insert(cut.offset, bytes);
+                skim.skip(left);
+                left as usize
+            }
+            None => skim.feed(&file[at..file.len().min(at + skim.wanted())]),
+        };
+    }
+    let files: std::collections::HashMap<_, _> = [(LOCATION.to_string(), out)].into_iter().collect();
+    Model::load_with(skim.finish().unwrap(), &files).unwrap()
+}
+
+/// A convolution that a BatchNormalization scales, a product and a bias: weights that kernels pack, that passes compute
+/// anew, and that are read as they are.
+fn network() -> Vec<u8> {
+    let mut model = Writer::default();
+    let wave = |count: usize| -> Vec<u8> {
+        let values = (0..count).map(|index| (index as f32 * 0.7).sin() * 0.1);
+        values.flat_map(f32::to_le_bytes).collect()
+    };
+    let weights: [(&str, &[u64]); 8] = [
+        ("conv", &[64, 32, 3, 3]),
+        ("scale", &[64]),
+        ("shift", &[64]),
+        ("mean", &[64]),
+        ("variance", &[64]),
+        ("table", &[1, 64, 24, 24]),
+        ("product", &[24, 1000]),
+        ("bias", &[1000]),
+    ];
+    let nodes: [(&str, &[&str], &str); 4] = [
+        ("Conv", &["x", "conv"], "c"),
+        ("BatchNormalization", &["c", "scale", "shift", "mean", "variance"], "n"),
+        ("Add", &["n", "table"], "a"),
+        ("MatMul", &["a", "product"], "m"),
+    ];
+    model.varint_field(1, 8);
+    model.message_field(8, |opset| opset.varint_field(2, 17));
+    model.message_field(7, |graph| {
+        for (operator, inputs, output) in nodes.iter().chain(&[("Add", &["m", "bias"][..], "y")]) {
+            graph.message_field(1, |node| {
+                inputs.iter().for_each(|input| node.bytes_field(1, input.as_bytes()));
+                node.bytes_field(2, output.as_bytes());
+                node.bytes_field(4, operator.as_bytes());
+            });
+        }
+        for (name, shape) in weights {
+            let mut raw = wave(shape.iter().product::<u64>() as usize);
+            if name == "variance" {
+                raw = [0.5f32; 64].iter().flat_map(|value| value.to_le_bytes()).collect();
+            }
+            graph.message_field(5, |tensor| {
+                shape.iter().for_each(|&size| tensor.varint_field(1, size));
+                tensor.varint_field(2, 1);
+                tensor.bytes_field(8, name.as_bytes());
+                tensor.bytes_field(9, &raw);
+            });
+        }
+        for (field, name, shape) in [(11, "x", &[1, 32, 26, 26][..]), (12, "y", &[])] {
+            graph.message_field(field, |value| {
+                value.bytes_field(1, name.as_bytes());
+                value.message_field(2, |ty| {
+                    ty.message_field(1, |tensor| {
+                        tensor.varint_field(1, 1);
+                        if !shape.is_empty() {
+                            tensor.message_field(2, |dims| {
+                                shape
+                                    .iter()
+                                    .for_each(|&size| dims.message_field(1, |dim| dim.varint_field(1, size)));
+                            });
+                        }
+                    });
+                });
+            });
+        }
+    });
+    model.into_bytes()
+}
+
+#[test]
+fn weights_that_stay_elsewhere_give_the_same_and_come_to_memory_only_where_the_cpu_reads_them() {
+    let file = network();
+    let x = || {
+        let values = (0..32 * 26 * 26).map(|index| (index as f32 * 0.3).cos()).collect();
+        [("x", Tensor::new(&[1, 32, 26, 26], values).unwrap())]
+    };
+    let run = |model: Model, device| {
+        let options = SessionOptions {
+            device,
+            ..SessionOptions::default()
+        };
+        let mut session = pollster::block_on(Session::new(model, options)).ok()?;
+        let weights = session.report().memory.weights_bytes;
+        let outputs = pollster::block_on(session.run(x())).unwrap();
+        // Another program on the same device takes no weight anew.
+        pollster::block_on(session.run(x())).unwrap();
+        let deferred = session.optimized_graph().values.iter();
+        let deferred = deferred
+            .filter(|value| value.constant.as_ref().is_some_and(Tensor::is_deferred))
+            .count();
+        Some((outputs[0].to_f32s().unwrap().into_owned(), weights, deferred))
+    };
+    let reads = Arc::new(AtomicUsize::new(0));
+    let (expected, weights, _) = run(Model::load(file.clone()).unwrap(), Device::Cpu).unwrap();
+    let (found, same, deferred) = run(skimmed(&file, &reads), Device::Cpu).unwrap();
+    assert_eq!((&found, weights, deferred), (&expected, same, 0));
+    reads.store(0, Ordering::Relaxed);
+    let Some((found, same, deferred)) = run(skimmed(&file, &reads), Device::WebGpu) else {
+        println!("skipped: there is no GPU adapter");
+        return;
+    };
+    assert_eq!((weights, deferred), (same, 3));
+    assert_eq!(
+        reads.load(Ordering::Relaxed),
+        3,
+        "each weight is read once, to be uploaded"
+    );
+    for (index, (a, b)) in found.iter().zip(&expected).enumerate() {
+        assert!(
+            (a - b).abs() <= 1e-3 * b.abs().max(1.0),
+            "element {index} is {a}, expected {b}"
+        );
+    }
 }

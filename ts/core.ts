@@ -217,12 +217,23 @@ export interface CoreFileRanges {
   ranges: [number, number][];
 }
 
-/** Bytes of a model, or of a part of its external data, in the core's memory; they are streamed straight into it. */
+/**
+ * Where the bytes of a model go: to the core's memory; all but large tensors of the model; or none. What does not go
+ * there stays in JavaScript's.
+ */
+export type CoreBytesPlace = "inside" | "model" | "outside";
+
+/** Bytes of a model, or of a part of its external data, as they stream in. */
 export interface CoreBytes {
   append(chunk: Uint8Array): void;
+  /** How many they are, without the pieces. */
   readonly length: number;
   /** A copy of at most `length` bytes from `start`. */
   chunk(start: number, length: number): Uint8Array;
+  /** Large tensors that stayed in JavaScript, and where in the file they were. */
+  pieces(): [offset: number, bytes: Uint8Array][];
+  /** Takes in one of another instance's pieces. */
+  addPiece(offset: number, bytes: Uint8Array): void;
   /** What the model needs of other files. */
   externalFiles(): CoreFileRanges[];
   /** Says that there is an external file of `size` bytes. */
@@ -266,7 +277,7 @@ export interface CoreModule {
   forgetThreads?(): void;
   /** Calls `handler` with the message of a Rust panic, just before the instance aborts. */
   setPanicHandler?(handler: (message: string) => void): void;
-  readonly ModelBytes: new (expectedLength: number) => CoreBytes;
+  readonly ModelBytes: new (expectedLength: number, place: CoreBytesPlace) => CoreBytes;
   readonly CoreSession: {
     /** The session shares `bytes`, which may be freed. */
     load(

@@ -1,11 +1,11 @@
 // A model's way into the core: its bytes stream into the core's memory and are compiled there. A model with operators
 // that the core lacks moves on to the build that has all, without another download.
 
-import type { CoreBytes, CoreSession, Device, Optimization } from "./core.js";
+import type { CoreBytes, CoreBytesPlace, CoreSession, Device, Optimization } from "./core.js";
 import { ModeletError, messageOf } from "./errors.js";
 import { type ExternalFile, openExternal } from "./external.js";
 import { type Core, type CoreRequest, loadCore } from "./loader.js";
-import { hasWebGPU } from "./platform.js";
+import { expectsGpu, hasWebGPU } from "./platform.js";
 import type { LoadOptions } from "./session.js";
 import { type ByteStream, checkStart, type ModelSource, openSource } from "./source.js";
 import { chooseThreads, type ThreadsChoice } from "./threads.js";
@@ -32,8 +32,12 @@ export async function openModel(source: ModelSource, options: OpenOptions): Prom
   const urls = { wasmUrl: options.wasmUrl, workerUrl: options.workerUrl };
   // The model's request goes out while the core is still loading, behind the core's own.
   const loading = coreWithThreads({ ...(options.operators === "all" && { operators: "all" }), ...urls }, choice);
-  const [stream, home] = await Promise.all([openSource(source, options.signal), loading]);
-  const model = new ModelInCore(home.core, stream.total);
+  const [stream, home, hasGpu] = await Promise.all([
+    openSource(source, options.signal),
+    loading,
+    expectsGpu(options.device),
+  ]);
+  const model = new ModelInCore(home.core, stream.total, hasGpu);
   const compile = async (
     model: ModelInCore,
     { core, threads, warnings }: Home,
@@ -107,17 +111,31 @@ interface Part {
   readonly bytes: CoreBytes;
 }
 
-/** A model's bytes in the memory of an instance, and those of its external data. */
+function room(core: Core, length: number, place: CoreBytesPlace): CoreBytes {
+  return core.callSync((module) => new module.ModelBytes(length, place));
+}
+
+/**
+ * A model's bytes with an instance of the core, and those of its external data. For the GPU, weights stay in JavaScript's
+ * memory, from where they are written to the GPU's, and the core copies only what it reads itself.
+ */
 class ModelInCore {
   readonly core: Core;
   #bytes: CoreBytes | undefined;
+  readonly #outside: boolean;
   /** The sizes of the external files. */
   readonly #files = new Map<string, number>();
   #parts: Part[] = [];
 
-  constructor(core: Core, expectedLength: number) {
+  constructor(
+    core: Core,
+    expectedLength: number,
+    outside: boolean,
+    place: CoreBytesPlace = outside ? "model" : "inside",
+  ) {
     this.core = core;
-    this.#bytes = core.callSync((module) => new module.ModelBytes(expectedLength));
+    this.#outside = outside;
+    this.#bytes = room(core, expectedLength, place);
     core.users++;
   }
 
@@ -128,7 +146,7 @@ class ModelInCore {
       if (loaded === 0) checkStart(chunk, stream.name);
       this.core.callSync(() => this.bytes.append(chunk));
       loaded += chunk.length;
-      onProgress?.({ stage: "download", loaded, total: stream.total });
+      onProgress?.({ phase: "download", stage: "download", loaded, total: stream.total });
     }
     checkAborted(signal);
   }
@@ -161,13 +179,13 @@ class ModelInCore {
     { signal, onProgress }: LoadOptions,
   ): Promise<void> {
     const length = Number.isSafeInteger(end) ? end - offset : Math.max(file.size() - offset, 0);
-    const bytes = this.core.callSync((module) => new module.ModelBytes(length));
+    const bytes = this.#roomForData(this.core, length);
     this.#parts.push({ location, offset, bytes });
     for await (const chunk of file.read(offset, end)) {
       checkAborted(signal);
       this.core.callSync(() => bytes.append(chunk));
       progress.loaded += chunk.length;
-      onProgress?.({ stage: "external-data", ...progress });
+      onProgress?.({ phase: "download", stage: "external-data", ...progress });
     }
     checkAborted(signal);
   }
@@ -183,18 +201,25 @@ class ModelInCore {
     });
   }
 
+  #roomForData(core: Core, length: number): CoreBytes {
+    return room(core, length, this.#outside ? "outside" : "inside");
+  }
+
   /** Moves to another instance, part by part, so that little is there twice. This one is freed, except on failure. */
   moveTo(core: Core): ModelInCore {
-    const moved = new ModelInCore(core, this.bytes.length);
+    const moved = new ModelInCore(core, this.bytes.length, this.#outside, "inside");
     try {
       copy(this.core, this.bytes, core, moved.bytes);
+      for (const [offset, bytes] of this.core.callSync(() => this.bytes.pieces())) {
+        core.callSync(() => moved.bytes.addPiece(offset, bytes));
+      }
       // The model shares the bytes of its parts.
       this.core.callSync(() => this.bytes.free());
       this.#bytes = undefined;
       this.core.users--;
       for (let part = this.#parts.shift(); part; part = this.#parts.shift()) {
         const { location, offset, bytes } = part;
-        const target = core.callSync((module) => new module.ModelBytes(bytes.length));
+        const target = this.#roomForData(core, bytes.length);
         moved.#parts.push({ location, offset, bytes: target });
         try {
           copy(this.core, bytes, core, target);
@@ -241,7 +266,10 @@ class ModelInCore {
           ...(verifyOnLoad && { verifyOnLoad }),
           ...(name !== undefined && { name }),
         },
-        (stage, done, total) => onProgress?.({ stage, loaded: done, total }),
+        (stage, done, total) => {
+          const phase = stage === "upload" || stage === "compile" ? stage : "prepare";
+          onProgress?.({ phase, stage, loaded: done, total });
+        },
         onEvent,
       ),
     );
@@ -291,7 +319,7 @@ async function move(
   threads: ThreadsChoice,
   { signal, onProgress, workerUrl }: LoadOptions,
 ): Promise<[ModelInCore, Home]> {
-  const tell = (loaded: number) => onProgress?.({ stage: "operators", loaded, total: 1 });
+  const tell = (loaded: number) => onProgress?.({ phase: "download", stage: "operators", loaded, total: 1 });
   tell(0);
   const home = await coreWithThreads({ operators: "all", workerUrl }, threads).catch((reason) => {
     const message = `${lack.message}; the build with all operators could not be loaded: ${messageOf(reason)}`;

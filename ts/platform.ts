@@ -12,6 +12,24 @@ export function hasWebGPU(): boolean {
   return Boolean((globalThis.navigator as { gpu?: unknown } | undefined)?.gpu);
 }
 
+type AdapterInfo = Partial<Record<"isFallbackAdapter" | "architecture" | "description", unknown>>;
+
+/** Whether a session for this device can be expected to use a GPU: `auto` takes none that a program imitates. */
+export async function expectsGpu(device: "auto" | "webgpu" | "cpu"): Promise<boolean> {
+  if (device !== "auto" || !hasWebGPU()) return device === "webgpu";
+  const { gpu } = globalThis.navigator as unknown as {
+    gpu: { requestAdapter(): Promise<{ info: AdapterInfo } | null> };
+  };
+  const adapter = await gpu.requestAdapter().catch(() => null);
+  const info = adapter?.info;
+  return (
+    info !== undefined &&
+    !/true|swiftshader|llvmpipe|lavapipe|basic render/i.test(
+      `${info.isFallbackAdapter} ${info.architecture} ${info.description}`,
+    )
+  );
+}
+
 /** Imports a module that exists only at run time. */
 export function importAtRunTime<M>(name: string): Promise<M> {
   return import(/* webpackIgnore: true */ /* @vite-ignore */ name);

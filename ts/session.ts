@@ -33,7 +33,7 @@ import {
 } from "./gpu.js";
 import { anyCore, type Core } from "./loader.js";
 import { checkAborted, type OpenModel, openModel } from "./model.js";
-import { isNode, provideWebGPU } from "./platform.js";
+import { hasWebGPU, isNode, provideWebGPU } from "./platform.js";
 import { type ModelSource, viewBytes } from "./source.js";
 import { Tensor, type TensorInput } from "./tensor.js";
 import {
@@ -48,15 +48,22 @@ import {
   toCoreValue,
 } from "./value.js";
 
-/** How far loading has come. */
+/** How far loading has come, or a run that has something to prepare. */
 export interface Progress {
   /**
-   * `download` while bytes of the model arrive, `external-data` while those of its other files do, then the stages of
-   * compilation as the core names them. `operators` while the build with all operators is loaded; the stages of
-   * compilation begin anew after it.
+   * What is waited for: `download` of the model, its other files, or a larger build of the core; `prepare`, reading and
+   * compiling the model and choosing kernels; `upload` of weights to GPU memory; `compile`, that of GPU pipelines, which
+   * goes on beside the upload. The last three are part of the first run of each set of input shapes, and of loading with
+   * {@link LoadOptions.warmup}.
+   */
+  readonly phase: "download" | "prepare" | "upload" | "compile";
+  /**
+   * The step of the phase. `download` while bytes of the model arrive, `external-data` while those of its other files do,
+   * `operators` while the build with all operators is loaded; then the stages of compilation as the core names them, which
+   * begin anew after `operators`.
    */
   readonly stage: string;
-  /** What is done of `total`: bytes while downloading, steps afterwards. */
+  /** What is done of `total`: bytes in `download` and `upload`, pipelines in `compile`, steps otherwise. */
   readonly loaded: number;
   /** 0 when it is not known. */
   readonly total: number;
@@ -85,6 +92,11 @@ export interface LoadOptions {
   /** What the session may use; exceeding it is a `limit-exceeded` error, after which the session can still be used. */
   readonly limits?: Limits;
   readonly onProgress?: (progress: Progress) => void;
+  /**
+   * Loads until runs can begin at once: {@link Session.warmup} is part of loading. Sizes for symbolic dimensions may be
+   * given. A first run without this waits for what is left to prepare.
+   */
+  readonly warmup?: boolean | Readonly<Record<string, number>>;
   /**
    * Told of what happens to the session without making a run fail, during loading and later: a lost device, a GPU kernel
    * that was found to be wrong. The runs concerned end after it.
@@ -163,7 +175,7 @@ export class Session {
    * @throws ModeletError such as `fetch-failed`, `html-response`, `invalid-model`, `unsupported-operator`, `device`
    */
   static async load(source: ModelSource, options: LoadOptions = {}): Promise<Session> {
-    const { device = "auto", optimization = "all", signal } = options;
+    const { device = "auto", optimization = "all", signal, warmup } = options;
     checkChoice("device", device, devices);
     checkChoice("optimization", optimization, levels);
     checkChoice("memory", options.memory ?? "fast", memoryUses);
@@ -173,7 +185,15 @@ export class Session {
     checkExternalData(options.externalData);
     checkAborted(signal);
     if (device !== "cpu") await prepareWebGPU(device);
-    return new Session(await openModel(source, { ...options, device, optimization }));
+    const session = new Session(await openModel(source, { ...options, device, optimization }));
+    try {
+      if (warmup) await session.warmup(warmup === true ? {} : warmup);
+      checkAborted(signal);
+      return session;
+    } catch (error) {
+      session.release();
+      throw error;
+    }
   }
 
   /** The inputs that {@link run} takes. A symbolic dimension is its name. */
@@ -361,7 +381,7 @@ export async function writeTensor(tensor: Tensor, name = ""): Promise<Uint8Array
 
 /** Sees to it that WebGPU can be found; says plainly when it cannot although it is asked for. */
 async function prepareWebGPU(device: Device): Promise<void> {
-  const found = isNode ? await provideWebGPU() : (globalThis.navigator as { gpu?: unknown } | undefined)?.gpu;
+  const found = isNode ? await provideWebGPU() : hasWebGPU();
   if (found || device !== "webgpu") return;
   const message = isNode
     ? "WebGPU in Node.js comes from the webgpu package: npm install webgpu"

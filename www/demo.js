@@ -10,6 +10,14 @@ const modelUrl = new URL("../fixtures/keras/headline_mlp_784_64_10/model.onnx", 
 
 const find = (id) => document.getElementById(id);
 const status = find("status");
+/** What loading waits for, and how much of each is done at the start. */
+const phases = {
+  download: "Downloading the model …",
+  prepare: "Preparing the model …",
+  upload: "Uploading weights to the GPU …",
+  compile: "Compiling GPU pipelines …",
+};
+const parts = { download: 0, prepare: 0, upload: 0, compile: 0 };
 const bars = Array.from({ length: 10 }, (_, digit) => makeBar(digit));
 const times = [];
 
@@ -41,15 +49,18 @@ async function load(device) {
   const bar = find("progress");
   bar.hidden = false;
   bar.removeAttribute("value");
-  const onProgress = ({ stage, loaded, total }) => {
+  const done = { ...parts };
+  const onProgress = ({ phase, loaded, total }) => {
     if (mine !== loads) return;
-    if (stage === "download" && total > 0) bar.value = loaded / total;
-    else bar.removeAttribute("value");
+    say(phases[phase]);
+    done[phase] = Math.max(done[phase], total > 0 ? loaded / total : 0);
+    bar.value = Object.values(done).reduce((sum, part) => sum + part, 0) / Object.keys(done).length;
   };
   let remark = "";
   let next;
   try {
-    next = await Session.load(modelUrl, { device, onProgress });
+    // The first run is part of loading: it makes the program.
+    next = await Session.load(modelUrl, { device, onProgress, warmup: true });
   } catch (error) {
     if (device !== "webgpu" || !(error instanceof ModeletError) || error.code !== "device") {
       if (mine === loads) fail(error);
@@ -58,7 +69,7 @@ async function load(device) {
     remark = "WebGPU is not available here, so the CPU does the work.";
     console.info(error.describe());
     document.querySelector("#device [value=cpu]").checked = true;
-    next = await Session.load(modelUrl, { device: "cpu", onProgress });
+    next = await Session.load(modelUrl, { device: "cpu", onProgress, warmup: true });
   }
   if (mine !== loads) {
     next.release();
@@ -74,8 +85,6 @@ async function load(device) {
   else if (navigator.gpu) say("No hardware WebGPU adapter was found, so the CPU does the work.", true);
   else say("This browser has no WebGPU, so the CPU does the work.", true);
   document.documentElement.dataset.device = used;
-  // A first run, on an empty drawing, makes the program; it is not counted.
-  await session.run({ [session.inputs[0].name]: new Tensor("float32", new Float32Array(784), [1, 784]) });
   showReport();
   update();
 }

@@ -175,14 +175,16 @@ impl GpuDevice {
     /// Runs `work` inside error scopes. The errors they catch are appended to `pending`, to be awaited with
     /// [`GpuDevice::settle`] when the caller waits anyway.
     pub(super) fn scoped<T>(&self, pending: &mut PendingErrors, work: impl FnOnce() -> T) -> T {
-        let internal = self.device.push_error_scope(wgpu::ErrorFilter::Internal);
-        let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
-        let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let scopes = self.open_scopes();
         let result = work();
-        pending.push(Box::pin(memory.pop()));
-        pending.push(Box::pin(validation.pop()));
-        pending.push(Box::pin(internal.pop()));
+        close_scopes(scopes, pending);
         result
+    }
+
+    #[inline(never)]
+    fn open_scopes(&self) -> [wgpu::ErrorScopeGuard; 3] {
+        use wgpu::ErrorFilter::{Internal, OutOfMemory, Validation};
+        [Internal, Validation, OutOfMemory].map(|filter| self.device.push_error_scope(filter))
     }
 
     /// Waits for the outcome of error scopes; the first error wins.
@@ -207,6 +209,14 @@ impl std::fmt::Debug for GpuDevice {
         f.debug_struct("GpuDevice")
             .field("adapter", &self.adapter)
             .finish_non_exhaustive()
+    }
+}
+
+/// The innermost comes last.
+#[inline(never)]
+fn close_scopes(scopes: [wgpu::ErrorScopeGuard; 3], pending: &mut PendingErrors) {
+    for scope in scopes.into_iter().rev() {
+        pending.push(Box::pin(scope.pop()));
     }
 }
 

@@ -10,6 +10,7 @@ use super::device::{GpuDevice, PendingErrors};
 use super::kernel::{AdapterKind, Binding, ConstantData, ConstantKey, GpuType};
 use super::pipeline::{Compiling, Pipeline};
 use super::program::{GpuProgram, GpuValueId, ValueStorage};
+use super::progress::{Progress, Stage};
 use super::readback;
 use crate::error::{Error, ErrorCode, Result};
 
@@ -43,7 +44,10 @@ impl GpuConstants {
 pub struct GpuExecutor {
     device: Rc<GpuDevice>,
     values: Vec<ValueSlot>,
+    /// Which of the values kernels write.
+    made: Vec<bool>,
     steps: Vec<Vec<RecordedDispatch>>,
+    params: wgpu::Buffer,
     /// Downloads land here; it grows to the largest one.
     staging: Option<wgpu::Buffer>,
     encoder: Option<wgpu::CommandEncoder>,
@@ -54,20 +58,65 @@ pub struct GpuExecutor {
 }
 
 struct ValueSlot {
+    /// The plan's buffer, or for a time another.
     buffer: wgpu::Buffer,
+    /// The plan's buffer while another takes its place.
+    planned: Option<wgpu::Buffer>,
     ty: GpuType,
     elements: usize,
+    /// What is known of the buffer that takes the plan's place.
+    other: Other,
 }
+
+/// Whose buffer a value has.
+#[derive(Clone, Copy, PartialEq)]
+enum Other {
+    /// The plan's.
+    None,
+    /// A tensor's that was fed.
+    Fed,
+    /// One of its own, which nobody else has yet.
+    Own,
+    /// One of its own, which a tensor has by now.
+    Given,
+}
+
+/// Shorter values are copied, which takes less time than making bindings anew.
+const BOUND_BYTES: u64 = 64 << 10;
 
 struct RecordedDispatch {
     pipeline: Rc<Pipeline>,
     bind_group: wgpu::BindGroup,
+    /// What is bound, to bind anew.
+    bound: Vec<Bound>,
+    uniform_bytes: u64,
     /// Where the dispatch's parameters start in the program's uniform buffer; `None` without parameters.
     params: Option<u32>,
     workgroups: [u32; 3],
 }
 
+/// What a dispatch binds.
+enum Bound {
+    Value(usize),
+    Other(wgpu::Buffer, u64),
+}
+
+impl Bound {
+    fn buffer(&self, values: &[ValueSlot]) -> (wgpu::Buffer, u64) {
+        match self {
+            Bound::Value(index) => (values[*index].buffer.clone(), value_bytes(values[*index].elements)),
+            Bound::Other(buffer, bytes) => (buffer.clone(), *bytes),
+        }
+    }
+}
+
 impl RecordedDispatch {
+    fn bind(&self, device: &GpuDevice, values: &[ValueSlot], params: &wgpu::Buffer) -> wgpu::BindGroup {
+        let bound: Vec<_> = self.bound.iter().map(|bound| bound.buffer(values)).collect();
+        let uniform = self.params.map(|_| (params, self.uniform_bytes));
+        bind_group(device, &self.pipeline, uniform, &bound)
+    }
+
     fn encode(&self, pass: &mut wgpu::ComputePass<'_>) {
         let [x, y, z] = self.workgroups;
         pass.set_pipeline(&self.pipeline.pipeline);
@@ -82,12 +131,37 @@ impl GpuExecutor {
     /// Fails with `device` when a shader or binding is refused, `out-of-memory` when buffers cannot be had, and
     /// `device-lost`.
     pub async fn new(device: Rc<GpuDevice>, program: &GpuProgram, constants: &mut GpuConstants) -> Result<GpuExecutor> {
+        GpuExecutor::prepare(device, program, constants, &Progress::default()).await
+    }
+
+    /// Like [`GpuExecutor::new`], and tells how far it has come.
+    pub async fn prepare(
+        device: Rc<GpuDevice>,
+        program: &GpuProgram,
+        constants: &mut GpuConstants,
+        progress: &Progress,
+    ) -> Result<GpuExecutor> {
         device.check()?;
         let mut pending = PendingErrors::new();
         let dispatches = program.steps.iter().flat_map(|step| &step.kernel.dispatches);
-        // Meanwhile constants are laid out and uploaded.
-        let compiling = Compiling::begin(&device, dispatches, &mut pending);
+        // Browsers compile on other threads, while constants are laid out and uploaded here.
+        let compiling = Compiling::begin(&device, dispatches, &mut pending, progress);
         let mut uploaded = HashMap::new();
+        let new = new_constants(program, constants);
+        let (mut done, total) = (0, new.iter().map(|data| data.size as usize).sum());
+        progress.tell(Stage::Upload, done, total);
+        for data in new {
+            let buffer = device.scoped(&mut pending, || upload_constant(&device, data))?;
+            uploaded.insert(data.key.clone(), buffer);
+            done += data.size as usize;
+            progress.tell(Stage::Upload, done, total);
+        }
+        let constant = |data: &ConstantData| {
+            let buffer = constants.buffers.get(&data.key).or_else(|| uploaded.get(&data.key));
+            buffer
+                .cloned()
+                .ok_or_else(|| Error::internal("a constant was not uploaded"))
+        };
         let plan = BufferPlan::new(program);
 
         let buffers = device.scoped(&mut pending, || {
@@ -99,16 +173,16 @@ impl GpuExecutor {
         let mut values = Vec::with_capacity(program.values.len());
         for (value, planned) in program.values.iter().zip(&plan.values) {
             let buffer = match (&value.storage, planned) {
-                (ValueStorage::Constant(data), _) => {
-                    constant_buffer(&device, data, constants, &mut uploaded, &mut pending)?
-                }
+                (ValueStorage::Constant(data), _) => constant(data)?,
                 (ValueStorage::Planned { .. }, Some(index)) => buffers[*index].clone(),
                 (ValueStorage::Planned { .. }, None) => return Err(Error::internal("a GPU value has no buffer")),
             };
             values.push(ValueSlot {
                 buffer,
+                planned: None,
                 ty: value.ty,
                 elements: value.elements,
+                other: Other::None,
             });
         }
 
@@ -121,14 +195,14 @@ impl GpuExecutor {
                 let mut bound = Vec::with_capacity(dispatch.bindings.len());
                 for binding in &dispatch.bindings {
                     bound.push(match binding {
-                        Binding::Input(i) => value_binding(&values, step.inputs.get(*i), &step.label)?,
-                        Binding::Output(i) => value_binding(&values, step.outputs.get(*i), &step.label)?,
-                        Binding::Constant(data) => {
-                            let buffer = constant_buffer(&device, data, constants, &mut uploaded, &mut pending)?;
-                            (buffer, value_bytes(data.size as usize / GpuType::SIZE as usize))
-                        }
+                        Binding::Input(i) => bound_value(&values, step.inputs.get(*i), &step.label)?,
+                        Binding::Output(i) => bound_value(&values, step.outputs.get(*i), &step.label)?,
+                        Binding::Constant(data) => Bound::Other(
+                            constant(data)?,
+                            value_bytes(data.size as usize / GpuType::SIZE as usize),
+                        ),
                         Binding::Scratch(i, _) => match scratch.get(*i) {
-                            Some(&index) => (buffers[index].clone(), plan.buffers[index]),
+                            Some(&index) => Bound::Other(buffers[index].clone(), plan.buffers[index]),
                             None => return Err(Error::internal("a kernel names scratch memory it did not ask for")),
                         },
                     });
@@ -136,24 +210,26 @@ impl GpuExecutor {
                 all_bound.push(bound);
             }
         }
-        let pipelines = compiling.finish(&device, &mut pending).await?;
+        let pipelines = compiling.finish(&device, &mut pending, progress).await?;
         let mut recordings = offsets.into_iter().zip(all_bound);
         let mut steps = Vec::with_capacity(program.steps.len());
         for step in &program.steps {
             let mut recorded = Vec::with_capacity(step.kernel.dispatches.len());
             for (dispatch, (offset, bound)) in step.kernel.dispatches.iter().zip(&mut recordings) {
                 let pipeline = pipelines.get(&device, dispatch)?;
-                let uniform_bytes = padded_params(dispatch.params.len()) * 4;
+                let uniform_bytes = padded_params(dispatch.params.len()) as u64 * 4;
+                let buffers: Vec<_> = bound.iter().map(|bound| bound.buffer(&values)).collect();
                 let bind_group = device.scoped(&mut pending, || {
-                    let uniform = offset.map(|_| (&params, uniform_bytes as u64));
-                    bind_group(&device, &pipeline, uniform, &bound)
+                    let uniform = offset.map(|_| (&params, uniform_bytes));
+                    bind_group(&device, &pipeline, uniform, &buffers)
                 });
-                let workgroups = dispatch.workgroups;
                 recorded.push(RecordedDispatch {
                     pipeline,
                     bind_group,
+                    bound,
+                    uniform_bytes,
                     params: offset,
-                    workgroups,
+                    workgroups: dispatch.workgroups,
                 });
             }
             steps.push(recorded);
@@ -165,12 +241,18 @@ impl GpuExecutor {
             constants.bytes += buffer.size();
             constants.buffers.insert(key, buffer);
         }
+        let mut made = vec![false; values.len()];
+        for id in program.steps.iter().flat_map(|step| &step.outputs).flatten() {
+            made[id.0] = true;
+        }
         let planned_bytes = plan.total_bytes();
         let per_submit = first_submission(device.caps().kind);
         Ok(GpuExecutor {
             device,
             values,
+            made,
             steps,
+            params,
             staging: None,
             encoder: None,
             encoded: 0,
@@ -208,6 +290,9 @@ impl GpuExecutor {
         }
         // Writes take effect before everything that is submitted after them, so what was encoded goes first.
         self.submit();
+        if self.values[value.0].other == Other::Fed {
+            self.bind(value.0, None);
+        }
         let slot = &self.values[value.0];
         let queue = &self.device.queue;
         self.device.scoped(&mut self.pending, || {
@@ -360,22 +445,37 @@ impl GpuExecutor {
         results
     }
 
-    /// Fills a value from a buffer of the device, after everything encoded before.
+    /// Gives a value the elements of a buffer of the device, after everything encoded before: large ones without a copy.
     pub(super) fn copy_in(&mut self, value: GpuValueId, from: &wgpu::Buffer) {
-        if let Some(slot) = self.values.get(value.0) {
-            copy(
-                encoder_of(&self.device, &mut self.encoder),
-                from,
-                (&slot.buffer, 0),
-                slot.elements,
-            );
+        let Some(slot) = self.values.get(value.0) else { return };
+        let bytes = value_bytes(slot.elements);
+        if bytes >= BOUND_BYTES && from.size() >= bytes {
+            if slot.buffer != *from {
+                self.bind(value.0, Some((from.clone(), Other::Fed)));
+            }
+            return;
         }
+        if slot.other == Other::Fed {
+            self.bind(value.0, None);
+        }
+        let slot = &self.values[value.0];
+        copy(
+            encoder_of(&self.device, &mut self.encoder),
+            from,
+            (&slot.buffer, 0),
+            slot.elements,
+        );
     }
 
-    /// A copy of a value in a buffer of its own, after everything encoded before.
+    /// A value in a buffer of its own, after everything encoded before: the one that [`GpuExecutor::lend`] gave it, or a
+    /// copy.
     pub(super) fn copy_out(&mut self, value: GpuValueId) -> Result<wgpu::Buffer> {
-        let slot = self.values.get(value.0);
+        let slot = self.values.get_mut(value.0);
         let slot = slot.ok_or_else(|| Error::internal("a value to keep is not there"))?;
+        if slot.other == Other::Own {
+            slot.other = Other::Given;
+            return Ok(slot.buffer.clone());
+        }
         let bytes = value_bytes(slot.elements);
         let device = &self.device;
         let buffer = device.scoped(&mut self.pending, || storage_buffer(device, bytes, "tensor"));
@@ -386,6 +486,51 @@ impl GpuExecutor {
             slot.elements,
         );
         Ok(buffer)
+    }
+
+    /// Has those of the values `kept` that kernels make written to new buffers in the run that begins, which
+    /// [`GpuExecutor::keep`] hands out without a copy. What earlier runs gave away is the plan's again.
+    pub fn lend(&mut self, kept: &[GpuValueId]) {
+        for index in 0..self.values.len() {
+            let slot = &self.values[index];
+            let bytes = value_bytes(slot.elements);
+            if bytes >= BOUND_BYTES && kept.contains(&GpuValueId(index)) && self.made[index] {
+                if slot.other != Other::Own {
+                    let device = &self.device;
+                    let buffer = device.scoped(&mut self.pending, || storage_buffer(device, bytes, "tensor"));
+                    self.bind(index, Some((buffer, Other::Own)));
+                }
+            } else if matches!(slot.other, Other::Own | Other::Given) {
+                self.bind(index, None);
+            }
+        }
+    }
+
+    /// Gives a value another buffer, or the plan's again, in all that is encoded from here on.
+    fn bind(&mut self, index: usize, other: Option<(wgpu::Buffer, Other)>) {
+        let slot = &mut self.values[index];
+        match other {
+            Some((buffer, other)) => {
+                let before = std::mem::replace(&mut slot.buffer, buffer);
+                if slot.other == Other::None {
+                    slot.planned = Some(before);
+                }
+                slot.other = other;
+            }
+            None => {
+                if let Some(planned) = slot.planned.take() {
+                    slot.buffer = planned;
+                }
+                slot.other = Other::None;
+            }
+        }
+        for dispatch in self.steps.iter_mut().flatten() {
+            let binds = |bound: &Bound| matches!(bound, Bound::Value(value) if *value == index);
+            if dispatch.bound.iter().any(binds) {
+                let (device, values, params) = (&self.device, &self.values, &self.params);
+                dispatch.bind_group = device.scoped(&mut self.pending, || dispatch.bind(device, values, params));
+            }
+        }
     }
 
     /// Hands over what is encoded and reports the errors that are known by now, without waiting for the work.
@@ -448,36 +593,54 @@ pub(super) fn staging_buffer(device: &GpuDevice, size: u64) -> wgpu::Buffer {
     buffer(device, size, usage, "readback")
 }
 
-/// The session's buffer for a constant, uploaded now if no program brought it before.
-fn constant_buffer(
-    device: &GpuDevice,
-    data: &ConstantData,
-    constants: &GpuConstants,
-    uploaded: &mut HashMap<ConstantKey, wgpu::Buffer>,
-    pending: &mut PendingErrors,
-) -> Result<wgpu::Buffer> {
-    if let Some(buffer) = constants.buffers.get(&data.key).or_else(|| uploaded.get(&data.key)) {
-        return Ok(buffer.clone());
-    }
-    let bytes = data.bytes()?;
-    let buffer = device.scoped(pending, || {
-        let buffer = storage_buffer(device, value_bytes(bytes.len() / GpuType::SIZE as usize), "constant");
-        if !bytes.is_empty() {
-            device.queue.write_buffer(&buffer, 0, &bytes);
+/// The constants of a program, each once, without those that an earlier program brought.
+#[inline(never)]
+fn new_constants<'a>(program: &'a GpuProgram, constants: &GpuConstants) -> Vec<&'a ConstantData> {
+    let mut new: Vec<&ConstantData> = Vec::new();
+    let mut add = |data: &'a ConstantData| {
+        if constants.buffers.get(&data.key).is_none() && new.iter().all(|other| other.key != data.key) {
+            new.push(data);
         }
-        buffer
-    });
-    uploaded.insert(data.key.clone(), buffer.clone());
+    };
+    for value in &program.values {
+        if let ValueStorage::Constant(data) = &value.storage {
+            add(data);
+        }
+    }
+    for step in &program.steps {
+        for dispatch in &step.kernel.dispatches {
+            for binding in &dispatch.bindings {
+                if let Binding::Constant(data) = binding {
+                    add(data);
+                }
+            }
+        }
+    }
+    new
+}
+
+/// Uploads a constant.
+#[inline(never)]
+fn upload_constant(device: &GpuDevice, data: &ConstantData) -> Result<wgpu::Buffer> {
+    let bytes = data.bytes()?;
+    let buffer = storage_buffer(device, value_bytes(bytes.len() / GpuType::SIZE as usize), "constant");
+    #[cfg(target_arch = "wasm32")]
+    if device.write_from_outside(&buffer, &bytes)? {
+        return Ok(buffer);
+    }
+    let bytes = bytes.at_hand()?;
+    if !bytes.is_empty() {
+        device.queue.write_buffer(&buffer, 0, &bytes);
+    }
     Ok(buffer)
 }
 
-fn value_binding(values: &[ValueSlot], id: Option<&Option<GpuValueId>>, label: &str) -> Result<(wgpu::Buffer, u64)> {
-    let slot = id
-        .copied()
+fn bound_value(values: &[ValueSlot], id: Option<&Option<GpuValueId>>, label: &str) -> Result<Bound> {
+    id.copied()
         .flatten()
-        .and_then(|id| values.get(id.0))
-        .ok_or_else(|| Error::internal("a kernel binds a value that its step does not have").at_node(label))?;
-    Ok((slot.buffer.clone(), value_bytes(slot.elements)))
+        .filter(|id| id.0 < values.len())
+        .map(|id| Bound::Value(id.0))
+        .ok_or_else(|| Error::internal("a kernel binds a value that its step does not have").at_node(label))
 }
 
 /// Words of a parameter block, padded to whole vectors.

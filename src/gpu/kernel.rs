@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorCode, Result};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{Bytes, DType, Tensor};
 
 /// The element types that a GPU buffer can hold. Each element takes four bytes.
 ///
@@ -341,9 +341,12 @@ pub struct ConstantData {
     source: ConstantSource,
 }
 
+/// Makes the bytes of a constant.
+pub type MakeBytes = dyn Fn() -> Result<Bytes> + Send + Sync;
+
 enum ConstantSource {
     Tensor(Tensor),
-    Made(Box<dyn Fn() -> Result<Vec<u8>> + Send + Sync>),
+    Made(Box<MakeBytes>),
 }
 
 impl ConstantData {
@@ -364,26 +367,24 @@ impl ConstantData {
 
     /// A constant in another layout. `make` must return exactly `size` bytes, as a GPU buffer holds them (four bytes per
     /// element).
-    pub fn new(
-        key: ConstantKey,
-        size: u64,
-        make: impl Fn() -> Result<Vec<u8>> + Send + Sync + 'static,
-    ) -> ConstantData {
-        ConstantData {
-            key,
-            size,
-            source: ConstantSource::Made(Box::new(make)),
-        }
+    pub fn new(key: ConstantKey, size: u64, make: Box<MakeBytes>) -> ConstantData {
+        let source = ConstantSource::Made(make);
+        ConstantData { key, size, source }
     }
 
-    /// The bytes to upload. May cost a pass over the constant; the executor asks once.
-    pub fn bytes(&self) -> Result<Cow<'_, [u8]>> {
+    /// The bytes to upload; deferred where they are so in the model. May cost a pass over the constant; the executor asks
+    /// once.
+    pub fn bytes(&self) -> Result<Bytes> {
         let bytes = match &self.source {
-            ConstantSource::Tensor(tensor) => match GpuType::held(tensor.dtype()) {
-                Some(ty) => ty.to_words(tensor.bytes()),
-                None => Cow::Borrowed(tensor.bytes()),
-            },
-            ConstantSource::Made(make) => Cow::Owned(make()?),
+            ConstantSource::Tensor(tensor) => {
+                let own = tensor.shared_bytes().cloned();
+                let own = own.ok_or_else(|| Error::internal("a GPU constant has no bytes"))?;
+                match GpuType::held(tensor.dtype()).filter(|ty| ty.cpu_size() as u64 != GpuType::SIZE) {
+                    Some(ty) => ty.to_words(&own.at_hand()?).into_owned().into(),
+                    None => own,
+                }
+            }
+            ConstantSource::Made(make) => make()?,
         };
         if bytes.len() as u64 != self.size || bytes.len() % 4 != 0 {
             return Err(Error::new(

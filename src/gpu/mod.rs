@@ -12,10 +12,13 @@ pub mod epilogue;
 pub mod executor;
 pub mod kernel;
 pub mod kernels;
+#[cfg(all(feature = "gpu", target_arch = "wasm32"))]
+mod outside;
 #[cfg(feature = "gpu")]
 mod pipeline;
 pub mod pointwise;
 pub mod program;
+pub mod progress;
 #[cfg(feature = "gpu")]
 mod readback;
 #[cfg(feature = "gpu")]
@@ -23,3 +26,6 @@ mod remote;
 #[cfg(all(test, feature = "gpu", not(target_arch = "wasm32")))]
 pub(crate) mod testing;
 pub mod wgsl;
+
+#[cfg(all(feature = "gpu", target_arch = "wasm32"))]
+pub(crate) use outside::outside;

@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use super::device::{GpuDevice, PendingErrors};
 use super::kernel::{Access, Dispatch, Shader};
+use super::progress::{Progress, Stage};
 #[cfg(target_arch = "wasm32")]
 use crate::error::ErrorCode;
 use crate::error::{Error, Result};
@@ -41,8 +42,9 @@ pub(super) struct NewPipelines(HashMap<PipelineKey, Rc<Pipeline>>);
 pub(super) struct Compiling {
     keys: Vec<PipelineKey>,
     parts: Vec<Parts>,
+    /// A promise for each, which tells how it went and may be left alone when other work fails.
     #[cfg(target_arch = "wasm32")]
-    begun: js_sys::Promise,
+    begun: js_sys::Array,
 }
 
 impl Compiling {
@@ -51,6 +53,7 @@ impl Compiling {
         device: &GpuDevice,
         dispatches: impl Iterator<Item = &'a Dispatch>,
         pending: &mut PendingErrors,
+        progress: &Progress,
     ) -> Compiling {
         let mut missing: Vec<&Dispatch> = Vec::new();
         for dispatch in dispatches {
@@ -63,6 +66,7 @@ impl Compiling {
         let parts: Vec<Parts> = device.scoped(pending, || {
             missing.iter().map(|dispatch| parts(&device.device, dispatch)).collect()
         });
+        progress.tell(Stage::Compile, 0, parts.len());
         let keys = missing.iter().map(|dispatch| PipelineKey(dispatch.shader.clone()));
         Compiling {
             keys: keys.collect(),
@@ -73,11 +77,16 @@ impl Compiling {
     }
 
     /// Waits until they are there.
-    pub(super) async fn finish(self, device: &GpuDevice, pending: &mut PendingErrors) -> Result<NewPipelines> {
+    pub(super) async fn finish(
+        self,
+        device: &GpuDevice,
+        pending: &mut PendingErrors,
+        progress: &Progress,
+    ) -> Result<NewPipelines> {
         #[cfg(target_arch = "wasm32")]
-        let pipelines = all_at_once(device, &self.parts, self.begun, pending).await?;
+        let pipelines = all_at_once(device, &self.parts, self.begun, pending, progress).await?;
         #[cfg(not(target_arch = "wasm32"))]
-        let pipelines = device.scoped(pending, || all(device, &self.parts));
+        let pipelines = device.scoped(pending, || all(device, &self.parts, progress));
         let made = self.keys.into_iter().zip(self.parts).zip(pipelines);
         let made = made.map(|((key, Parts { layout, .. }), pipeline)| (key, Rc::new(Pipeline { pipeline, layout })));
         Ok(NewPipelines(made.collect()))
@@ -99,8 +108,13 @@ impl NewPipelines {
     }
 }
 
-fn all(device: &GpuDevice, parts: &[Parts]) -> Vec<wgpu::ComputePipeline> {
-    parts.iter().map(|parts| finish(&device.device, parts)).collect()
+fn all(device: &GpuDevice, parts: &[Parts], progress: &Progress) -> Vec<wgpu::ComputePipeline> {
+    let made = parts.iter().zip(1..).map(|(own, done)| {
+        let pipeline = finish(&device.device, own);
+        progress.tell(Stage::Compile, done, parts.len());
+        pipeline
+    });
+    made.collect()
 }
 
 /// What wgpu gets for the pipelines of `parts` while the browser's device answers it by another function.
@@ -114,14 +128,14 @@ fn answered_by(answer: &wasm_bindgen::JsValue, device: &GpuDevice, parts: &[Part
     // Both can only fail on what is no object.
     let name = wasm_bindgen::JsValue::from("createComputePipeline");
     let _ = js_sys::Reflect::set(&raw, &name, answer);
-    let made = all(device, parts);
+    let made = all(device, parts, &Progress::default());
     let _ = js_sys::Reflect::delete_property(wasm_bindgen::JsCast::unchecked_ref::<js_sys::Object>(&raw), &name);
     made
 }
 
-/// Begins to compile. What is promised tells how each pipeline went, and may be left alone when other work fails.
+/// Begins to compile.
 #[cfg(target_arch = "wasm32")]
-fn begin(device: &GpuDevice, parts: &[Parts]) -> js_sys::Promise {
+fn begin(device: &GpuDevice, parts: &[Parts]) -> js_sys::Array {
     use js_sys::{Array, Function, Object, Promise, Reflect};
     use wasm_bindgen::{JsCast, JsValue, closure::Closure};
 
@@ -130,27 +144,30 @@ fn begin(device: &GpuDevice, parts: &[Parts]) -> js_sys::Promise {
     let begin = Closure::<dyn Fn(JsValue) -> JsValue>::new(move |descriptor: JsValue| {
         let function = Reflect::get(&own, &"createComputePipelineAsync".into()).unwrap_or_default();
         let promise = function.unchecked_ref::<Function>().call1(&own, &descriptor);
-        promises.push(&promise.unwrap_or_default());
+        promises.push(&Promise::all_settled(&Array::of1(&promise.unwrap_or_default())));
         Object::new().into()
     });
     answered_by(begin.as_ref(), device, parts);
-    Promise::all_settled(&begun)
+    begun
 }
 
 #[cfg(target_arch = "wasm32")]
 async fn all_at_once(
     device: &GpuDevice,
     parts: &[Parts],
-    begun: js_sys::Promise,
+    begun: js_sys::Array,
     pending: &mut PendingErrors,
+    progress: &Progress,
 ) -> Result<Vec<wgpu::ComputePipeline>> {
-    use js_sys::{Array, Reflect};
+    use js_sys::{Array, Promise, Reflect};
     use wasm_bindgen::{JsCast, JsValue, closure::Closure};
 
-    let settled = wasm_bindgen_futures::JsFuture::from(begun).await.unwrap_or_default();
     let of = |object: &JsValue, key: &str| Reflect::get(object, &key.into()).unwrap_or_default();
     let pipelines = Array::new();
-    for outcome in settled.unchecked_into::<Array>().iter() {
+    for done in 0..begun.length() {
+        let settled = begun.get(done).unchecked_into::<Promise>();
+        let settled = wasm_bindgen_futures::JsFuture::from(settled).await.unwrap_or_default();
+        let outcome = settled.unchecked_into::<Array>().get(0);
         let reason = of(&outcome, "reason");
         if !reason.is_undefined() {
             // What is wrong with a text is told by the scope around it.
@@ -162,6 +179,7 @@ async fn all_at_once(
             ));
         }
         pipelines.push(&of(&outcome, "value"));
+        progress.tell(Stage::Compile, done as usize + 1, parts.len());
     }
     let hand_out = Closure::<dyn Fn() -> JsValue>::new(move || pipelines.shift());
     Ok(answered_by(hand_out.as_ref(), device, parts))

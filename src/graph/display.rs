@@ -29,9 +29,7 @@ fn write_graph(graph: &Graph, f: &mut fmt::Formatter<'_>, depth: usize) -> fmt::
     }
     writeln!(f, " {{")?;
     let constants = graph.values.iter().filter_map(|value| value.constant.as_ref());
-    let (count, bytes) = constants.fold((0, 0), |(count, bytes), tensor| {
-        (count + 1, bytes + tensor.bytes().len())
-    });
+    let (count, bytes) = constants.fold((0, 0), |(count, bytes), tensor| (count + 1, bytes + tensor.byte_len()));
     if count > 0 {
         writeln!(f, "{pad}  // {count} constants, {bytes} bytes")?;
     }

@@ -63,7 +63,8 @@ impl ValueFacts {
     pub fn tensor(&self) -> Result<Option<Tensor>> {
         match &self.constant {
             Some(stored) if self.is_stored_narrow() => {
-                Tensor::new(stored.shape(), stored.to_f32s()?.into_owned()).map(Some)
+                let widened = |stored: &Tensor| Ok(stored.to_f32s()?.into_owned());
+                Tensor::computed(stored.shape(), stored, Box::new(widened)).map(Some)
             }
             stored => Ok(stored.clone()),
         }

@@ -27,7 +27,9 @@ pub fn evaluate(
     let describe = |value: &Option<crate::graph::ValueId>| {
         let Some(value) = value else { return Some(None) };
         let facts = &facts[value.index()];
-        let constant = facts.tensor().ok()?;
+        // What is deferred is not kept in memory for this one use.
+        let constant = facts.tensor().ok()?.map(|tensor| tensor.at_hand());
+        let constant = constant.transpose().ok()?;
         let shape = facts.concrete_shape();
         Some(Some((facts.dtype?, shape, constant)))
     };

@@ -127,29 +127,36 @@ fn output_channels(conv: &Node, weights: &Tensor) -> Result<Option<usize>> {
 
 /// The weights and bias of a convolution whose result is scaled and shifted.
 fn scaled(conv: &Node, weights: &Tensor, bias: &[f32], affine: &Affine) -> Result<(Tensor, Vec<f32>)> {
+    let (is_conv, scale) = (conv.operator.is_onnx("Conv"), affine.scale.clone());
+    let scaled = move |weights: &Tensor| scaled_weights(is_conv, weights, &scale);
+    let terms = bias.iter().zip(&affine.scale).zip(&affine.shift);
+    let bias = terms.map(|((bias, scale), shift)| bias * scale + shift).collect();
+    Ok((Tensor::computed(weights.shape(), weights, Box::new(scaled))?, bias))
+}
+
+/// The weights of a convolution, of Conv or of ConvTranspose, times a factor for each output channel.
+fn scaled_weights(is_conv: bool, weights: &Tensor, scale: &[f32]) -> Result<Vec<f32>> {
     let shape = weights.shape();
     let mut values = weights.to_f32s()?.into_owned();
     let window: usize = shape[2..].iter().product();
-    if conv.operator.is_onnx("Conv") {
+    if is_conv {
         let per_channel = shape[1] * window;
         if per_channel > 0 {
-            for (row, scale) in values.chunks_mut(per_channel).zip(&affine.scale) {
+            for (row, scale) in values.chunks_mut(per_channel).zip(scale) {
                 row.iter_mut().for_each(|value| *value *= scale);
             }
         }
     } else if window > 0 && shape[0] > 0 && shape[1] > 0 {
-        let group = affine.scale.len() / shape[1];
+        let group = scale.len() / shape[1];
         let inputs_per_group = (shape[0] / group.max(1)).max(1);
         for (index, tile) in values.chunks_mut(window).enumerate() {
             let (input, output) = (index / shape[1], index % shape[1]);
             let channel = input / inputs_per_group * shape[1] + output;
-            let scale = affine.scale.get(channel).copied().unwrap_or(1.0);
+            let scale = scale.get(channel).copied().unwrap_or(1.0);
             tile.iter_mut().for_each(|value| *value *= scale);
         }
     }
-    let terms = bias.iter().zip(&affine.scale).zip(&affine.shift);
-    let bias = terms.map(|((bias, scale), shift)| bias * scale + shift).collect();
-    Ok((Tensor::new(shape, values)?, bias))
+    Ok(values)
 }
 
 /// What `node` does to each channel of `value`, which has `rank` axes and its channels on axis 1.
@@ -206,16 +213,17 @@ fn per_channel(constant: &Tensor, channels: usize, rank: usize) -> Result<Option
     if shape.len() > rank {
         return Ok(None);
     }
-    let values = constant.to_f32s()?;
-    if values.len() == 1 {
-        return Ok(Some(vec![values[0]; channels]));
+    if constant.len() == 1 {
+        return Ok(Some(vec![constant.to_f32s()?[0]; channels]));
     }
     let offset = rank - shape.len();
-    let on_channels = shape
-        .iter()
-        .enumerate()
-        .all(|(axis, &dim)| dim == 1 || (axis + offset == 1 && dim == channels));
-    Ok((on_channels && values.len() == channels).then(|| values.into_owned()))
+    let mut axes = shape.iter().enumerate();
+    let on_channels = axes.all(|(axis, &dim)| dim == 1 || (axis + offset == 1 && dim == channels));
+    // What is larger is not looked at: it may not be in memory.
+    match on_channels && constant.len() == channels {
+        true => Ok(Some(constant.to_f32s()?.into_owned())),
+        false => Ok(None),
+    }
 }
 
 fn batch_normalization(node: &Node, channels: usize, analysis: &Analysis) -> Result<Option<Affine>> {

@@ -21,7 +21,7 @@ pub(super) fn run(graph: &mut Graph, _captures: &[ValueFacts]) -> Result<bool> {
             continue;
         }
         let Some(tensor) = graph.constant(id) else { continue };
-        if tensor.bytes().len() > MAX_COMPARED_BYTES || tensor.dtype() == DType::String {
+        if tensor.byte_len() > MAX_COMPARED_BYTES || tensor.dtype() == DType::String {
             continue;
         }
         let key = (tensor.dtype(), tensor.shape().to_vec(), tensor.bytes().to_vec());

@@ -88,7 +88,7 @@ fn is_small(graph: &Graph, index: usize, facts: &[ValueFacts]) -> bool {
         .iter()
         .flatten()
         .filter_map(|id| facts[id.index()].constant.as_ref());
-    let input_bytes: usize = inputs.map(|tensor| tensor.bytes().len()).sum();
+    let input_bytes: usize = inputs.map(|tensor| tensor.byte_len()).sum();
     let output_bytes = node.outputs.iter().flatten().try_fold(0usize, |sum, id| {
         let facts = &facts[id.index()];
         let count = facts

@@ -262,7 +262,7 @@ pub(super) fn kept_weights(graph: &Graph, facts: &[ValueFacts]) -> Vec<bool> {
         let wanted = node.operator.is_onnx("Cast")
             && is_half(Some(stored.dtype()))
             && facts[to.index()].dtype == Some(DType::F32)
-            && stored.bytes().len() >= MIN_STORED_BYTES;
+            && stored.byte_len() >= MIN_STORED_BYTES;
         wanted.then_some(to)
     };
     let mut kept: Vec<Option<ValueId>> = graph.nodes.iter().map(is_candidate).collect();

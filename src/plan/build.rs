@@ -618,7 +618,7 @@ impl<'a> Builder<'a> {
                         .iter()
                         .filter_map(|&index| all.get(index).copied()?);
                     let prepared = prepared.filter_map(|id| self.state.facts[id.index()].constant.as_ref());
-                    let prepared_bytes = prepared.map(|tensor| tensor.bytes().len() as u64).sum();
+                    let prepared_bytes = prepared.map(|tensor| tensor.byte_len() as u64).sum();
                     let mut step = CpuStep::new(
                         graph.node_label(node),
                         graph.nodes[node.index()].operator.to_string(),

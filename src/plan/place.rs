@@ -10,7 +10,7 @@ use crate::{
     gpu::kernel::{Binding, GpuCaps, GpuKernel, GpuType},
     graph::{Node, NodeId, ValueId},
     ops::{CpuLowering, GpuLowering, TensorDesc},
-    tensor::{DType, Tensor, element_count, map::HashMap},
+    tensor::{Bytes, DType, Tensor, element_count, map::HashMap},
 };
 
 /// A group of light nodes with fewer elements than this in all is not worth moving to the GPU.
@@ -163,7 +163,7 @@ impl<'a> Described<'a> {
             let mut constant = state.facts[value.index()].constant.clone();
             if constant
                 .as_ref()
-                .is_some_and(|tensor| unprepared && tensor.bytes().len() > SMALL_CONSTANT)
+                .is_some_and(|tensor| unprepared && tensor.byte_len() > SMALL_CONSTANT)
             {
                 // Kernels take what is not constant as it is.
                 constant = None;
@@ -252,6 +252,9 @@ impl<'a> Described<'a> {
     }
 
     fn cpu_kernel(&self, planner: &Planner) -> Result<CpuKernel> {
+        // Threads of a kernel could not bring to memory what lies outside it.
+        let constants = self.inputs.iter().flatten().filter_map(|desc| desc.constant.as_ref());
+        constants.filter_map(Tensor::shared_bytes).try_for_each(Bytes::load)?;
         let lowering = CpuLowering {
             node: self.node,
             inputs: &self.inputs,

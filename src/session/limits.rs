@@ -123,7 +123,7 @@ pub(super) fn bytes_of(value: &Value) -> u64 {
                 .iter()
                 .map(|text| (text.len() + size_of::<String>()) as u64)
                 .sum(),
-            Err(_) => tensor.bytes().len() as u64,
+            Err(_) => tensor.byte_len() as u64,
         },
         Value::Sequence(values) => values.iter().map(bytes_of).sum(),
         Value::Map(map) => bytes_of(&map.keys().clone().into()) + bytes_of(&map.values().clone().into()),

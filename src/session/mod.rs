@@ -14,6 +14,7 @@ mod trust_tests;
 mod variant;
 mod verify;
 
+pub use crate::gpu::progress::{Progress, Stage};
 pub use crate::plan::{Memory as MemoryUse, Offload};
 pub use event::Event;
 pub use limits::Limits;
@@ -75,6 +76,8 @@ pub struct SessionOptions {
     pub threads: Threads,
     /// Milliseconds since some fixed moment, for the report's timings.
     pub clock: fn() -> f64,
+    /// Who is told how far preparing a program has come, in the first run of each set of input shapes.
+    pub progress: Progress,
 }
 
 impl Default for SessionOptions {
@@ -90,6 +93,7 @@ impl Default for SessionOptions {
             verify_on_load: false,
             threads: Threads::default(),
             clock: runtime::default_clock,
+            progress: Progress::default(),
         }
     }
 }
@@ -138,10 +142,10 @@ impl Session {
         let inputs = model::inputs_of(&imported);
         let outputs = model::outputs_of(&imported)?;
         let weights = imported.values.iter().filter_map(|value| value.constant.as_ref());
-        let weights = weights.map(|tensor| tensor.bytes().len() as u64).sum();
+        let weights = weights.map(|tensor| tensor.byte_len() as u64).sum();
         let meter = Meter::new(options.limits, options.clock, weights)?;
         let opening = (options.clock)();
-        let runtime = Runtime::new(
+        let mut runtime = Runtime::new(
             options.device,
             options.memory,
             options.offload,
@@ -150,6 +154,7 @@ impl Session {
             meter,
         )
         .await?;
+        runtime.progress = options.progress.clone();
         let opened = (options.clock)();
         let kernels = if runtime.uses_gpu() { Kernels::Gpu } else { Kernels::Cpu };
         let variants = Variants::new(&imported, options.optimization, kernels, options.program_cache)?;

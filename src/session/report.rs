@@ -90,7 +90,7 @@ pub(super) fn make(runtime: &Runtime, runner: &Runner, timings: &Timings) -> Rep
             ..*timings
         },
         memory: Memory {
-            weights_bytes: constants.map(|tensor| tensor.bytes().len() as u64).sum(),
+            weights_bytes: constants.map(|tensor| tensor.byte_len() as u64).sum(),
             cpu_arena_bytes: runtime.arena.borrow().as_ref().len() as u64,
             gpu_bytes: runtime.gpu_constant_bytes() + links.iter().map(|link| link.gpu_bytes()).sum::<u64>(),
         },

@@ -21,6 +21,7 @@ use crate::{
 use crate::{
     cpu::executor::{Frame, Place, Slot},
     error::{Error, ErrorCode, Result},
+    gpu::progress::Stage,
     graph::{NodeId, ValueId, ValueType},
     ops::infer::BoundGraph,
     plan::{InputType, Placement, PlanState, Planned, Segment, SlotSource, Step, TailStep},
@@ -93,7 +94,9 @@ impl Runner {
 
     fn plan(&self, runtime: &Runtime, state: PlanState) -> Result<Rc<Link>> {
         let started = (runtime.clock)();
+        runtime.progress.tell(Stage::Plan, 0, 1);
         let planned = runtime.planner.plan(state)?;
+        runtime.progress.tell(Stage::Plan, 1, 1);
         runtime.plan_ms.set(runtime.plan_ms.get() + (runtime.clock)() - started);
         if runtime.uses_gpu() && runtime.gpu_must_run_heavy_nodes {
             let on_cpu = planned
@@ -307,6 +310,10 @@ impl Link {
         mut recorded: Option<&mut Recorded>,
         kept: &[usize],
     ) -> Result<()> {
+        #[cfg(feature = "gpu")]
+        if let Some(recorded) = recorded.as_deref_mut() {
+            recorded.executor.lend(&self.downloads_to_keep(kept));
+        }
         for step in &self.planned.segment.steps {
             runtime.meter.check_time()?;
             let began = runtime.begin_step();
@@ -359,6 +366,23 @@ impl Link {
             recorded.executor.flush().await?;
         }
         Ok(())
+    }
+
+    /// The values whose downloads go to the slots `kept`.
+    #[cfg(feature = "gpu")]
+    fn downloads_to_keep(&self, kept: &[usize]) -> Vec<GpuValueId> {
+        let mut ids = Vec::new();
+        for step in &self.planned.segment.steps {
+            let Step::Download(pairs) = step else { continue };
+            for (id, operand) in pairs {
+                if let Place::Slot(slot) = operand.place
+                    && kept.contains(&slot)
+                {
+                    ids.push(*id);
+                }
+            }
+        }
+        ids
     }
 
     /// Which slots steps of the CPU use.

@@ -17,7 +17,7 @@ use crate::gpu::{
 use crate::{
     cpu::threads::Threads,
     error::{Error, ErrorCode, Result},
-    gpu::{device::GpuDevice, program::GpuProgram},
+    gpu::{device::GpuDevice, program::GpuProgram, progress::Progress},
     ops::Prepared,
     plan::{Memory, Offload, PlanState, Planner, Target},
     tensor::{AlignedBytes, Tensor},
@@ -37,6 +37,8 @@ pub(super) struct Runtime {
     pub first_run_ms: Cell<Option<f64>>,
     /// What times each step, while the session is profiled.
     pub profiler: RefCell<Option<Profiler>>,
+    /// Who is told how far preparing has come.
+    pub progress: Progress,
     pub warnings: Vec<String>,
     /// What the caller has not been told yet.
     pub events: RefCell<Vec<Event>>,
@@ -89,6 +91,7 @@ impl Runtime {
             compile_ms: Cell::new(0.0),
             first_run_ms: Cell::new(None),
             profiler: RefCell::default(),
+            progress: Progress::default(),
             warnings: Vec::new(),
             events: RefCell::default(),
             verifying: Cell::new(false),
@@ -277,7 +280,7 @@ impl Runtime {
         let started = (self.clock)();
         // Taken out while waiting, so that no borrow is held across the wait.
         let mut constants = std::mem::take(&mut *gpu.constants.borrow_mut());
-        let executor = GpuExecutor::new(Rc::clone(&gpu.device), program, &mut constants).await;
+        let executor = GpuExecutor::prepare(Rc::clone(&gpu.device), program, &mut constants, &self.progress).await;
         *gpu.constants.borrow_mut() = constants;
         self.compile_ms.set(self.compile_ms.get() + (self.clock)() - started);
         Ok(Some(Recorded { executor: executor? }))

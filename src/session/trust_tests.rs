@@ -318,3 +318,104 @@ fn a_profile_tells_time_operations_and_bytes_of_gpu_steps() {
     assert_eq!(product.operations, 2 * 64 * (SIZE * SIZE) as u64);
     assert_eq!(product.bytes, 4 * (2 * 64 * SIZE + SIZE * SIZE) as u64);
 }
+
+#[test]
+fn the_first_run_of_each_shape_tells_how_far_preparing_has_come() {
+    use super::{Progress, Stage};
+    use std::{cell::RefCell, rc::Rc};
+    if testing::device().is_none() {
+        return;
+    }
+    let seen = Rc::new(RefCell::new(Vec::new()));
+    let told = Rc::clone(&seen);
+    let options = SessionOptions {
+        device: Device::WebGpu,
+        progress: Progress::to(move |stage, done, total| told.borrow_mut().push((stage, done, total))),
+        ..SessionOptions::default()
+    };
+    let model = Model::from_graph(graph(Dim::symbol("n"))).unwrap();
+    let mut session = pollster::block_on(Session::new(model, options)).unwrap();
+    assert!(seen.borrow().is_empty());
+    run(&mut session, 4);
+    for stage in [Stage::Plan, Stage::Upload, Stage::Compile] {
+        let of_stage: Vec<_> = seen.borrow().iter().filter(|told| told.0 == stage).copied().collect();
+        let (first, last) = (of_stage[0], of_stage[of_stage.len() - 1]);
+        assert!(first.1 == 0 && last.1 == last.2, "{of_stage:?}");
+        assert!(of_stage.windows(2).all(|pair| pair[0].1 <= pair[1].1), "{of_stage:?}");
+        assert!(stage != Stage::Upload || last.2 >= SIZE * SIZE * 4, "{of_stage:?}");
+    }
+    seen.borrow_mut().clear();
+    run(&mut session, 4);
+    assert!(seen.borrow().is_empty());
+    run(&mut session, 7);
+    let stages: Vec<Stage> = seen.borrow().iter().map(|told| told.0).collect();
+    assert!(stages.contains(&Stage::Plan), "{stages:?}");
+    let last = seen.borrow().iter().rfind(|told| told.0 == Stage::Upload).copied();
+    assert_eq!(last, Some((Stage::Upload, 0, 0)), "constants are there already");
+}
+
+#[test]
+fn large_tensors_that_stay_on_the_gpu_grow_from_run_to_run_and_none_changes_under_its_owner() {
+    if testing::device().is_none() {
+        return;
+    }
+    let mut b = GraphBuilder::new(17);
+    let past = b.input("past", DType::F32, vec![Dim::symbol("n"), Dim::from(SIZE)]);
+    let new = b.input("new", DType::F32, vec![Dim::from(1), Dim::from(SIZE)]);
+    let present = b.node_with("Concat", &[past, new], &[("axis", crate::graph::Attribute::Int(0))]);
+    let negative = b.node("Neg", &[present]);
+    b.output("present", present);
+    let graph = b.output("negative", negative).finish().unwrap();
+    let options = SessionOptions {
+        device: Device::WebGpu,
+        offload: super::Offload::Everything,
+        ..SessionOptions::default()
+    };
+    let mut session = pollster::block_on(Session::new(Model::from_graph(graph).unwrap(), options)).unwrap();
+    let device = session.gpu_device().unwrap().clone();
+    let rows = |values: std::ops::Range<usize>| -> Tensor {
+        let values = values.flat_map(|row| (0..SIZE).map(move |column| (row * 100 + column) as f32));
+        let values: Vec<f32> = values.collect();
+        Tensor::new(&[values.len() / SIZE, SIZE], values).unwrap()
+    };
+    let fetch = |tensor: &Tensor| pollster::block_on(device.fetch(tensor)).unwrap();
+    let kept = ["present".to_string()];
+    let mut step = |past: &Tensor, row: usize, kept: &[String]| {
+        let feeds = [("past", past.clone()), ("new", rows(row..row + 1))];
+        let outputs = pollster::block_on(session.run_keeping(feeds, None, kept)).unwrap();
+        let (present, negative) = (
+            outputs.get("present").unwrap().clone(),
+            outputs.get("negative").unwrap(),
+        );
+        let negated: Vec<f32> = negative.to_f32s().unwrap().iter().map(|value| -value).collect();
+        let known = if present.remote_id().is_some() {
+            fetch(&present)
+        } else {
+            present.clone()
+        };
+        assert_eq!(*known.to_f32s().unwrap(), negated);
+        present
+    };
+    const FIRST: usize = 700;
+    let mut states = vec![rows(0..FIRST)];
+    for row in FIRST..FIRST + 4 {
+        let next = step(&states[states.len() - 1], row, &kept);
+        states.push(next);
+    }
+    // Programs that ran before run again, with what the CPU feeds, another tensor, and nothing that is kept.
+    let other = rows(5..FIRST + 6);
+    let from_cpu = step(&other, 3, &[]);
+    let again = step(&states[1], 9, &kept);
+    let twice = step(&states[1], 8, &kept);
+    let mixed = step(&other, 4, &kept);
+    for (grown, state) in states.iter().enumerate().skip(1) {
+        assert_eq!(fetch(state), rows(0..FIRST + grown), "{grown}");
+    }
+    let ends = |tensor: &Tensor| tensor.to_f32s().unwrap()[(FIRST + 1) * SIZE];
+    assert_eq!(ends(&from_cpu), 300.0);
+    assert_eq!(
+        [&again, &twice, &mixed].map(|tensor| ends(&fetch(tensor))),
+        [900.0, 800.0, 400.0]
+    );
+    assert_eq!(fetch(&mixed).to_f32s().unwrap()[..2], [500.0, 501.0]);
+}

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, fmt, sync::Arc};
 
-use super::{AlignedBytes, Bool8, Bytes, DType, Element, display_shape, element_count, packed};
+use super::{AlignedBytes, Bool8, Bytes, DType, Element, Source, display_shape, element_count, packed};
 use crate::error::{Error, ErrorCode, Result};
 use crate::with_element;
 
@@ -146,6 +146,40 @@ impl Tensor {
         }
     }
 
+    /// How many bytes the data has, without looking at it; 0 where [`Tensor::bytes`] is empty.
+    pub fn byte_len(&self) -> usize {
+        self.shared_bytes().map_or(0, Bytes::len)
+    }
+
+    /// Whether the data is not in memory yet.
+    pub fn is_deferred(&self) -> bool {
+        self.shared_bytes().is_some_and(|bytes| bytes.source().is_some())
+    }
+
+    /// The same tensor with its data in memory: itself, or where that is deferred, a copy that goes when it is dropped.
+    pub fn at_hand(&self) -> Result<Tensor> {
+        let mut tensor = self.clone();
+        if let Data::Bytes(bytes) = &mut tensor.data {
+            *bytes = bytes.at_hand()?;
+        }
+        Ok(tensor)
+    }
+
+    /// The f32 tensor that `make` computes from the data of `source`: now, or when somebody looks at it where that is
+    /// deferred. It has as many elements as `shape` says.
+    pub fn computed(
+        shape: &[usize],
+        source: &Tensor,
+        make: Box<dyn Fn(&Tensor) -> Result<Vec<f32>> + Send + Sync>,
+    ) -> Result<Tensor> {
+        if !source.is_deferred() {
+            return Tensor::new(shape, make(source)?);
+        }
+        let len = element_count(shape)?.saturating_mul(size_of::<f32>());
+        let source: Arc<dyn Source> = Arc::new(Computed(source.clone(), make));
+        Tensor::from_bytes(DType::F32, shape, Bytes::deferred(source, 0, len))
+    }
+
     /// The shared bytes behind the tensor, if that is what it is made of.
     pub fn shared_bytes(&self) -> Option<&Bytes> {
         match &self.data {
@@ -243,7 +277,8 @@ impl Tensor {
     /// Whether the bytes can be read as the element type where they are.
     pub fn is_aligned(&self) -> bool {
         let size = (self.dtype.bits().unwrap_or(8) / 8).max(1);
-        (self.bytes().as_ptr() as usize).is_multiple_of(size)
+        // What is deferred comes to memory of its own.
+        self.is_deferred() || (self.bytes().as_ptr() as usize).is_multiple_of(size)
     }
 
     fn type_error(&self, expected: &str) -> Error {
@@ -280,6 +315,7 @@ impl fmt::Debug for Tensor {
         match &self.data {
             Data::Strings(strings) => list.entries(&strings[..shown]),
             Data::Remote(id) => list.entry(&format_args!("remote {id}")),
+            Data::Bytes(bytes) if bytes.source().is_some() => list.entry(&format_args!("deferred")),
             Data::Bytes(bytes) => with_element!(self.dtype, T => {
                 let values: Vec<T> = bytemuck::pod_collect_to_vec(&bytes[..shown * std::mem::size_of::<T>()]);
                 list.entries(values)
@@ -292,12 +328,32 @@ impl fmt::Debug for Tensor {
     }
 }
 
+/// The data of [`Tensor::computed`].
+struct Computed(Tensor, Box<dyn Fn(&Tensor) -> Result<Vec<f32>> + Send + Sync>);
+
+impl Source for Computed {
+    fn read(&self, start: usize, target: &mut [u8]) -> Result<()> {
+        let values = (self.1)(&self.0.at_hand()?)?;
+        let bytes: &[u8] = bytemuck::cast_slice(&values);
+        let part = bytes.get(start..).and_then(|rest| rest.get(..target.len()));
+        target.copy_from_slice(part.ok_or_else(|| Error::internal("a computed constant has too few elements"))?);
+        Ok(())
+    }
+}
+
 /// Keeps a `Vec` of elements as bytes, at the elements' alignment.
 struct Elements<T>(Vec<T>);
 
 impl<T: Element> AsRef<[u8]> for Elements<T> {
     fn as_ref(&self) -> &[u8] {
         bytemuck::cast_slice(&self.0)
+    }
+}
+
+impl Bytes {
+    /// The bytes of floats, which are not copied.
+    pub fn from_f32s(values: Vec<f32>) -> Bytes {
+        Bytes::new(Elements(values))
     }
 }
 
@@ -351,6 +407,34 @@ mod tests {
         assert_eq!(tensor.to_i64s().unwrap(), [-1, -8, 7]);
         let tensor = Tensor::from_bytes(DType::U4, &[3], vec![0x8f, 0x07]).unwrap();
         assert_eq!(tensor.to_i64s().unwrap(), [15, 8, 7]);
+    }
+
+    #[test]
+    fn what_is_computed_from_deferred_data_is_deferred_too() {
+        struct Ramp;
+        impl Source for Ramp {
+            fn read(&self, start: usize, target: &mut [u8]) -> Result<()> {
+                let bytes = (0..4u8).flat_map(|value| f32::from(value).to_le_bytes()).skip(start);
+                target.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
+                Ok(())
+            }
+        }
+        let bytes = Bytes::deferred(Arc::new(Ramp), 0, 16);
+        let tensor = Tensor::from_bytes(DType::F32, &[4], bytes).unwrap();
+        let doubled = |from: &Tensor| Ok(from.to_f32s()?.iter().map(|value| value * 2.0).collect());
+        let made = Tensor::computed(&[2, 2], &tensor, Box::new(doubled)).unwrap();
+        assert!(made.is_deferred() && made.is_aligned() && made.byte_len() == 16);
+        assert_eq!(format!("{made:?}"), "float32[2, 2] [deferred]");
+        let copy = made.at_hand().unwrap();
+        assert_eq!(*copy.to_f32s().unwrap(), [0.0, 2.0, 4.0, 6.0]);
+        assert!(made.is_deferred() && tensor.is_deferred());
+        let eager = Tensor::computed(&[4], &copy, Box::new(doubled)).unwrap();
+        assert!(!eager.is_deferred());
+        assert_eq!(*eager.to_f32s().unwrap(), [0.0, 4.0, 8.0, 12.0]);
+        assert_eq!(made.bytes(), copy.bytes());
+        assert!(!made.is_deferred());
+        let wrong = Tensor::computed(&[5], &tensor, Box::new(doubled)).unwrap();
+        assert!(wrong.at_hand().is_err());
     }
 
     #[test]

@@ -12,7 +12,7 @@ mod small;
 mod value;
 mod widen;
 
-pub use bytes::{AlignedBytes, Bytes, BytesIdentity};
+pub use bytes::{AlignedBytes, Bytes, BytesIdentity, Source};
 pub use dense::Tensor;
 pub use dim::{Dim, Symbols};
 pub use dtype::{Bool8, DType, Element};

@@ -19,10 +19,14 @@ use wasm_bindgen::prelude::*;
 use crate::{
     Device, Error, ErrorCode, Limits, Model, Session, SessionOptions, Threads, ValueInfo,
     graph::ValueType,
-    import::onnx::{FileRanges, Segments, external_ranges, read_value, write_tensor},
+    import::onnx::{
+        FileRanges, Segments, external_ranges, read_value,
+        skim::{LOCATION, Skim},
+        write_tensor,
+    },
     optimize::Level,
     plan::Placement,
-    session::{MemoryUse, Offload, Report},
+    session::{MemoryUse, Offload, Progress, Report},
     tensor::{Bytes, Value, map::HashMap},
 };
 use convert::{error_to_js, info_to_js, tensor_from_js, value_from_js, value_to_js};
@@ -33,28 +37,59 @@ extern "C" {
     fn performance_now() -> f64;
 }
 
-/// Bytes of a model, or of a part of its external data, in wasm memory: filled chunk by chunk until a session is made of
-/// them.
+/// Bytes of a model, or of a part of its external data, filled chunk by chunk until a session is made of them. They are in
+/// wasm memory, but for large tensors and external data where those are to stay in JavaScript.
 #[wasm_bindgen]
 pub struct ModelBytes {
-    filling: Vec<u8>,
+    filling: Filling,
     shared: Option<Bytes>,
     external: HashMap<String, Segments>,
+    /// Large tensors of the model's own file, and where in it they were.
+    pieces: Vec<(f64, Uint8Array)>,
+    expected: u64,
+    position: u64,
 }
+
+/// How bytes are taken in.
+enum Filling {
+    /// Into wasm memory.
+    Inside(Vec<u8>),
+    /// Into an array of JavaScript, of which so many bytes are filled.
+    Outside(Uint8Array, u32),
+    /// Large tensors into arrays, the rest into wasm memory.
+    Skimmed(Box<Skim>),
+}
+
+/// Room of these lengths is made before the bytes for it are there: where nobody knows how many will come, and where the
+/// model names a part of another file.
+const UNSEEN: u64 = 1 << 20;
+const MOST_AT_ONCE: u64 = 256 << 20;
 
 #[wasm_bindgen]
 impl ModelBytes {
-    /// Room for `expectedLength` bytes; more may come.
+    /// Room for `expectedLength` bytes; more may come. `place` is `model` for a model whose large tensors stay in
+    /// JavaScript, `outside` for bytes that all stay there, and `inside` for bytes that all come to wasm memory.
     #[wasm_bindgen(constructor)]
-    pub fn new(expected_length: f64) -> Result<ModelBytes, JsValue> {
-        let mut filling = Vec::new();
-        // A wrong announcement of the length is no reason to fail: the bytes themselves count.
-        let _ = filling.try_reserve_exact(expected_length.clamp(0.0, 4e9) as usize);
-        Ok(ModelBytes {
+    pub fn new(expected_length: f64, place: &str) -> ModelBytes {
+        let expected = expected_length.max(0.0) as u64;
+        let filling = match place {
+            "model" => Filling::Skimmed(Box::default()),
+            "outside" => Filling::Outside(Uint8Array::new_with_length(expected.min(MOST_AT_ONCE) as u32), 0),
+            _ => {
+                let mut filling = Vec::new();
+                // A wrong announcement of the length is no reason to fail: the bytes themselves count.
+                let _ = filling.try_reserve_exact(expected.min(4_000_000_000) as usize);
+                Filling::Inside(filling)
+            }
+        };
+        ModelBytes {
             filling,
             shared: None,
             external: HashMap::new(),
-        })
+            pieces: Vec::new(),
+            expected,
+            position: 0,
+        }
     }
 
     /// Appends a chunk.
@@ -62,29 +97,84 @@ impl ModelBytes {
         if self.shared.is_some() {
             return Err(invalid_argument("the bytes are those of a session already".into()));
         }
-        let start = self.filling.len();
-        let len = chunk.length() as usize;
-        self.filling.try_reserve(len).map_err(|_| {
-            let message = format!("{} bytes of memory for the model could not be had", start + len);
-            error_to_js(&Error::new(ErrorCode::OutOfMemory, message))
-        })?;
-        self.filling.resize(start + len, 0);
-        chunk.copy_to(&mut self.filling[start..]);
+        let len = chunk.length();
+        match &mut self.filling {
+            Filling::Inside(filling) => {
+                let start = filling.len();
+                filling.try_reserve(len as usize).map_err(|_| {
+                    let message = format!(
+                        "{} bytes of memory for the model could not be had",
+                        start + len as usize
+                    );
+                    error_to_js(&Error::new(ErrorCode::OutOfMemory, message))
+                })?;
+                filling.resize(start + len as usize, 0);
+                chunk.copy_to(&mut filling[start..]);
+            }
+            Filling::Outside(array, filled) => add(array, filled, chunk, u32::MAX),
+            Filling::Skimmed(skim) => {
+                let mut at = 0;
+                while at < len {
+                    let taken = match skim.cut() {
+                        Some((cut, left)) => {
+                            if left == cut.length {
+                                // What the file promises is not believed unless so many bytes are on their way.
+                                let known = self.position + left <= self.expected;
+                                let room = if known { left } else { left.min(UNSEEN) };
+                                let array = Uint8Array::new_with_length(room.min(u32::MAX.into()) as u32);
+                                self.pieces.push((cut.offset as f64, array));
+                            }
+                            let taken = u64::from(len - at).min(left);
+                            let (length, mut filled) = (cut.length as u32, (cut.length - left) as u32);
+                            if let Some((_, array)) = self.pieces.last_mut() {
+                                add(array, &mut filled, &chunk.subarray(at, at + taken as u32), length);
+                            }
+                            skim.skip(taken);
+                            taken as u32
+                        }
+                        None => {
+                            let window = chunk.subarray(at, len.min(at.saturating_add(skim.wanted() as u32)));
+                            skim.feed(&window.to_vec()) as u32
+                        }
+                    };
+                    (at, self.position) = (at + taken, self.position + u64::from(taken));
+                }
+            }
+        }
         Ok(())
     }
 
     /// Number of bytes so far.
     #[wasm_bindgen(getter)]
     pub fn length(&self) -> f64 {
-        self.bytes().len() as f64
+        match &self.filling {
+            Filling::Outside(_, filled) => (*filled).into(),
+            _ => self.bytes().len() as f64,
+        }
     }
 
     /// A copy of at most `length` bytes from `start`, for the memory of another instance.
     pub fn chunk(&self, start: f64, length: f64) -> Uint8Array {
-        let bytes = self.bytes();
-        let start = (start as usize).min(bytes.len());
-        let end = start.saturating_add(length as usize).min(bytes.len());
-        Uint8Array::from(&bytes[start..end])
+        let end = (start + length).min(self.length());
+        if let Filling::Outside(array, _) = &self.filling {
+            return array.slice(start as u32, end as u32);
+        }
+        let start = start.min(end) as usize;
+        Uint8Array::from(&self.bytes()[start..end as usize])
+    }
+
+    /// `[[offset, array], …]` of the large tensors that stay in JavaScript.
+    pub fn pieces(&self) -> Array {
+        let pieces = self.pieces.iter();
+        pieces
+            .map(|(offset, array)| JsValue::from(Array::of2(&(*offset).into(), array)))
+            .collect()
+    }
+
+    /// Takes in one of another instance's pieces.
+    #[wasm_bindgen(js_name = addPiece)]
+    pub fn add_piece(&mut self, offset: f64, array: Uint8Array) {
+        self.pieces.push((offset, array));
     }
 
     /// `[{ location, ranges: [[start, end], …] }]` of what the model needs of other files; an end beyond all safe
@@ -120,14 +210,62 @@ impl ModelBytes {
     }
 
     fn bytes(&self) -> &[u8] {
-        self.shared.as_deref().unwrap_or(&self.filling)
+        match (&self.shared, &self.filling) {
+            (Some(shared), _) => shared,
+            (None, Filling::Inside(filling)) => filling,
+            (None, Filling::Skimmed(skim)) => skim.kept(),
+            (None, Filling::Outside(..)) => &[],
+        }
     }
 
     fn share(&mut self) -> Bytes {
-        let filling = &mut self.filling;
-        let shared = self.shared.get_or_insert_with(|| Bytes::new(std::mem::take(filling)));
-        shared.clone()
+        if let Some(shared) = &self.shared {
+            return shared.clone();
+        }
+        let shared = match &mut self.filling {
+            Filling::Inside(filling) => Bytes::new(std::mem::take(filling)),
+            // A file that ends inside a tensor is no model.
+            Filling::Skimmed(skim) => {
+                Bytes::new(std::mem::take(&mut **skim).finish().unwrap_or_else(|| vec![0xff; 16]))
+            }
+            Filling::Outside(array, filled) => outside(array.subarray(0, *filled)),
+        };
+        self.shared.insert(shared).clone()
     }
+
+    /// The files that hold tensors, the model's own pieces among them.
+    fn files(&self) -> HashMap<String, Segments> {
+        let mut files = self.external.clone();
+        if !self.pieces.is_empty() {
+            let mut own = Segments::new(u64::MAX);
+            for (offset, array) in &self.pieces {
+                own.insert(*offset as u64, outside(array.clone()));
+            }
+            files.insert(LOCATION.into(), own);
+        }
+        files
+    }
+}
+
+/// Copies a chunk behind the `filled` bytes of an array, which grows where it must, up to `most` bytes.
+fn add(array: &mut Uint8Array, filled: &mut u32, chunk: &Uint8Array, most: u32) {
+    let needed = filled.saturating_add(chunk.length());
+    if needed > array.length() {
+        let grown = Uint8Array::new_with_length(needed.max(array.length().saturating_mul(2)).min(most.max(needed)));
+        grown.set(&array.subarray(0, *filled), 0);
+        *array = grown;
+    }
+    array.set(chunk, *filled);
+    *filled = needed;
+}
+
+/// Bytes of an array that stay there, for builds that can do so.
+#[cfg(feature = "gpu")]
+use crate::gpu::outside;
+
+#[cfg(not(feature = "gpu"))]
+fn outside(array: Uint8Array) -> Bytes {
+    Bytes::new(array.to_vec())
 }
 
 /// A session. One run at a time: the TypeScript side queues.
@@ -182,7 +320,7 @@ impl CoreSession {
         on_progress: Option<Function>,
         on_event: Option<Function>,
     ) -> js_sys::Promise {
-        let (model, external) = (bytes.share(), bytes.external.clone());
+        let (model, external) = (bytes.share(), bytes.files());
         start(async move {
             Ok(load_session(model, external, options, on_progress, on_event)
                 .await?
@@ -384,6 +522,13 @@ async fn load_session(
     drop(external);
     let model = model.with_parse_ms(performance_now() - started);
     progress("optimize", 1);
+    let listener = on_progress.clone();
+    let preparing = Progress::to(move |stage, done, total| {
+        if let Some(callback) = &listener {
+            let (done, total) = (JsValue::from(done as f64), JsValue::from(total as f64));
+            let _ = callback.call3(&JsValue::NULL, &stage.name().into(), &done, &total);
+        }
+    });
     let options = SessionOptions {
         device,
         optimization,
@@ -394,6 +539,7 @@ async fn load_session(
         verify_on_load: parsed.verify_on_load,
         threads: threads(parsed.threads),
         clock: performance_now,
+        progress: preparing,
         ..SessionOptions::default()
     };
     let mut session = Session::new(model, options)

@@ -282,4 +282,50 @@ describe("WebGPU", () => {
     assert.equal(result.pipelines, 0);
     assert.ok(result.far < 1e-4, String(result.far));
   });
+
+  test("large weights go from JavaScript to the GPU, and not through wasm memory", async () => {
+    const writes = await inPage(async () => {
+      const writes = [];
+      const { writeBuffer } = GPUQueue.prototype;
+      GPUQueue.prototype.writeBuffer = function (buffer, offset, data, ...rest) {
+        const memory = data.buffer ?? data;
+        // The core's memory is larger than any weight here.
+        writes.push({ size: data.byteLength, inWasm: memory.byteLength > 500_000 });
+        return writeBuffer.call(this, buffer, offset, data, ...rest);
+      };
+      const { run } = await load({ device: "webgpu" });
+      if ((await furthest(await run())) > 1e-4) throw new Error("the numbers are wrong");
+      return writes;
+    });
+    const large = writes.filter(({ size }) => size === 784 * 64 * 4);
+    assert.ok(large.length > 0 || writes.some(({ size }) => size > 784 * 64 * 4), JSON.stringify(writes));
+    for (const { inWasm } of large) assert.ok(!inWasm);
+  });
+
+  test("loading with warmup tells of downloading, preparing, uploading and compiling", async () => {
+    const seen = await inPage(async () => {
+      const seen = [];
+      const { session } = await load({ device: "webgpu", warmup: true, onProgress: (progress) => seen.push(progress) });
+      const before = seen.length;
+      await session.warmup();
+      if (seen.length > before) throw new Error("a second run prepares nothing");
+      return seen;
+    });
+    const phases = [...new Set(seen.map(({ phase }) => phase))];
+    assert.deepEqual(phases.sort(), ["compile", "download", "prepare", "upload"]);
+    for (const phase of phases) {
+      const last = seen.findLast((progress) => progress.phase === phase);
+      assert.ok(last.loaded === last.total && last.total > 0, JSON.stringify(last));
+    }
+    const compiled = seen.filter(({ stage }) => stage === "compile").map(({ loaded }) => loaded);
+    assert.deepEqual(
+      compiled,
+      compiled.map((_, index) => index),
+    );
+    const uploaded = seen.filter(({ stage }) => stage === "upload").map(({ loaded }) => loaded);
+    assert.deepEqual(
+      uploaded,
+      uploaded.toSorted((a, b) => a - b),
+    );
+  });
 });

@@ -17,7 +17,9 @@ export async function usage(pixels: Float32Array, file: File, response: Response
   const session: Session = await Session.load("model.onnx", {
     device: "auto",
     optimization: "all",
-    onProgress: ({ stage, loaded, total }) => console.log(stage.toUpperCase(), loaded / total),
+    onProgress: ({ phase, stage, loaded, total }) =>
+      console.log(phase === "compile", stage.toUpperCase(), loaded / total),
+    warmup: { batch: 4 },
     signal: AbortSignal.timeout(1000),
     externalData: { "weights.bin": new Uint8Array(1) },
     wasmUrl: new URL("https://example.com/wasm/"),

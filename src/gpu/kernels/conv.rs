@@ -282,11 +282,16 @@ fn tiled(
     let (weights, row) = match w.constant {
         Some(constant) if row != k => {
             let layout = format!("conv_rows:{channels}x{k}");
-            let binding = laid_out(constant, layout, channels.checked_mul(row)?, move |from, to| {
-                for (from, to) in from.chunks_exact(k).zip(to.chunks_exact_mut(row)) {
-                    to[..k].copy_from_slice(from);
-                }
-            });
+            let binding = laid_out(
+                constant,
+                layout,
+                channels.checked_mul(row)?,
+                Box::new(move |from, to| {
+                    for (from, to) in from.chunks_exact(k).zip(to.chunks_exact_mut(row)) {
+                        to[..k].copy_from_slice(from);
+                    }
+                }),
+            );
             (binding, row)
         }
         _ => (w.binding.clone(), k),
@@ -387,20 +392,25 @@ fn in_blocks(sizes: &Sizes, weights: Constant, caps: &GpuCaps) -> Option<Binding
     let count = groups.checked_mul(taps)?.checked_mul(inputs)?.checked_mul(blocks * 4)?;
     elements(&[count], caps)?;
     let layout = format!("conv_blocks:{groups}x{m}x{inputs}x{taps}");
-    Some(laid_out(weights, layout, count, move |from, to| {
-        for (from, to) in from
-            .chunks_exact(m * inputs * taps)
-            .zip(to.chunks_exact_mut(taps * inputs * blocks * 4))
-        {
-            for (output, from) in from.chunks_exact(inputs * taps).enumerate() {
-                for (input, from) in from.chunks_exact(taps).enumerate() {
-                    for (tap, &value) in from.iter().enumerate() {
-                        to[(tap * inputs + input) * blocks * 4 + output] = value;
+    Some(laid_out(
+        weights,
+        layout,
+        count,
+        Box::new(move |from, to| {
+            for (from, to) in from
+                .chunks_exact(m * inputs * taps)
+                .zip(to.chunks_exact_mut(taps * inputs * blocks * 4))
+            {
+                for (output, from) in from.chunks_exact(inputs * taps).enumerate() {
+                    for (input, from) in from.chunks_exact(taps).enumerate() {
+                        for (tap, &value) in from.iter().enumerate() {
+                            to[(tap * inputs + input) * blocks * 4 + output] = value;
+                        }
                     }
                 }
             }
-        }
-    }))
+        }),
+    ))
 }
 
 /// ConvTranspose (opset 1 and later) of `x` (images, channels, spatial…) with `w` (channels, output channels per group,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::super::kernel::{Binding, ConstantData, ConstantKey, GpuCaps, GpuKernel, GpuType};
 use super::super::wgsl::shader_text;
 use super::{elements, flat, flat_kernel};
+use crate::tensor::Bytes;
 
 const FOURIER: &str = shader_text!("../../../shaders/fourier.wgsl");
 
@@ -43,12 +44,10 @@ pub fn dft(t: Transform, caps: &GpuCaps) -> Option<GpuKernel> {
     };
     let turns = move || {
         let angles = (0..length).map(|k| std::f64::consts::TAU * k as f64 / length as f64);
-        Ok(angles
-            .flat_map(|angle| [angle.cos() as f32, angle.sin() as f32])
-            .flat_map(f32::to_le_bytes)
-            .collect())
+        let turns = angles.flat_map(|angle| [angle.cos() as f32, angle.sin() as f32]);
+        Ok(Bytes::from_f32s(turns.collect()))
     };
-    let turns = ConstantData::new(key, 2 * length as u64 * GpuType::SIZE, turns);
+    let turns = ConstantData::new(key, 2 * length as u64 * GpuType::SIZE, Box::new(turns));
     let given = if t.half { length / 2 + 1 } else { length };
     let dispatch = flat("fourier", FOURIER)
         .define("P", t.parts)

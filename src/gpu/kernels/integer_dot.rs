@@ -170,10 +170,10 @@ fn laid_out(
     let size = count as u64 * GpuType::SIZE;
     let make = move || {
         let mut words = vec![0; size as usize];
-        lay_out(tensor.bytes(), &mut words);
-        Ok(words)
+        lay_out(tensor.at_hand()?.bytes(), &mut words);
+        Ok(words.into())
     };
-    Binding::Constant(Arc::new(ConstantData::new(key, size, make)))
+    Binding::Constant(Arc::new(ConstantData::new(key, size, Box::new(make))))
 }
 
 fn pack(ty: GpuType) -> DispatchBuilder {

@@ -253,18 +253,23 @@ fn constant_b(
         "matmul_b:{batches}x{k}x{row}:{}",
         if transposed { "transposed" } else { "padded" }
     );
-    let binding = laid_out(constant, layout, count, move |from, to| {
-        for (from, to) in from
-            .chunks_exact((k * n).max(1))
-            .zip(to.chunks_exact_mut((k * row).max(1)))
-        {
-            for (i, to) in to.chunks_exact_mut(row).enumerate() {
-                for (j, to) in to[..n].iter_mut().enumerate() {
-                    *to = if transposed { from[j * k + i] } else { from[i * n + j] };
+    let binding = laid_out(
+        constant,
+        layout,
+        count,
+        Box::new(move |from, to| {
+            for (from, to) in from
+                .chunks_exact((k * n).max(1))
+                .zip(to.chunks_exact_mut((k * row).max(1)))
+            {
+                for (i, to) in to.chunks_exact_mut(row).enumerate() {
+                    for (j, to) in to[..n].iter_mut().enumerate() {
+                        *to = if transposed { from[j * k + i] } else { from[i * n + j] };
+                    }
                 }
             }
-        }
-    });
+        }),
+    );
     Some((binding, row))
 }
 

@@ -27,8 +27,7 @@ use std::sync::Arc;
 
 use super::kernel::{AdapterKind, Binding, Check, ConstantData, ConstantKey, Dispatch, GpuCaps, GpuKernel, GpuType};
 use super::wgsl::{DispatchBuilder, LINEAR_THREADS, linear_workgroups, shader_text};
-use crate::error::Result;
-use crate::tensor::Tensor;
+use crate::tensor::{Bytes, Tensor};
 
 /// Dimensions that a strided kernel walks at most, after neighbours that can be one were made one.
 pub const MAX_RANK: usize = 8;
@@ -72,24 +71,23 @@ impl<'a> Operand<'a> {
 
 /// A constant in another layout: `count` f32 values that `lay_out` writes from the constant's own. `layout` names the
 /// layout with everything `lay_out` depends on but the constant.
-fn laid_out(
-    constant: Constant,
-    layout: String,
-    count: usize,
-    lay_out: impl Fn(&[f32], &mut [f32]) + Send + Sync + 'static,
-) -> Binding {
+fn laid_out(constant: Constant, layout: String, count: usize, lay_out: Box<LayOut>) -> Binding {
     let tensor = constant.tensor.clone();
     let key = ConstantKey {
         source: constant.source,
         layout,
     };
-    let make = move || -> Result<Vec<u8>> {
+    let make = move || {
         let mut values = vec![0.0f32; count];
-        lay_out(&tensor.to_f32s()?, &mut values);
-        Ok(bytemuck::cast_slice(&values).to_vec())
+        lay_out(&tensor.at_hand()?.to_f32s()?, &mut values);
+        Ok(Bytes::from_f32s(values))
     };
-    Binding::Constant(Arc::new(ConstantData::new(key, count as u64 * GpuType::SIZE, make)))
+    let size = count as u64 * GpuType::SIZE;
+    Binding::Constant(Arc::new(ConstantData::new(key, size, Box::new(make))))
 }
+
+/// Writes a layout of a constant's elements.
+type LayOut = dyn Fn(&[f32], &mut [f32]) + Send + Sync;
 
 const FLAT: &str = shader_text!("../../../shaders/flat.wgsl");
 

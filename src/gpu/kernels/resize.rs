@@ -74,9 +74,9 @@ pub fn resize(shape: &[usize], axes: &[ResizedAxis], key: &str, caps: &GpuCaps) 
         source: u64::MAX,
         layout: format!("resize:{key}"),
     };
-    let table = ConstantData::new(key, words.len() as u64 * 4, move || {
-        Ok(bytemuck::cast_slice(&words).to_vec())
-    });
+    let size = words.len() as u64 * 4;
+    let make = move || Ok(bytemuck::cast_slice(&words).into());
+    let table = ConstantData::new(key, size, Box::new(make));
     let dispatch = DispatchBuilder::new("resize", RESIZE)
         .define("THREADS", LINEAR_THREADS)
         .define("TAPSA", per_a)

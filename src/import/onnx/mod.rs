@@ -10,6 +10,7 @@ pub mod proto;
 mod references;
 mod scope;
 mod sha1;
+pub mod skim;
 mod sniff;
 mod tensor;
 mod types;

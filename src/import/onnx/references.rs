@@ -7,6 +7,7 @@ use super::message::Message;
 use super::proto::{
     AttributeProto, DATA_LOCATION_EXTERNAL, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto,
 };
+use super::skim::LOCATION;
 use super::tensor::{ExternalReference, byte_size};
 use super::wire::Slice;
 
@@ -93,6 +94,9 @@ impl Needs {
         let (Ok(reference), Ok(size)) = (ExternalReference::read(tensor), byte_size(tensor)) else {
             return;
         };
+        if reference.location == LOCATION {
+            return;
+        }
         let file = self.files.entry(reference.location).or_default();
         file.whole |= reference.checksum.is_some();
         // A range that no file has is for the importer to refuse.

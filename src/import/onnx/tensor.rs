@@ -7,6 +7,7 @@ use super::external::{ExternalData, ExternalFile, check_location};
 use super::message::Numbers;
 use super::proto::{DATA_LOCATION_EXTERNAL, SparseTensorProto, TensorProto, data_type};
 use super::sha1::Sha1;
+use super::skim::LOCATION;
 use super::wire::{ParseError, Slice, Writer};
 use crate::error::{Error, ErrorCode, Result};
 use crate::tensor::{Bool8, Bytes, DType, Element, Tensor, display_shape, element_count, map::HashMap};
@@ -198,6 +199,11 @@ impl<'x> TensorReader<'x> {
             return Err(wrong("strings cannot be stored in another file".into()));
         };
         let reference = ExternalReference::read(proto)?;
+        let size = match reference.length {
+            // As long as it was: whether that is right is found as it would have been.
+            Some(length) if reference.location == LOCATION => usize::try_from(length).unwrap_or(size),
+            _ => size,
+        };
         if let Some(length) = reference.length
             && length != size as u64
         {

@@ -22,13 +22,13 @@ use crate::{
         kernel::{CpuKernel, KernelInputs, scratch_as_f32},
         nibbles::Nibbles,
     },
-    error::Result,
+    error::{Error, Result},
     gpu::{
-        kernel::{Binding, ConstantData, ConstantKey, GpuKernel},
+        kernel::{Binding, ConstantData, ConstantKey, GpuKernel, MakeBytes},
         kernels::nbits::{NBits, matmul_nbits},
     },
     graph::{Attribute, Node, OperatorId, ValueId},
-    tensor::{DType, Dim, Tensor, element_count, resolve_axis},
+    tensor::{Bytes, DType, Dim, Tensor, element_count, resolve_axis},
 };
 
 /// `MatMulNBits`: A `[.., k]` times the transpose of weights `[n, k]` of 2, 4 or 8 bits, `[n, blocks, bytes]`, with scales
@@ -100,9 +100,6 @@ fn infer_product(ctx: &mut InferContext<'_>, depth: usize, columns: usize) -> Re
     ctx.set_output(0, dtype, shape);
     Ok(())
 }
-
-/// Makes the bytes of a constant for the GPU.
-type MakeBytes = dyn Fn() -> Result<Vec<u8>> + Send + Sync;
 
 const SCALES: usize = 2;
 const ZEROS: usize = 3;
@@ -283,10 +280,7 @@ impl MatMulNBits {
             Some(zeros) if is_f32(zeros, n * blocks) => Some(Binding::Input(ZEROS)),
             Some(zeros) if zeros.dtype == DType::U8 && count(zeros) == n * (blocks * self.bits).div_ceil(8) => {
                 let (tensor, bits) = (zeros.constant.clone()?, self.bits);
-                let make = move || {
-                    let values = unpack(tensor.bytes(), bits, blocks).into_iter();
-                    Ok(values.flat_map(f32::to_le_bytes).collect())
-                };
+                let make = move || Ok(Bytes::from_f32s(unpack(tensor.at_hand()?.bytes(), bits, blocks)));
                 let layout = format!("zero points {bits} {blocks}");
                 Some(constant(zeros, layout, n * blocks * 4, Box::new(make)))
             }
@@ -296,7 +290,12 @@ impl MatMulNBits {
             Some(bias) => Some(is_f32(bias, n).then_some(Binding::Input(BIAS))?),
             None => None,
         };
-        let make = move || Ok(packed.bytes().to_vec());
+        let make = move || {
+            packed
+                .shared_bytes()
+                .cloned()
+                .ok_or_else(|| Error::internal("packed weights have no bytes"))
+        };
         let product = NBits {
             rows: lead.iter().product(),
             depth,

@@ -22,10 +22,12 @@ export default async function init({ module_or_path }) {
 export function __wbg_reset_state() { instance++; log.instances++; }
 export function setPanicHandler(handler) { panicked = handler; }
 export class ModelBytes {
-  constructor(expected) { this.expected = expected; this.text = ""; this.pieces = 0; }
-  append(chunk) { this.text += new TextDecoder().decode(chunk); this.pieces++; }
+  constructor(expected) { this.expected = expected; this.text = ""; this.chunks = 0; }
+  append(chunk) { this.text += new TextDecoder().decode(chunk); this.chunks++; }
   get length() { return this.text.length; }
   chunk(start, length) { return new TextEncoder().encode(this.text.slice(start, start + length)); }
+  pieces() { return []; }
+  addPiece() {}
   // A text may name the ranges of files that it needs: "external weights.bin 0-4 100-104".
   externalFiles() {
     return [...this.text.matchAll(/external (\\S+)((?: \\d+-(?:\\d+|end))+)/g)].map(([, location, ranges]) => ({
@@ -42,7 +44,7 @@ export class ModelBytes {
 }
 export class CoreSession {
   static async load(bytes, options, onProgress) {
-    log.loads.push({ text: bytes.text, expected: bytes.expected, pieces: bytes.pieces });
+    log.loads.push({ text: bytes.text, expected: bytes.expected, pieces: bytes.chunks });
     log.options.push(options);
     log.files = bytes.files;
     onProgress?.("parse", 0, 1);
