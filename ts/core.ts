@@ -277,6 +277,8 @@ export interface CoreModule {
   forgetThreads?(): void;
   /** Calls `handler` with the message of a Rust panic, just before the instance aborts. */
   setPanicHandler?(handler: (message: string) => void): void;
+  /** Has the engine compile the matrix product for speed, in the background: half a millisecond. */
+  warmUp?(): void;
   readonly ModelBytes: new (expectedLength: number, place: CoreBytesPlace) => CoreBytes;
   readonly CoreSession: {
     /** The session shares `bytes`, which may be freed. */

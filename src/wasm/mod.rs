@@ -608,6 +608,12 @@ pub fn write_tensor_js(tensor: &JsValue) -> Result<Uint8Array, JsValue> {
     Ok(Uint8Array::from(write_tensor(&name, &tensor).as_slice()))
 }
 
+/// Has the engine compile the matrix product for speed, in the background, before a model needs it.
+#[wasm_bindgen(js_name = warmUp)]
+pub fn warm_up() {
+    crate::cpu::gemm::warm_up();
+}
+
 /// The version of the package.
 #[wasm_bindgen]
 pub fn version() -> String {
