@@ -1,6 +1,7 @@
 // `modelet verify`: runs models on test data and compares the outputs with the references.
 
 import { ModeletError, messageOf } from "../errors.js";
+import type { Values } from "../value.js";
 import type { Command } from "./arguments.js";
 import { browserRunner } from "./browser.js";
 import { type Case, findCases, type TestSet } from "./cases.js";
@@ -130,17 +131,14 @@ async function verifySet(
   };
   if (messages.length === 0) return { status: "pass", ...numbers, message: "" };
   if (!strict && messages.length === differing.length && roundsInside(await model.inspect("graph", false))) {
-    const nearby = await nearbyOutputs((near) => model.run(near), feeds);
-    const reasons = differing.map((name) =>
-      instability(
-        name,
-        actual[name],
-        expected[name] ?? null,
-        nearby.map((values) => values[name]),
-      ),
-    );
-    if (reasons.every((reason) => reason !== undefined)) {
-      return { status: "unstable", ...numbers, message: reasons.join("; ") };
+    const nearby: Values[] = [];
+    for await (const outputs of nearbyOutputs((near) => model.run(near), feeds)) {
+      nearby.push(outputs);
+      const moved = (name: string) => nearby.map((values) => values[name]);
+      const reasons = differing.map((name) => instability(name, actual[name], expected[name] ?? null, moved(name)));
+      if (reasons.every((reason) => reason !== undefined)) {
+        return { status: "unstable", ...numbers, message: reasons.join("; ") };
+      }
     }
   }
   return { status: "fail", ...numbers, message: messages.join("; ") };
