@@ -23,7 +23,7 @@ use modelet::gpu::program::{GpuProgram, GpuStep, GpuValue, GpuValueId, ValueStor
 use modelet::gpu::wgsl::DispatchBuilder;
 use modelet::graph::{Attribute, Graph, GraphBuilder};
 use modelet::import::onnx::read_tensor;
-use modelet::plan::Placement;
+use modelet::plan::{Offload, Placement};
 use modelet::tensor::Dim;
 use modelet::{DType, Device, Model, Session, SessionOptions, Tensor};
 
@@ -227,7 +227,10 @@ struct Row {
 
 /// Runs a graph of one operator. Small outputs could be computed twice; that kernels are right is what tests are for.
 async fn measure(work: &Work, quick: bool) -> Result<Row> {
-    let mut session = Session::new(Model::from_graph(work.graph()?)?, options()).await?;
+    // However small, as it is the GPU that is measured.
+    let offload = Offload::Everything;
+    let options = SessionOptions { offload, ..options() };
+    let mut session = Session::new(Model::from_graph(work.graph()?)?, options).await?;
     let feeds = work.fed.iter().enumerate();
     let feeds = feeds.map(|(index, shape)| Ok((format!("x{index}"), made_up(shape)?.into())));
     let profile = session

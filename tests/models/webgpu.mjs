@@ -2,9 +2,10 @@
 // these, none may touch activations. Integers of 64 bits (shapes, positions, tokens) are no activations, and neither are
 // texts or a handful of numbers.
 //
-//   node tests/models/webgpu.mjs [--cases FOLDER] [ID ...]
+//   node tests/models/webgpu.mjs [--cases FOLDER] [--limit SECONDS] [ID ...]
 //
 // FOLDER holds a folder of `model.onnx` and `test_data_set_*` for each ID; without it they are the models of prepare.mjs.
+// A model may take 300 seconds, or SECONDS.
 
 import * as fs from "node:fs";
 import { basename, dirname, join } from "node:path";
@@ -59,10 +60,11 @@ export async function checkModels(folders, { limit = 300 } = {}) {
 }
 
 if (process.argv[1] && import.meta.url === pathToFileURL(fs.realpathSync(process.argv[1])).href) {
-  const { values, positionals } = parseArgs({ allowPositionals: true, options: { cases: { type: "string" } } });
+  const text = { type: "string" };
+  const { values, positionals } = parseArgs({ allowPositionals: true, options: { cases: text, limit: text } });
   const ids = positionals.length > 0 ? positionals : required;
   const folders = values.cases ? ids.map((id) => join(values.cases, id)) : await prepareModels(ids);
-  const wrong = await checkModels(folders);
+  const wrong = await checkModels(folders, values.limit && { limit: Number(values.limit) });
   for (const line of wrong) console.log(`wrong: ${line}`);
   process.exitCode = wrong.length > 0 ? 1 : 0;
 }
