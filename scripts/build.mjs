@@ -12,7 +12,7 @@ import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import * as fs from "node:fs";
 import { join, relative } from "node:path";
-import { gzipSync } from "node:zlib";
+import { gzippedLength } from "./lib/size.mjs";
 import { command } from "./lib/steps.mjs";
 import { possibleVariants, root, toolchain, wasmEnv, wasmTargetDir } from "./lib/toolchain.mjs";
 
@@ -155,7 +155,7 @@ async function finish(variant, { env, optArgs, key }, compiled) {
 
 function sizeOf({ file }) {
   const bytes = fs.readFileSync(join(pkg, "wasm", `${file}_bg.wasm`));
-  return `${kilobytes(bytes.length)}, ${kilobytes(gzipSync(bytes, { level: 9 }).length)} gzipped`;
+  return `${kilobytes(bytes.length)}, ${kilobytes(gzippedLength(bytes))} gzipped`;
 }
 
 /** Where finished builds are kept by their keys, and how many. */
@@ -327,7 +327,7 @@ async function typescript() {
         await command(join(root, "node_modules/.bin/tsc"), ["-p", "tsconfig.build.json"]);
       },
     );
-    const size = kilobytes(gzipSync(fs.readFileSync(outputs[0]), { level: 9 }).length);
+    const size = kilobytes(gzippedLength(fs.readFileSync(outputs[0])));
     return `${ran ? "" : "unchanged, "}index.js ${size} gzipped`;
   });
 }

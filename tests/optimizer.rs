@@ -4,7 +4,7 @@
 use modelet::{
     DType, Tensor,
     graph::{Attribute, Graph, GraphBuilder, OperatorId, Subgraph, ValueId, ValueType},
-    optimize::Level,
+    optimize::{Level, optimize},
     tensor::{Bool8, Dim},
 };
 
@@ -290,4 +290,49 @@ fn a_branch_chosen_by_the_data_is_planned_when_it_is_known() {
         );
     }
     assert!(matches!(graph.value(x).ty, ValueType::Tensor(_)));
+}
+
+/// `one_hot(x) · weights` for `x` of `[2, 3, 1]`, with an encoding that counts from `first`.
+fn one_hot_product(dtype: DType, first: i64, weights: Vec<f32>) -> Graph {
+    let mut b = GraphBuilder::new(17);
+    let x = b.input("x", dtype, [2, 3, 1].map(Dim::from).to_vec());
+    let counted = b.constant("counted", whole(dtype, &[1, 4], (first..first + 4).collect()));
+    let weights = b.constant("weights", Tensor::new(&[4, 2], weights).unwrap());
+    let equal = b.node("Equal", &[x, counted]);
+    let floats = b.node_with("Cast", &[equal], &[("to", Attribute::Int(1))]);
+    let product = b.node("MatMul", &[floats, weights]);
+    b.output("y", product).finish().unwrap()
+}
+
+fn whole(dtype: DType, shape: &[usize], numbers: Vec<i64>) -> Tensor {
+    match dtype {
+        DType::I32 => Tensor::new(shape, numbers.into_iter().map(|number| number as i32).collect()).unwrap(),
+        _ => Tensor::new(shape, numbers).unwrap(),
+    }
+}
+
+#[test]
+fn a_product_of_a_one_hot_encoding_looks_rows_up_and_gives_zeros_for_what_is_no_index() {
+    let weights: Vec<f32> = (1..=8).map(|value| value as f32).collect();
+    for dtype in [DType::I32, DType::I64] {
+        let graph = one_hot_product(dtype, 0, weights.clone());
+        let names = operators(&optimize(graph.clone(), Level::All).unwrap());
+        assert!(names.contains(&"Gather".to_string()), "{names:?}");
+        let x = whole(dtype, &[2, 3, 1], vec![0, 3, 4, -1, i32::MIN.into(), 2]);
+        let [expected, actual] = [Level::None, Level::All].map(|level| run(&graph, level, &[("x".into(), x.clone())]));
+        assert_eq!(expected[0].shape(), [2, 3, 2]);
+        assert_eq!(actual, expected);
+    }
+}
+
+#[test]
+fn other_comparisons_and_weights_that_are_no_numbers_stay_products() {
+    let mut weights = vec![1.0; 8];
+    let counted_from_one = one_hot_product(DType::I32, 1, weights.clone());
+    weights[5] = f32::INFINITY;
+    let infinite = one_hot_product(DType::I32, 0, weights);
+    for graph in [counted_from_one, infinite] {
+        let names = operators(&optimize(graph, Level::All).unwrap());
+        assert!(names.contains(&"MatMul".to_string()), "{names:?}");
+    }
 }

@@ -157,6 +157,20 @@ export interface CoreTensor {
   data: TensorData;
 }
 
+/** A feed of the type that its input declares; the input by its position. */
+export interface CoreFeed {
+  input: number;
+  shape: readonly number[];
+  data: TensorData;
+}
+
+/** An output of a run that is a tensor, with its type where that is not the declared one. */
+export interface CoreOutput {
+  type?: DataType;
+  shape: number[];
+  data: TensorData;
+}
+
 /** A tensor in GPU memory as it crosses. */
 export interface CoreGpuTensor {
   name: string;
@@ -233,10 +247,14 @@ export interface CoreSession {
   inputs(): ValueInfo[];
   outputs(): ValueInfo[];
   /** The outputs at once when nothing has to be waited for, as on the CPU. */
-  run(feeds: CoreValue[], fetches?: string[], kept?: string[]): CoreValue[] | Promise<CoreValue[]>;
+  run(
+    feeds: (CoreFeed | CoreValue)[],
+    fetches?: string[],
+    kept?: string[],
+  ): (CoreOutput | CoreValue)[] | Promise<(CoreOutput | CoreValue)[]>;
   /** The `GPUDevice` in use. */
   gpuDevice(): object | undefined;
-  profile(feeds: CoreValue[], runs: number): Promise<Profile>;
+  profile(feeds: (CoreFeed | CoreValue)[], runs: number): Promise<Profile>;
   /** The build is named by the loader, which knows why there are so many threads. */
   report(): Omit<Report, "threads" | "wasm"> & { threads: number };
   inspect(stage: InspectStage, json: boolean): string;
@@ -259,6 +277,8 @@ export interface CoreModule {
   forgetThreads?(): void;
   /** Calls `handler` with the message of a Rust panic, just before the instance aborts. */
   setPanicHandler?(handler: (message: string) => void): void;
+  /** Has the engine compile the matrix product for speed, in the background: half a millisecond. */
+  warmUp?(): void;
   readonly ModelBytes: new (expectedLength: number, place: CoreBytesPlace) => CoreBytes;
   readonly CoreSession: {
     /** The session shares `bytes`, which may be freed. */

@@ -79,6 +79,7 @@ export class Core {
     this.workers = workers;
     workers?.onLost((error) => this.#die(messageOf(error), error));
     this.#listen();
+    module.warmUp?.();
   }
 
   /** Gives the memory of an instance that nothing lives in back to the system: WebAssembly's memory never shrinks. */

@@ -4,6 +4,8 @@
 // core died, answers every further call with a typed error.
 
 import type {
+  CoreFeed,
+  CoreOutput,
   CoreSession,
   CoreTensor,
   CoreValue,
@@ -35,6 +37,7 @@ import { hasWebGPU, isNode, provideWebGPU } from "./platform.js";
 import { type ModelSource, viewBytes } from "./source.js";
 import { Tensor, type TensorInput } from "./tensor.js";
 import {
+  type Declared,
   type Feeds,
   fromCoreTensor,
   fromCoreValue,
@@ -151,7 +154,7 @@ export class Session {
   #session: CoreSession | undefined;
   #last: Promise<unknown> = Promise.resolve();
   readonly #inputs: readonly ValueInfo[];
-  readonly #types: ReadonlyMap<string, string>;
+  readonly #declared: ReadonlyMap<string, Declared>;
   readonly #outputs: readonly ValueInfo[];
 
   private constructor(open: OpenModel) {
@@ -160,7 +163,7 @@ export class Session {
     this.#core = core;
     this.#session = session;
     this.#inputs = core.callSync(() => session.inputs());
-    this.#types = new Map(this.#inputs.map(({ name, type }) => [name, type]));
+    this.#declared = new Map(this.#inputs.map(({ name, type }, position) => [name, { type, position }]));
     this.#outputs = core.callSync(() => session.outputs());
   }
 
@@ -228,7 +231,12 @@ export class Session {
       const kept = options.outputs && keptOnGpu(options.outputs);
       const outputs = await this.#core.call(() => session.run(values, options.fetches && [...options.fetches], kept));
       const device = kept && this.device;
-      return Object.fromEntries(outputs.map((output) => [output.name, fromCoreValue(output, device)])) as Outputs;
+      const infos = options.fetches?.map((name) => this.#outputs.find((info) => info.name === name)) ?? this.#outputs;
+      const value = (output: CoreOutput | CoreValue, i: number): [string, RunValue] => {
+        const { name, type } = infos[i] as ValueInfo;
+        return [name, fromCoreValue(output, device, type)];
+      };
+      return Object.fromEntries(outputs.map(value)) as Outputs;
     });
     this.#last = turn.catch(() => {});
     return turn;
@@ -324,11 +332,11 @@ export class Session {
     this.release();
   }
 
-  #toCore(feeds: Feeds): CoreValue[] {
+  #toCore(feeds: Feeds): (CoreFeed | CoreValue)[] {
     if (typeof feeds !== "object" || feeds === null) {
       throw new ModeletError("invalid-argument", "run takes an object of values by input name");
     }
-    return Object.entries(feeds).map(([name, value]) => toCoreValue(name, value, this.#types.get(name)));
+    return Object.entries(feeds).map(([name, value]) => toCoreValue(name, value, this.#declared.get(name)));
   }
 
   #live(): CoreSession {

@@ -1,7 +1,7 @@
 // Values that are more than a tensor: sequences are arrays, maps are plain objects, and an empty optional is null. What a
 // feed is made into follows from the type that the model declares, such as `sequence(map(int64, float32))`.
 
-import type { CoreTensor, CoreValue } from "./core.js";
+import type { CoreFeed, CoreOutput, CoreTensor, CoreValue } from "./core.js";
 import { type DataType, isDataType, kindOf } from "./dtype.js";
 import { ModeletError, messageOf } from "./errors.js";
 import { type Buffer, type Device, type GpuDataType, GpuTensor } from "./gpu.js";
@@ -31,18 +31,27 @@ export type Feeds = Readonly<Record<string, FeedValue>>;
 /** Values by the name of the model's input or output. */
 export type Values = Record<string, RunValue>;
 
+/** An input as the model declares it. */
+export interface Declared {
+  readonly type: string;
+  readonly position: number;
+}
+
 /** Tensors by the name of the model's input or output. */
 export type Tensors = Record<string, Tensor>;
 
 /**
  * A value as the core takes it.
  * @param input the model's input
- * @param type what the model declares for it, or undefined when it has no such input
+ * @param declared what the model declares for it, or undefined when it has no such input
  * @throws ModeletError `wrong-type` for a value of another form than the type's, `invalid-argument` for what is no value
  */
-export function toCoreValue(input: string, value: unknown, type: string | undefined): CoreValue {
+export function toCoreValue(input: string, value: unknown, declared: Declared | undefined): CoreFeed | CoreValue {
   // The core tells a name that it does not know from those that it does.
-  return type === undefined ? { name: input } : convert(input, value, type, "");
+  if (!declared) return { name: input };
+  const { type, position } = declared;
+  if (value instanceof Tensor && value.type === type) return { input: position, shape: value.shape, data: value.data };
+  return convert(input, value, type, "");
 }
 
 /** A tensor as the core takes it. */
@@ -52,12 +61,12 @@ export function toCoreTensor(name: string, tensor: Pick<Tensor, "type" | "shape"
   return { name, type, shape: [...shape], data };
 }
 
-/** A value that the core gave. */
-export function fromCoreValue(value: CoreValue, device?: Device): RunValue {
+/** A value that the core gave; the type that is declared for an output. */
+export function fromCoreValue(value: CoreOutput | CoreValue, device?: Device, declared?: string): RunValue {
+  if ("data" in value) return fromCoreTensor(value, declared);
   if ("buffer" in value && device) {
     return new GpuTensor(value.type as GpuDataType, value.buffer as Buffer, value.shape, device);
   }
-  if ("data" in value) return fromCoreTensor(value);
   if ("items" in value) return value.items.map((item) => fromCoreValue(item));
   if (!("keys" in value)) return null;
   const items = itemsOf(fromCoreTensor(value.values));
@@ -66,9 +75,9 @@ export function fromCoreValue(value: CoreValue, device?: Device): RunValue {
   );
 }
 
-/** A tensor that the core gave. */
-export function fromCoreTensor({ type, data, shape }: CoreTensor): Tensor {
-  return new Tensor(type, data as TensorInput<DataType>, shape);
+/** A tensor that the core gave, of the declared type unless it says otherwise. */
+export function fromCoreTensor({ type, data, shape }: CoreOutput, declared?: string): Tensor {
+  return new Tensor(type ?? (declared as DataType), data as TensorInput<DataType>, shape);
 }
 
 /** Whether this is a tensor, of this or of another copy of the package. */

@@ -10,7 +10,10 @@ export const products = [
   [32, 384, 1536],
   [32, 1536, 384],
   [257, 384, 384],
+  [257, 384, 1536],
+  [257, 1536, 384],
   [196, 256, 1024],
+  [512, 2048, 49],
   [1, 512, 512],
   [2, 512, 512],
   [3, 512, 512],
@@ -91,6 +94,15 @@ export const convolutions = [
   conv("few outputs", 33, 3, 1, 88, 5, 1),
   conv("mobilenet", 128, 128, 128, 50, 5, 2),
   conv("mobilenet", 96, 96, 96, 40, 7, 1),
+];
+
+/** Convolutions along a line as [channels in, out, size, taps, dilation]. */
+export const lines = [
+  [256, 512, 508, 5, 1],
+  [128, 128, 1000, 3, 1],
+  [64, 64, 4000, 7, 2],
+  [32, 32, 400, 3, 1],
+  [16, 32, 400, 5, 1],
 ];
 
 /** Poolings as [kind, channels, size, kernel, stride, pad]. */

@@ -1,6 +1,6 @@
 // Measures the kernels in an instantiated module, beside the multiply-add roof and, if asked for, beside
 // onnxruntime-web, in alternating rounds of one run. Works in Node.js and in a page.
-import { convolutions, poolings, products, responses } from "./cases.mjs";
+import { convolutions, lines, poolings, products, responses } from "./cases.mjs";
 import { convModel } from "./onnx_conv.mjs";
 
 const ROUNDS = 40;
@@ -73,6 +73,10 @@ function list(wasm) {
   for (const shape of convolutions) {
     const { text, from, to, groups, lines = 0, size, kernel, stride } = shape;
     cases.push({ text, shape, make: () => wasm.bench_conv(from, to, groups, lines, size, kernel, stride) });
+  }
+  for (const [from, to, size, taps, dilation] of lines) {
+    const text = `line ${taps}/1${dilation > 1 ? ` dilated ${dilation}` : ""} ${from}-${to} @${size}`;
+    cases.push({ text, make: () => wasm.bench_line_conv(from, to, size, taps, dilation) });
   }
   for (const [kind, channels, size, kernel, stride, pad] of poolings) {
     const make = () => wasm.bench_pool(channels, size, kernel, stride, pad, kind === "average" ? 1 : 0);

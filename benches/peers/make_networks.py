@@ -69,6 +69,9 @@ kept = []
 renamed = {}
 for node in model.graph.node:
     node.input[:] = [renamed.get(name, name) for name in node.input]
+    if node.op_type == 'Softmax' and not node.attribute:
+        # What is left out is another axis from opset 13 on, and not every engine looks at the opset.
+        node.attribute.append(h.make_attribute('axis', 1))
     if node.op_type == 'Dropout':
         renamed[node.output[0]] = node.input[0]
     else:

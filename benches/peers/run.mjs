@@ -204,7 +204,8 @@ async function cpu() {
   return rows;
 }
 
-const ms = (value) => (value < 10 ? value.toFixed(2) : value < 100 ? value.toFixed(1) : value.toFixed(0));
+const ms = (value) =>
+  value < 0.1 ? value.toFixed(4) : value < 10 ? value.toFixed(2) : value < 100 ? value.toFixed(1) : value.toFixed(0);
 const ratio = (value) => value.toFixed(value < 10 ? 2 : 0);
 
 function gpuTable(rows) {
@@ -236,8 +237,11 @@ function cpuTable(rows) {
     );
     lines.push(`| ${row.network} | ${[ms(row.modelet.min_ms), ...figures, ...loading].join(" | ")} |`);
   }
-  const apart = rows.flatMap(({ rten, tract }) => [rten.difference, tract.difference]).filter(Number.isFinite);
-  return `${lines.join("\n")}\n\n${rows[0]?.browser}; outputs differ by at most ${Math.max(...apart).toExponential(0)}.`;
+  const apart = ["rten", "tract"].map((name) => {
+    const differences = rows.map((row) => row[name].difference).filter(Number.isFinite);
+    return `${name}'s by at most ${Math.max(...differences).toExponential(0)}`;
+  });
+  return `${lines.join("\n")}\n\n${rows[0]?.browser}. Outputs differ: ${apart.join(", ")}.`;
 }
 
 await prepare();

@@ -1,8 +1,9 @@
 //! f32 convolution (ONNX Conv) over one to three spatial axes, NCHW: groups, strides, dilations, asymmetric pads.
 //! A 1×1 convolution is a matrix product on the image as it is; others are matrix products whose right operand, the
-//! im2col matrix, exists only block by block in the packing step; depthwise ones and others of few outputs have a direct kernel.
+//! im2col matrix, exists only block by block in the packing step; some of stride 1 are products of transformed tiles; depthwise ones and others of few outputs have a direct kernel.
 //! Weights are packed at plan time. The transposed convolution is in [`transpose`].
 
+mod axis;
 mod depthwise;
 mod im2col;
 pub mod transpose;
@@ -15,6 +16,7 @@ use crate::cpu::gemm::{
     GemmShape, LEAST_LINE, Lhs, Lines, MatrixRef, PackedA, Rhs, flush_subnormals, gemm, gemm_lines, gemm_scratch_len,
 };
 use crate::cpu::threads::Threads;
+use axis::AxisWinograd;
 use depthwise::Depthwise;
 use im2col::Im2colPlan;
 use winograd::Winograd;
@@ -152,6 +154,8 @@ enum Method {
     Depthwise(Depthwise),
     /// 3×3, stride 1, constant weights: products of transformed tiles.
     Winograd(Winograd),
+    /// Along one axis, stride 1, constant weights: products of transformed tiles.
+    AxisWinograd(AxisWinograd),
 }
 
 /// When the weights of a convolution are known. Transforming them pays only at plan time.
@@ -182,7 +186,7 @@ enum Packed {
     Groups(Box<[PackedA]>),
     /// As in the model.
     Plain(Box<[f32]>),
-    /// Transformed filters of 3×3.
+    /// Transformed filters.
     Winograd(Box<[f32]>),
 }
 
@@ -214,6 +218,11 @@ impl ConvPlan {
             Method::Pointwise(direct.then(|| rows.collect()))
         } else if let Some(winograd) = (weights == Weights::Constant).then(|| Winograd::new(&params)).flatten() {
             Method::Winograd(winograd)
+        } else if let Some(axis) = (weights == Weights::Constant)
+            .then(|| AxisWinograd::new(&params))
+            .flatten()
+        {
+            Method::AxisWinograd(axis)
         } else {
             Method::Im2col(Im2colPlan::new(&params))
         };
@@ -252,6 +261,7 @@ impl ConvPlan {
                 Packed::Plain(plain)
             }
             Method::Winograd(ref winograd) => Packed::Winograd(winograd.pack(weights, self.params.groups)),
+            Method::AxisWinograd(ref axis) => Packed::Winograd(axis.pack(weights, self.params.groups)),
             Method::Pointwise(_) | Method::Im2col(_) => {
                 let GemmShape { m, k, .. } = self.shape();
                 let group = |g: usize| PackedA::new(MatrixRef::row_major(&weights[g * m * k..], k), m, k);
@@ -266,6 +276,7 @@ impl ConvPlan {
             Method::Depthwise(_) if self.params.in_channels > self.params.groups => "conv_direct_f32",
             Method::Depthwise(_) => "conv_depthwise_f32",
             Method::Winograd(_) => "conv_winograd_f32",
+            Method::AxisWinograd(_) => "conv_winograd_1d_f32",
             Method::Pointwise(_) => "conv_1x1_f32",
             Method::Im2col(_) => "conv_im2col_f32",
         }
@@ -276,6 +287,7 @@ impl ConvPlan {
         match self.method {
             Method::Depthwise(_) => "plain",
             Method::Winograd(_) => "winograd",
+            Method::AxisWinograd(_) => "winograd along an axis",
             Method::Pointwise(_) | Method::Im2col(_) => "panels",
         }
     }
@@ -286,6 +298,7 @@ impl ConvPlan {
         match &self.method {
             Method::Depthwise(depthwise) => threads * depthwise.scratch_len(),
             Method::Winograd(winograd) => threads * winograd.scratch_len(),
+            Method::AxisWinograd(axis) => threads * axis.scratch_len(),
             Method::Pointwise(_) => product,
             Method::Im2col(plan) => plan.image_len() + product,
         }
@@ -323,11 +336,16 @@ impl ConvPlan {
             };
             return depthwise.run(params, input, weights, output, scratch, epilogue, threads);
         }
-        if let Method::Winograd(winograd) = &self.method {
+        if let Method::Winograd(_) | Method::AxisWinograd(_) = &self.method {
             let Filter::Packed(PackedFilter(Packed::Winograd(filters))) = filter else {
                 panic!("the weights were packed for another kind of convolution")
             };
-            return winograd.run(params, input, filters, output, scratch, epilogue, threads);
+            match &self.method {
+                Method::Winograd(plan) => plan.run(params, input, filters, output, scratch, epilogue, threads),
+                Method::AxisWinograd(plan) => plan.run(params, input, filters, output, scratch, epilogue, threads),
+                _ => {}
+            }
+            return;
         }
         for image in 0..params.batch {
             for group in 0..params.groups {

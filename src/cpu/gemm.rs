@@ -242,6 +242,17 @@ pub(in crate::cpu) fn multiply_panels(
     unsafe { tile::run_block(a, b, depth, 0..rows, 0..columns, &output) }
 }
 
+/// Multiplies zeros for about half a millisecond. Engines of WebAssembly compile a function for speed once it has run a
+/// while, in the background: what nearly all of a model's time goes to is ready then when the model is.
+pub fn warm_up() {
+    const TIMES: usize = 200;
+    let zeros = vec![0.0; KC * MR.max(NR)];
+    let mut out = [0.0; MR * NR];
+    for _ in 0..TIMES {
+        multiply_panels(&zeros, &zeros, KC, MR, NR, &mut out, NR);
+    }
+}
+
 struct Driver<'a> {
     shape: GemmShape,
     lhs: Lhs<'a>,

@@ -16,6 +16,7 @@ mod identity;
 mod integer;
 mod lanes;
 mod norm;
+mod one_hot;
 mod pad;
 mod parts;
 mod pattern;
@@ -126,6 +127,12 @@ const PRECISION: &[Pass] = &[Pass {
 const GPU_PRECISION: &[Pass] = &[Pass {
     name: "widen",
     run: widen::run_for_gpu,
+}];
+
+/// Runs once for the CPU, when constants are folded.
+const CPU_LOOKUPS: &[Pass] = &[Pass {
+    name: "one hot",
+    run: one_hot::run,
 }];
 
 /// Runs until nothing changes, the basic passes in between.
@@ -262,6 +269,9 @@ fn optimize_with(graph: &mut Graph, settings: (Level, Kernels), captures: &[Valu
         run_until_stable(BASIC, graph, captures, &mut history)?;
     }
     if level == Level::All {
+        if kernels == Kernels::Cpu {
+            run_all(CPU_LOOKUPS, graph, captures, &mut history)?;
+        }
         for _ in 0..MAX_ROUNDS {
             if !run_all(ALGEBRA, graph, captures, &mut history)? {
                 break;

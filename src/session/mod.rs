@@ -262,7 +262,7 @@ impl Session {
         };
         let (level, cache) = (self.options.optimization, self.options.program_cache);
         let runner = self.variants.get(&self.imported, key, level, cache)?;
-        let started = (self.options.clock)();
+        let started = self.runtime.first_run_ms.get().is_none().then(self.options.clock);
         if std::mem::take(&mut self.unverified) && self.runtime.uses_gpu() {
             self.runtime.verifying.set(true);
             let verified = self.run_recovering(&runner, &values, &[]).await;
@@ -273,7 +273,7 @@ impl Session {
             verified?;
         }
         let results = self.run_recovering(&runner, &values, &kept).await?;
-        if self.runtime.first_run_ms.get().is_none() {
+        if let Some(started) = started {
             self.runtime.first_run_ms.set(Some((self.options.clock)() - started));
         }
         let pick = |position: usize| {

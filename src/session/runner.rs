@@ -52,6 +52,8 @@ pub(super) struct Link {
     planned: Planned,
     recorded: RefCell<Option<Recorded>>,
     is_recorded: std::cell::Cell<bool>,
+    /// The slots of the last run: its constants stay in them.
+    slots: RefCell<Vec<Slot>>,
     next: RefCell<Lru<Vec<Fact>, Rc<Link>>>,
     bodies: RefCell<HashMap<NodeId, Rc<Runner>>>,
 }
@@ -114,6 +116,7 @@ impl Runner {
             planned,
             recorded: RefCell::default(),
             is_recorded: Default::default(),
+            slots: RefCell::default(),
             next: RefCell::new(Lru::new(self.capacity)),
             bodies: RefCell::default(),
         }))
@@ -244,19 +247,21 @@ impl Link {
         });
         let planned = buffers.sum::<u64>() + segment.arena_bytes as u64;
         runtime.meter.check_memory(planned, "the values of a run take")?;
-        let mut slots = Vec::with_capacity(segment.slots.len());
-        for (slot, source) in segment.slots.iter().enumerate() {
-            slots.push(match source {
+        let mut slots = std::mem::take(&mut *self.slots.borrow_mut());
+        slots.resize_with(segment.slots.len(), Slot::default);
+        for (index, (slot, source)) in slots.iter_mut().zip(&segment.slots).enumerate() {
+            *slot = match source {
                 // The GPU's own memory takes its place.
-                _ if kept.contains(&slot) => Slot::Empty,
+                _ if kept.contains(&index) => Slot::Empty,
                 SlotSource::Value(id) => {
                     let tensor = value_of(state, table, *id);
                     let tensor = tensor.ok_or_else(|| Error::internal("a segment's input was not made"))?;
                     Slot::Tensor(tensor.tensor()?.aligned()?)
                 }
+                SlotSource::Constant(_) if matches!(slot, Slot::Tensor(_)) => continue,
                 SlotSource::Constant(tensor) => Slot::Tensor(tensor.clone()),
                 SlotSource::Buffer(len) => Slot::Buffer(AlignedBytes::zeroed(*len)?),
-            });
+            };
         }
         // The arena is taken for the time of the steps, so that nothing is borrowed while the GPU is waited for.
         let mut arena = std::mem::take(&mut *runtime.arena.borrow_mut());
@@ -280,7 +285,13 @@ impl Link {
         *self.recorded.borrow_mut() = recorded;
         *runtime.arena.borrow_mut() = arena;
         result?;
-        self.keep_outputs(slots, table)?;
+        self.keep_outputs(&mut slots, table)?;
+        for (slot, source) in slots.iter_mut().zip(&segment.slots) {
+            if !matches!(source, SlotSource::Constant(_)) {
+                *slot = Slot::Empty;
+            }
+        }
+        *self.slots.borrow_mut() = slots;
         for step in &segment.tail {
             runtime.meter.check_time()?;
             let began = runtime.begin_step();
@@ -506,20 +517,16 @@ impl Link {
     }
 
     /// Moves what outlives the segment from its slots into the table.
-    fn keep_outputs(&self, slots: Vec<Slot>, table: &mut [Option<Value>]) -> Result<()> {
-        let mut tensors: Vec<Option<Tensor>> = vec![None; slots.len()];
-        let mut slots: Vec<Option<Slot>> = slots.into_iter().map(Some).collect();
+    fn keep_outputs(&self, slots: &mut [Slot], table: &mut [Option<Value>]) -> Result<()> {
         for output in &self.planned.segment.outputs {
-            let kept = match tensors[output.slot].take() {
-                Some(tensor) => tensor,
-                None => match slots[output.slot].take() {
-                    Some(Slot::Tensor(tensor)) => tensor,
-                    Some(Slot::Buffer(buffer)) => Tensor::from_bytes(output.dtype, &output.shape, buffer)?,
-                    _ => return Err(Error::internal("a segment's output slot is empty")),
-                },
+            let slot = &mut slots[output.slot];
+            if let Slot::Buffer(buffer) = slot {
+                *slot = Slot::Tensor(Tensor::from_bytes(output.dtype, &output.shape, std::mem::take(buffer))?);
+            }
+            let Slot::Tensor(tensor) = slot else {
+                return Err(Error::internal("a segment's output slot is empty"));
             };
-            table[output.value.index()] = Some(kept.reshaped(&output.shape)?.into());
-            tensors[output.slot] = Some(kept);
+            table[output.value.index()] = Some(tensor.reshaped(&output.shape)?.into());
         }
         Ok(())
     }

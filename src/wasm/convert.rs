@@ -1,6 +1,7 @@
 //! Values, types, graphs and errors to JavaScript and back. Tensor data crosses by one copy of its bytes.
 //!
-//! A tensor is `{ name, type, shape, data }`; a sequence is `{ name, items }`, a map `{ name, keys, values }` of two
+//! A tensor is `{ name, type, shape, data }`; in a run a feed of the declared type is `{ input, shape, data }` with the input's
+//! position, and an output `{ shape, data }`, with its `type` where that is not the declared one. A sequence is `{ name, items }`, a map `{ name, keys, values }` of two
 //! tensors, and an empty optional `{ name }`. What stands inside another value has no name. A tensor in GPU memory is
 //! `{ name, type, shape, buffer }`.
 
@@ -24,6 +25,8 @@ extern "C" {
     /// A value as it crosses.
     #[wasm_bindgen(extends = Object)]
     type Fields;
+    #[wasm_bindgen(method, getter, structural)]
+    fn input(this: &Fields) -> Option<u32>;
     #[wasm_bindgen(method, getter, structural)]
     fn name(this: &Fields) -> JsValue;
     #[wasm_bindgen(method, getter, structural, js_name = type)]
@@ -222,17 +225,17 @@ pub(super) fn value_from_js(value: &JsValue, gpu: Gpu<'_>) -> Result<(String, Va
 
 /// Writes a value with a name.
 pub(super) fn value_to_js(name: &str, value: &Value, gpu: Gpu<'_>) -> Result<JsValue> {
+    if let Value::Tensor(tensor) = value {
+        if let (Some(_), Some(gpu)) = (tensor.remote_id(), gpu) {
+            let object = description_to_js(name, tensor);
+            object.set_buffer(&gpu.export(tensor).unwrap_or_default());
+            return Ok(object.into());
+        }
+        return tensor_to_js(name, tensor);
+    }
     let object = Object::new();
     set(&object, "name", &name.into());
     match value {
-        Value::Tensor(tensor) => {
-            if let (Some(_), Some(gpu)) = (tensor.remote_id(), gpu) {
-                let object = description_to_js(name, tensor);
-                object.set_buffer(&gpu.export(tensor).unwrap_or_default());
-                return Ok(object.into());
-            }
-            return tensor_to_js(name, tensor);
-        }
         Value::Sequence(items) => {
             let items = items.iter().map(|item| value_to_js("", item, gpu));
             let items: Array = items.collect::<Result<Array>>()?;
@@ -242,7 +245,7 @@ pub(super) fn value_to_js(name: &str, value: &Value, gpu: Gpu<'_>) -> Result<JsV
             set(&object, "keys", &tensor_to_js("", map.keys())?);
             set(&object, "values", &tensor_to_js("", map.values())?);
         }
-        Value::Absent => {}
+        Value::Tensor(_) | Value::Absent => {}
     }
     Ok(object.into())
 }
@@ -256,55 +259,89 @@ fn description_from_js(value: &JsValue) -> Result<(String, DType, Vec<usize>)> {
     let type_name = fields.type_name().as_string().unwrap_or_default();
     let dtype = DType::from_name(&type_name)
         .ok_or_else(|| in_tensor(invalid("there is no such element type").actual(type_name.clone())))?;
+    let shape = shape_from_js(fields).map_err(in_tensor)?;
+    Ok((name, dtype, shape))
+}
+
+fn shape_from_js(fields: &Fields) -> Result<Vec<usize>> {
+    let invalid = |message: &str| Error::new(ErrorCode::InvalidTensor, message);
     let shape = fields.shape();
     let shape = shape
         .dyn_ref::<Array>()
-        .ok_or_else(|| in_tensor(invalid("a tensor's shape is not an array")))?;
-    let shape = shape
-        .iter()
-        .map(|dim| {
-            let size = dim
-                .as_f64()
-                .filter(|size| *size >= 0.0 && size.fract() == 0.0 && *size < 9e15);
-            size.map(|size| size as usize)
-                .ok_or_else(|| in_tensor(invalid("a dimension is not a whole number")))
-        })
-        .collect::<Result<Vec<usize>>>()?;
-    Ok((name, dtype, shape))
+        .ok_or_else(|| invalid("a tensor's shape is not an array"))?;
+    let size = |dim: JsValue| {
+        let size = dim
+            .as_f64()
+            .filter(|size| *size >= 0.0 && size.fract() == 0.0 && *size < 9e15);
+        size.map(|size| size as usize)
+            .ok_or_else(|| invalid("a dimension is not a whole number"))
+    };
+    shape.iter().map(size).collect()
+}
+
+/// Reads a feed of its input's declared type; `None` for one of another form.
+pub(super) fn feed_from_js(feed: &JsValue, inputs: &[ValueInfo]) -> Option<Result<(String, Value)>> {
+    let fields: &Fields = feed.unchecked_ref();
+    let info = inputs.get(fields.input()? as usize)?;
+    let dtype = info.ty.dtype()?;
+    let tensor = shape_from_js(fields).and_then(|shape| data_from_js(dtype, &shape, &fields.data()));
+    Some(match tensor {
+        Ok(tensor) => Ok((info.name.clone(), tensor.into())),
+        Err(error) => Err(error.at_input(info.name.clone())),
+    })
+}
+
+/// Writes an output, for one who knows what the model declares.
+pub(super) fn output_to_js(tensor: &Tensor, info: &ValueInfo) -> Result<JsValue> {
+    let object: Fields = Object::new().unchecked_into();
+    if info.ty.dtype() != Some(tensor.dtype()) {
+        object.set_type_name(tensor.dtype().name());
+    }
+    object.set_shape(&shape_to_js(tensor));
+    object.set_data(&data_to_js(tensor)?);
+    Ok(object.into())
 }
 
 /// Reads a tensor with its name.
 pub(super) fn tensor_from_js(value: &JsValue) -> Result<(String, Tensor)> {
     let (name, dtype, shape) = description_from_js(value)?;
-    let invalid = |message: &str| Error::new(ErrorCode::InvalidTensor, message);
-    let in_tensor = |error: Error| error.at_input(name.clone());
     let data = value.unchecked_ref::<Fields>().data();
+    let tensor = data_from_js(dtype, &shape, &data).map_err(|error| error.at_input(name.clone()))?;
+    Ok((name, tensor))
+}
+
+fn data_from_js(dtype: DType, shape: &[usize], data: &JsValue) -> Result<Tensor> {
+    let invalid = |message: &str| Error::new(ErrorCode::InvalidTensor, message);
     if dtype == DType::String {
         let list = data
             .dyn_ref::<Array>()
-            .ok_or_else(|| in_tensor(invalid("string data is not an array")))?;
+            .ok_or_else(|| invalid("string data is not an array"))?;
         let strings = list.iter().map(|item| item.as_string());
         let strings = strings.collect::<Option<Vec<_>>>();
-        let strings = strings.ok_or_else(|| in_tensor(invalid("string data holds something else than strings")))?;
-        let tensor = Tensor::from_strings(&shape, strings).map_err(in_tensor)?;
-        return Ok((name, tensor));
+        let strings = strings.ok_or_else(|| invalid("string data holds something else than strings"))?;
+        return Tensor::from_strings(shape, strings);
     }
-    let view = if ArrayBuffer::is_view(&data) {
+    // The most frequent kind costs the fewest calls.
+    if let (DType::F32, Some(values)) = (dtype, data.dyn_ref::<Float32Array>()) {
+        let mut bytes = AlignedBytes::zeroed(values.length() as usize * 4)?;
+        values.copy_to(bytemuck::cast_slice_mut(bytes.as_mut()));
+        return Tensor::from_bytes(dtype, shape, bytes);
+    }
+    let view = if ArrayBuffer::is_view(data) {
         let view: &View = data.unchecked_ref();
         let (offset, len) = (view.byte_offset(), view.byte_length());
         Uint8Array::new_with_byte_offset_and_length(&view.buffer(), offset as u32, len as u32)
     } else {
-        return Err(in_tensor(invalid("a tensor's data is not a typed array")));
+        return Err(invalid("a tensor's data is not a typed array"));
     };
-    let mut bytes = AlignedBytes::zeroed(view.length() as usize).map_err(in_tensor)?;
+    let mut bytes = AlignedBytes::zeroed(view.length() as usize)?;
     view.copy_to(bytes.as_mut());
     if let Some(bits @ 1..8) = dtype.bits() {
         let values = bytes;
-        bytes = AlignedBytes::zeroed(values.as_ref().len().div_ceil(8 / bits)).map_err(in_tensor)?;
+        bytes = AlignedBytes::zeroed(values.as_ref().len().div_ceil(8 / bits))?;
         packed::pack_into(bits, values.as_ref().iter().copied(), bytes.as_mut());
     }
-    let tensor = Tensor::from_bytes(dtype, &shape, bytes).map_err(in_tensor)?;
-    Ok((name, tensor))
+    Tensor::from_bytes(dtype, shape, bytes)
 }
 
 /// Writes a tensor's name, type and shape.
@@ -312,15 +349,24 @@ fn description_to_js(name: &str, tensor: &Tensor) -> Fields {
     let object: Fields = Object::new().unchecked_into();
     object.set_name(name);
     object.set_type_name(tensor.dtype().name());
-    let shape: Array = tensor.shape().iter().map(|&dim| JsValue::from(dim as f64)).collect();
-    object.set_shape(&shape);
+    object.set_shape(&shape_to_js(tensor));
     object
+}
+
+fn shape_to_js(tensor: &Tensor) -> Array {
+    tensor.shape().iter().map(|&dim| JsValue::from(dim as f64)).collect()
 }
 
 /// Writes a tensor with a name.
 pub(super) fn tensor_to_js(name: &str, tensor: &Tensor) -> Result<JsValue> {
     let object = description_to_js(name, tensor);
-    let data = match tensor.dtype() {
+    object.set_data(&data_to_js(tensor)?);
+    Ok(object.into())
+}
+
+fn data_to_js(tensor: &Tensor) -> Result<JsValue> {
+    Ok(match tensor.dtype() {
+        DType::F32 => Float32Array::from(&*tensor.view::<f32>()?).into(),
         DType::String => tensor.strings()?.iter().map(JsValue::from).collect::<Array>().into(),
         dtype => {
             let bytes = match dtype.bits() {
@@ -337,9 +383,7 @@ pub(super) fn tensor_to_js(name: &str, tensor: &Tensor) -> Result<JsValue> {
             };
             array_over(dtype, &bytes.buffer())
         }
-    };
-    object.set_data(&data);
-    Ok(object.into())
+    })
 }
 
 /// The typed array that holds elements of a type. Narrow floats are bytes of bits.

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use wasm_bindgen::prelude::*;
 
 use crate::{
-    Device, Error, ErrorCode, Limits, Model, Session, SessionOptions, Threads,
+    Device, Error, ErrorCode, Limits, Model, Session, SessionOptions, Threads, ValueInfo,
     graph::ValueType,
     import::onnx::{
         FileRanges, Segments, external_ranges, read_value,
@@ -274,6 +274,7 @@ pub struct CoreSession {
     session: Rc<RefCell<Option<Session>>>,
     inputs: JsValue,
     outputs: JsValue,
+    fed: Rc<[ValueInfo]>,
     on_event: Option<Function>,
 }
 
@@ -348,11 +349,11 @@ impl CoreSession {
         };
         let (fetches, kept) = (fetches.map(texts), kept.map(texts).unwrap_or_default());
         let holder = Rc::clone(&self.session);
-        let on_event = self.on_event.clone();
+        let (on_event, fed) = (self.on_event.clone(), Rc::clone(&self.fed));
         start_now(async move {
             let mut session = take(&holder)?;
             let gpu = session.gpu_device().cloned();
-            let result = match read_feeds(&feeds, gpu.as_deref()) {
+            let result = match read_feeds(&feeds, &fed, gpu.as_deref()) {
                 Ok(feeds) => {
                     let result = session
                         .run_keeping(feeds.iter().cloned(), fetches.as_deref(), &kept)
@@ -369,15 +370,19 @@ impl CoreSession {
             };
             tell_events(&mut session, &on_event);
             let gpu = session.gpu_device().cloned();
+            let values = result.and_then(|outputs| {
+                let declared = |name: &str| session.outputs().iter().find(|info| info.name == name);
+                let outputs = outputs.into_iter();
+                let outputs = outputs.map(|(name, value)| match (&value, declared(&name)) {
+                    (Value::Tensor(tensor), Some(info)) if tensor.remote_id().is_none() => {
+                        convert::output_to_js(tensor, info)
+                    }
+                    _ => value_to_js(&name, &value, gpu.as_deref()),
+                });
+                outputs.collect::<Result<Array, Error>>()
+            });
             *holder.borrow_mut() = Some(session);
-            let outputs = result.map_err(|error| error_to_js(&error))?;
-            let values = outputs
-                .into_iter()
-                .map(|(name, value)| value_to_js(&name, &value, gpu.as_deref()));
-            Ok(values
-                .collect::<Result<Array, Error>>()
-                .map_err(|error| error_to_js(&error))?
-                .into())
+            values.map(JsValue::from).map_err(|error| error_to_js(&error))
         })
     }
 
@@ -390,7 +395,7 @@ impl CoreSession {
     /// Runs the model once and then `runs` times with every step timed, and resolves with
     /// `{ runs, runMs, nodes: [row], kernels: [row] }`.
     pub fn profile(&self, feeds: &Array, runs: u32) -> js_sys::Promise {
-        let feeds = read_feeds(feeds, None);
+        let feeds = read_feeds(feeds, &self.fed, None);
         let holder = Rc::clone(&self.session);
         let on_event = self.on_event.clone();
         start(async move {
@@ -451,8 +456,12 @@ impl CoreSession {
     }
 }
 
-fn read_feeds(feeds: &Array, gpu: convert::Gpu<'_>) -> Result<Vec<(String, Value)>, Error> {
-    feeds.iter().map(|feed| value_from_js(&feed, gpu)).collect()
+fn read_feeds(feeds: &Array, inputs: &[ValueInfo], gpu: convert::Gpu<'_>) -> Result<Vec<(String, Value)>, Error> {
+    let read = |feed: JsValue| match convert::feed_from_js(&feed, inputs) {
+        Some(read) => read,
+        None => value_from_js(&feed, gpu),
+    };
+    feeds.iter().map(read).collect()
 }
 
 /// The session, while nothing else runs it.
@@ -540,10 +549,12 @@ async fn load_session(
     progress("ready", 3);
     let inputs = info_to_js(session.inputs());
     let outputs = info_to_js(session.outputs());
+    let fed = session.inputs().into();
     Ok(CoreSession {
         session: Rc::new(RefCell::new(Some(session))),
         inputs,
         outputs,
+        fed,
         on_event,
     })
 }
@@ -595,6 +606,12 @@ pub fn read_value_js(bytes: &[u8], type_name: &str) -> Result<JsValue, JsValue> 
 pub fn write_tensor_js(tensor: &JsValue) -> Result<Uint8Array, JsValue> {
     let (name, tensor) = tensor_from_js(tensor).map_err(|error| error_to_js(&error))?;
     Ok(Uint8Array::from(write_tensor(&name, &tensor).as_slice()))
+}
+
+/// Has the engine compile the matrix product for speed, in the background, before a model needs it.
+#[wasm_bindgen(js_name = warmUp)]
+pub fn warm_up() {
+    crate::cpu::gemm::warm_up();
 }
 
 /// The version of the package.

@@ -7,15 +7,15 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { gzipSync } from "node:zlib";
 import { build } from "esbuild";
+import { gzippedLength } from "../../scripts/lib/size.mjs";
 
 const pkg = fileURLToPath(new URL("../../pkg/", import.meta.url));
 const read = (file) => readFileSync(join(pkg, file), "utf8");
 
 test("the JavaScript of the API stays small", () => {
-  const size = gzipSync(read("index.js"), { level: 9 }).length;
-  assert.ok(size < 21_000, `index.js is ${size} bytes gzipped`);
+  const size = gzippedLength(read("index.js"));
+  assert.ok(size < 21_500, `index.js is ${size} bytes gzipped`);
 });
 
 test("every file that the manifest names is there", () => {

@@ -6,11 +6,14 @@
 import { Tensor } from "../tensor.js";
 import { isTensor, type RunValue, type Values } from "../value.js";
 
-/** The relative change of the inputs: what summing some hundred 32-bit numbers leaves uncertain. */
-const nudge = 2 ** -20;
+/**
+ * The relative change of the inputs, up or down. Sums over some hundred of them then change by about 2⁻²¹ of their terms, as
+ * the changes cancel, which is what the order of adding leaves uncertain.
+ */
+const nudge = 2 ** -18;
 
-/** How often the inputs are changed: what moves the output may be spared once. */
-const runs = 3;
+/** How often the inputs are changed at most: a step that hangs on one number is not taken every time. */
+const runs = 16;
 
 /** How much further than it was seen to move an output may lie from its reference. */
 const reach = 4;
@@ -18,12 +21,19 @@ const reach = 4;
 /** Beyond this share of an output's own size nothing is taken for rounding. */
 const limit = 0.1;
 
-/** The outputs for inputs near `feeds`; none when there are no 32-bit numbers among the inputs. */
-export async function nearbyOutputs(run: (feeds: Values) => Promise<Values>, feeds: Values): Promise<Values[]> {
-  const outputs: Values[] = [];
-  if (!Object.values(feeds).some(canChange)) return outputs;
-  for (let seed = 1; seed <= runs; seed++) outputs.push(await run(nudged(feeds, seed)));
-  return outputs;
+/** Half precision and narrower among the types of a graph's text, and operators that round to integers. */
+const rounding =
+  /\b(b?float16|float8\w*)\[|= [\w.]*(QuantizeLinear|Integer|QLinear\w+|DynamicQuantize\w+|QGemm|QAttention)\(/;
+
+/** Whether a model rounds inside, by the text of its graph. */
+export function roundsInside(graph: string): boolean {
+  return rounding.test(graph);
+}
+
+/** The outputs for inputs near `feeds`, one run after another; none when there are no 32-bit numbers among the inputs. */
+export async function* nearbyOutputs(run: (feeds: Values) => Promise<Values>, feeds: Values): AsyncGenerator<Values> {
+  if (!Object.values(feeds).some(canChange)) return;
+  for (let seed = 1; seed <= runs; seed++) yield await run(nudged(feeds, seed));
 }
 
 /** What an output's difference from its reference comes from, when it is what `nearby` outputs show to be unstable. */

@@ -126,10 +126,16 @@ pub fn conv_bench(
 ) -> Bench {
     let mut params = conv_params(in_channels, out_channels, groups, size, kernel, stride);
     params.input[1] = if lines > 0 { lines } else { size };
+    constant_conv_bench(params)
+}
+
+/// A convolution with constant weights, bias and ReLU.
+fn constant_conv_bench(params: ConvParams) -> Bench {
     let input = values(params.input_len());
-    let bias = values(out_channels);
+    let bias = values(params.out_channels);
     let mut output = vec![0.0; params.output_len()];
-    let flops = 2.0 * (params.output_len() * in_channels / groups * kernel * kernel) as f64;
+    let taps = params.weights_len() / params.out_channels;
+    let flops = 2.0 * (params.output_len() * taps) as f64;
     let plan = ConvPlan::new(params.clone(), Weights::Constant).expect("sizes of a real layer");
     let filter = plan.pack(&values(params.weights_len()));
     let mut scratch = vec![0.0; plan.scratch_len(1)];
@@ -138,6 +144,16 @@ pub fn conv_bench(
         plan.run(&input, Filter::Packed(&filter), &mut output, &mut scratch, &epilogue, &Threads::SINGLE);
     };
     Bench { flops, run: Box::new(run) }
+}
+
+/// A convolution of stride 1 along a line of `size`, padded by half the kernel, with bias and ReLU.
+pub fn line_conv_bench(in_channels: usize, out_channels: usize, size: usize, kernel: usize, dilation: usize) -> Bench {
+    let mut params = conv_params(in_channels, out_channels, 1, size, kernel, 1);
+    (params.input[1], params.kernel[1]) = (1, 1);
+    (params.pads_begin[1], params.pads_end[1]) = (0, 0);
+    params.dilations[2] = dilation;
+    (params.pads_begin[2], params.pads_end[2]) = (kernel / 2 * dilation, kernel / 2 * dilation);
+    constant_conv_bench(params)
 }
 
 /// A square pooling of `[1, channels, size, size]`: maximum, or average (of what lies inside). Each tap counts as one
@@ -229,6 +245,17 @@ mod exports {
         stride: usize,
     ) -> *mut Bench {
         leak(conv_bench(in_channels, out_channels, groups, lines, size, kernel, stride))
+    }
+
+    #[unsafe(no_mangle)]
+    pub extern "C" fn bench_line_conv(
+        in_channels: usize,
+        out_channels: usize,
+        size: usize,
+        kernel: usize,
+        dilation: usize,
+    ) -> *mut Bench {
+        leak(line_conv_bench(in_channels, out_channels, size, kernel, dilation))
     }
 
     /// # Safety

@@ -526,7 +526,8 @@ fn stage_len(tiles: usize) -> usize {
     tiles.next_multiple_of(MR) + LANES
 }
 
-fn split<const N: usize>(mut scratch: &mut [f32], lens: [usize; N]) -> [&mut [f32]; N] {
+/// Parts of scratch memory of these lengths.
+pub(super) fn split<const N: usize>(mut scratch: &mut [f32], lens: [usize; N]) -> [&mut [f32]; N] {
     lens.map(|len| {
         let (part, rest) = std::mem::take(&mut scratch).split_at_mut(len);
         scratch = rest;
