@@ -121,6 +121,28 @@ fn symbolic_dimensions_that_disagree() {
 }
 
 #[test]
+fn a_shape_whose_bytes_pass_the_address_space() {
+    let mut builder = GraphBuilder::new(17);
+    let shape = builder.input("shape", DType::I64, vec![Dim::from(3)]);
+    let x = builder.constant("x", Tensor::new(&[], vec![3i64]).unwrap());
+    let expanded = builder.node("Expand", &[x, shape]);
+    let graph = builder.output("expanded", expanded).finish().unwrap();
+    let mut session = session(Model::from_graph(graph).unwrap());
+    let mut run = |dims: [i64; 3]| {
+        let outputs = pollster::block_on(session.run([("shape", Tensor::new(&[3], dims.to_vec()).unwrap())]))?;
+        Ok(outputs.get("expanded").unwrap().shape().to_vec())
+    };
+    for log in [40, 56, 58, 59, 60, 61, 62] {
+        let error: Error = run([1 << 20, 1 << 20, 1 << (log - 40)]).unwrap_err();
+        assert!(
+            matches!(error.code(), ErrorCode::LimitExceeded | ErrorCode::OutOfMemory),
+            "{log}: {error}"
+        );
+    }
+    assert_eq!(run([2, 1, 3]).unwrap(), [2, 1, 3]);
+}
+
+#[test]
 fn an_unknown_output() {
     let mut session = products_session();
     let feeds = || [("a", ones(&[1, 3])), ("b", ones(&[1, 3]))];

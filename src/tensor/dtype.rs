@@ -151,7 +151,11 @@ impl DType {
 
     /// Bytes that `count` elements take; `None` for strings and on overflow.
     pub fn byte_len(self, count: usize) -> Option<usize> {
-        Some(count.checked_mul(self.bits()?)?.div_ceil(8))
+        // Whole bytes first: with bits, tensors of an eighth of the address space would overflow.
+        match self.bits()? {
+            bits @ ..8 => Some(count.checked_mul(bits)?.div_ceil(8)),
+            bits => count.checked_mul(bits / 8),
+        }
     }
 
     /// Whether this is a float of 16 bits.
