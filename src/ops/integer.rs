@@ -424,7 +424,7 @@ fn plan_matmul<'a>(ctx: &CpuLowering<'_>, w_zero: Option<&TensorDesc>, shape: &'
     let (sizes, _) = plan.products();
     let packed = match (&w.constant, constant_zeros(w_zero)?) {
         (Some(constant), Some((zero_id, zeros))) => {
-            check_zeros(zeros.len(), sizes.n, constant.len() / sizes.k.max(1))?;
+            check_zeros(zeros.len(), sizes.n, sums(&w.shape, 2))?;
             let make = || {
                 let constant = constant.aligned()?;
                 Ok(pack_matrices(constant.bytes(), w.dtype, &zeros, sizes.k, sizes.n))
@@ -464,11 +464,21 @@ fn check_zeros(count: usize, each: usize, all: usize) -> Result<()> {
     )
 }
 
+/// How many rows (or columns) a factor has in all its matrices, whose axis of summation is the last (1) or the last but
+/// one (2): what is left of its elements without that axis, which may be empty.
+fn sums(shape: &[usize], from_end: usize) -> usize {
+    let axis = shape.len().saturating_sub(from_end);
+    let kept = shape.iter().enumerate().filter(|&(i, _)| i != axis);
+    kept.map(|(_, dim)| dim).product()
+}
+
 /// Every matrix `[k, n]` of a factor, packed.
 fn pack_matrices(data: &[u8], dtype: DType, zeros: &[i32], k: usize, n: usize) -> Vec<Weights> {
     let pack = |(index, data): (usize, &[u8])| {
         let zeros = match zeros {
             [zero] => Zeros::One(*zero),
+            // Sums of nothing are 0 whatever the zero points, of which there may be none either.
+            _ if k * n == 0 => Zeros::One(0),
             zeros if zeros.len() == n => Zeros::Each(zeros),
             zeros => Zeros::Each(&zeros[index * n..(index + 1) * n]),
         };
@@ -557,10 +567,8 @@ impl Steps {
         let (channels, by_channel) = match work {
             Work::MatMul { plan, rows, .. } => {
                 let (sizes, _) = plan.products();
-                let all = element_count(&ctx.input(X)?.shape)? / sizes.k.max(1);
-                check_zeros(count(x_zero)?, *rows, all)?;
-                let all = element_count(&ctx.input(W)?.shape)? / sizes.k.max(1);
-                check_zeros(count(w_zero)?, sizes.n, all)?;
+                check_zeros(count(x_zero)?, *rows, sums(&ctx.input(X)?.shape, 1))?;
+                check_zeros(count(w_zero)?, sizes.n, sums(&ctx.input(W)?.shape, 2))?;
                 (sizes.n, Fit::PerColumn)
             }
             Work::Conv { .. } => {
@@ -765,6 +773,27 @@ mod tests {
         }
         for zeros in [0, 3, 6] {
             assert!(node(zeros).run().is_err(), "{zeros} zero points");
+        }
+    }
+
+    #[test]
+    fn sums_of_nothing_are_zero_whatever_the_zero_points() {
+        for batch in [0, 1, 2] {
+            for columns in [0, 1, 3] {
+                let x = tensor(&[batch, 2, 0], &[0u8; 0]);
+                let w = tensor(&[batch, 0, columns], &[0u8; 0]);
+                let zeros = |shape: &[usize]| tensor(shape, &vec![1u8; shape.iter().product()]);
+                let shapes: [[&[usize]; 2]; 3] =
+                    [[&[], &[]], [&[2], &[columns]], [&[batch, 2, 1], &[batch, 1, columns]]];
+                for [x_shape, w_shape] in shapes {
+                    let node = TestNode::new("MatMulInteger", 10).input(x.clone());
+                    for node in [node.clone().input(w.clone()), node.constant(w.clone())] {
+                        let node = node.input(zeros(x_shape)).constant(zeros(w_shape));
+                        let expected = tensor(&[batch, 2, columns], &vec![0i32; batch * 2 * columns]);
+                        assert_eq!(node.run1().unwrap(), expected, "{batch} by {columns}");
+                    }
+                }
+            }
         }
     }
 

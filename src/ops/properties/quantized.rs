@@ -152,8 +152,8 @@ fn with_zeros(node: TestNode, x_zero: Option<Tensor>, w_zero: Option<Tensor>) ->
 fn integer_products_with_constant_weights() {
     cases(|rng| {
         let types = [(); 2].map(|()| pick(rng, &[DType::U8, DType::I8]));
-        let (batch, rows) = (rng.size(1, 2), rng.size(1, 9));
-        let (depth, columns) = (rng.size(1, 70), rng.size(1, 21));
+        let (batch, rows) = (rng.size(1, 2), rng.size(0, 9));
+        let (depth, columns) = (rng.size(0, 70), rng.size(0, 21));
         let x = bytes(rng, types[0], &[batch, rows, depth]);
         let w = bytes(rng, types[1], &[depth, columns]);
         let x_zero = zero_point(rng, types[0], &[]);
