@@ -89,6 +89,12 @@ fn per_dimension<T: Clone>(rank: usize, pads: &[T], axes: Option<&[i64]>, zero: 
 impl Operator for Pad {
     fn infer(&self, ctx: &mut InferContext<'_>) -> Result<()> {
         let dtype = ctx.dtype(0)?;
+        if self.value != 0.0 && !dtype.is_float() {
+            // Opsets with the attribute pad nothing but floats.
+            return Err(Error::new(ErrorCode::WrongType, "only floats are padded with an attribute")
+                .expected("a float type")
+                .actual(dtype.name()));
+        }
         let pads = match &self.pads {
             Some(pads) => Some(pads.iter().map(|&pad| Dim::from(pad)).collect()),
             None => ctx.elements(1),
@@ -314,6 +320,18 @@ mod tests {
     fn pad(mode: &str, x: Tensor, pads: &[i64]) -> TestNode {
         let node = TestNode::new("Pad", 19).attr("mode", mode);
         node.input(x).constant(i64s(&[pads.len()], pads))
+    }
+
+    #[test]
+    fn an_attribute_pads_floats_alone() {
+        let node = |x: Tensor| {
+            TestNode::new("Pad", 2)
+                .attr("pads", &[1i64, 0][..])
+                .attr("value", 2.5f32)
+                .constant(x)
+        };
+        assert_eq!(node(f32s(&[1], &[1.0])).run1().unwrap(), f32s(&[2], &[2.5, 1.0]));
+        assert!(node(i64s(&[1], &[1])).run().is_err());
     }
 
     #[test]
