@@ -91,9 +91,11 @@ impl Operator for Pad {
         let dtype = ctx.dtype(0)?;
         if self.value != 0.0 && !dtype.is_float() {
             // Opsets with the attribute pad nothing but floats.
-            return Err(Error::new(ErrorCode::WrongType, "only floats are padded with an attribute")
-                .expected("a float type")
-                .actual(dtype.name()));
+            return Err(
+                Error::new(ErrorCode::WrongType, "only floats are padded with an attribute")
+                    .expected("a float type")
+                    .actual(dtype.name()),
+            );
         }
         let pads = match &self.pads {
             Some(pads) => Some(pads.iter().map(|&pad| Dim::from(pad)).collect()),

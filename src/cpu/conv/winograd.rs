@@ -144,13 +144,14 @@ impl Winograd {
         self.patch() * self.patch()
     }
 
-    /// Whether fewer multiplications outweigh the transforms and the longer filters.
+    /// Whether fewer multiplications outweigh the transforms and the longer filters, which take more memory too: at 7×7
+    /// positions, 512 channels would be done in 0.9 of the time with 1.8 times the memory.
     fn pays(&self) -> bool {
         let [c, m] = [self.in_channels, self.out_channels].map(|channels| channels as f64);
         let positions = (self.output[0] * self.output[1]) as f64;
         let direct = 9.0 * (positions * c * m / 4.0 + FILTER_COST * c * m + positions * c / 2.0);
         // Filters of more memory than this are no layer of a real network.
-        c >= 4.0 && m >= 4.0 && c * m < 4e6 && self.cost() < 0.9 * direct
+        c >= 4.0 && m >= 4.0 && c * m < 4e6 && self.cost() < 0.85 * direct
     }
 
     /// The expected time, counted in vector multiply-adds.
@@ -953,9 +954,12 @@ mod tests {
         let chosen =
             |channels, size| Winograd::new(&image(1, 1, channels, [size; 2], [1; 4])).map_or(0, |plan| plan.tile);
         assert_eq!(
-            [chosen([64, 64], 56), chosen([256, 256], 14), chosen([512, 512], 7)],
+            [chosen([64, 64], 56), chosen([256, 256], 14), chosen([512, 512], 8)],
             [4, 2, 2]
         );
-        assert_eq!([chosen([3, 64], 56), chosen([256, 2], 56), chosen([64, 64], 1)], [0; 3]);
+        assert_eq!(
+            [chosen([3, 64], 56), chosen([256, 2], 56), chosen([512, 512], 7)],
+            [0; 3]
+        );
     }
 }
