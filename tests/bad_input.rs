@@ -143,6 +143,25 @@ fn a_shape_whose_bytes_pass_the_address_space() {
 }
 
 #[test]
+fn a_bias_that_turns_out_not_to_fit() {
+    let mut builder = GraphBuilder::new(17);
+    let x = builder.input("x", DType::F32, vec![Dim::from(2), Dim::from(3)]);
+    let bias = builder.input("bias", DType::F32, vec![Dim::symbol("n")]);
+    let w = builder.constant("w", Tensor::new(&[3, 4], vec![1.0f32; 12]).unwrap());
+    let product = builder.node("MatMul", &[x, w]);
+    let sum = builder.node("Add", &[product, bias]);
+    let bent = builder.node("Tanh", &[sum]);
+    let graph = builder.output("bent", bent).finish().unwrap();
+    let mut session = session(Model::from_graph(graph).unwrap());
+    let mut run = |len| pollster::block_on(session.run([("x", ones(&[2, 3])), ("bias", ones(&[len]))])).map(|_| ());
+    for len in [3, 5] {
+        assert_eq!(run(len).unwrap_err().code(), ErrorCode::ShapeMismatch, "{len}");
+    }
+    run(4).unwrap();
+    run(1).unwrap();
+}
+
+#[test]
 fn an_unknown_output() {
     let mut session = products_session();
     let feeds = || [("a", ones(&[1, 3])), ("b", ones(&[1, 3]))];

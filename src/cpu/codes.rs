@@ -7,6 +7,7 @@ use std::ops::Range;
 use super::{
     epilogue::Epilogue,
     gemm::{GemmShape, Lhs, MatrixRef, NR, PackColumns, Rhs, gemm, gemm_scratch_len},
+    int8::quantize::RAISED,
     simd::{F32x4, I32x4, LANES},
     threads::{Disjoint, Threads},
 };
@@ -143,9 +144,6 @@ pub struct Bytes {
     /// The upper halves of [`RAISED`]. They are loaded: V8 makes constants anew at each use.
     raised: [f32; LANES],
 }
-
-/// 2^23: a float whose lowest bits are an integer is more than this by that integer.
-const RAISED: f32 = 8_388_608.0;
 
 impl Bytes {
     /// From the codes of an unsigned matrix, where an element is `row * strides[0] + column * strides[1]`. There is one zero

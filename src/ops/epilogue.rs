@@ -155,7 +155,7 @@ impl CpuEpilogue {
             shapes.extend(inputs.iter().map(|input| &input.shape[..]));
             let plan = PointwisePlan::new(&rest, rows.shape, &shapes);
             planned.program = Some(Program {
-                plan: plan.map_err(|error| Error::internal(error.to_string()))?,
+                plan: plan.map_err(crate::cpu::elementwise::shape_error)?,
                 inputs: rest.inputs()[1..].to_vec(),
                 row_len: rows.row_len(),
             });

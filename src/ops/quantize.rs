@@ -7,7 +7,7 @@ use super::{
 use crate::{
     cpu::{
         elementwise::{self, TILE, Wide},
-        int8::quantize::{Quantization, quantize, range},
+        int8::quantize::{Quantization, dequantize, quantize, range},
         kernel::{CpuKernel, KernelInputs},
     },
     error::Result,
@@ -144,18 +144,16 @@ impl Linear {
                 Some(_) => io.inputs.bytes(2)?.first().map_or(0.0, |&byte| number(byte)),
                 None => 0.0,
             };
+            let between = Quantization {
+                scale,
+                zero: zero_point,
+                is_signed,
+            };
             if is_quantize {
-                let to = Quantization {
-                    scale,
-                    zero: zero_point,
-                    is_signed,
-                };
-                quantize(io.inputs.get::<f32>(0)?, to, io.outputs.take_bytes(0)?);
-                return Ok(());
+                quantize(io.inputs.get::<f32>(0)?, between, io.outputs.take_bytes(0)?);
+            } else {
+                dequantize(io.inputs.bytes(0)?, between, io.outputs.take::<f32>(0)?);
             }
-            let table: [f32; 256] = std::array::from_fn(|byte| (number(byte as u8) - zero_point) * scale);
-            let pairs = io.outputs.take::<f32>(0)?.iter_mut().zip(io.inputs.bytes(0)?);
-            pairs.for_each(|(to, &byte)| *to = table[usize::from(byte)]);
             Ok(())
         })))
     }

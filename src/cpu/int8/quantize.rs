@@ -1,4 +1,4 @@
-//! f32 to bytes and the range of values, vector by vector.
+//! f32 to bytes and back, and the range of values, vector by vector.
 
 use crate::cpu::simd::{F32x4, I32x4, LANES};
 
@@ -23,10 +23,32 @@ impl Quantization {
         }
     }
 
+    /// The value of a byte.
+    pub fn value(self, code: u8) -> f32 {
+        let code = if self.is_signed {
+            f32::from(code as i8)
+        } else {
+            f32::from(code)
+        };
+        (code - self.zero) * self.scale
+    }
+
+    /// What makes an unsigned byte of a signed one, by exclusive or.
+    fn flip(self) -> u8 {
+        if self.is_signed { 128 } else { 0 }
+    }
+
     fn range(self) -> (f32, f32) {
         if self.is_signed { (-128.0, 127.0) } else { (0.0, 255.0) }
     }
 }
+
+/// 1.5 · 2^23: a float above this by less than 2^22 has no fraction, so that the addition rounds (halves to even), and its bits
+/// are more than those of this by the rounded number.
+const ROUNDING: f32 = 12_582_912.0;
+
+/// 2^23: a float whose lowest bits are an integer is more than this by that integer.
+pub(in crate::cpu) const RAISED: f32 = 8_388_608.0;
 
 /// Quantises values as [`Quantization::byte`] does.
 ///
@@ -36,18 +58,20 @@ pub fn quantize(values: &[f32], to: Quantization, out: &mut [u8]) {
     assert_eq!(values.len(), out.len());
     let (low, high) = to.range();
     // Signed bytes are made as unsigned ones that are 128 larger.
-    let flip = if to.is_signed { 128 } else { 0 };
-    let [scale, zero, low, high] = [to.scale, to.zero, low, high].map(F32x4::splat);
-    let (shift, flipped) = (I32x4::splat(flip), I32x4::splat_byte(flip as u8));
+    let flip = to.flip();
+    // The zero point is added behind the bounds, which are whole numbers as it is: then what is rounded is small.
+    let [scale, least, low, high] = [to.scale, -to.zero, low - to.zero, high - to.zero].map(F32x4::splat);
+    let magic = F32x4::splat(ROUNDING);
+    let shift = I32x4::splat(to.zero as i32 + i32::from(flip) - ROUNDING.to_bits() as i32);
+    let flipped = I32x4::splat_byte(flip);
     let (whole, rest) = values.as_chunks::<{ 4 * LANES }>();
     let (places, rest_out) = out.as_chunks_mut::<{ 4 * LANES }>();
     for (values, place) in whole.iter().zip(places) {
         let lanes = std::array::from_fn(|i| {
             let x = F32x4::load(&values[i * LANES..]) / scale;
-            // What is too large to be rounded this way is far beyond the range.
-            let value = (x.round_small() + zero).at_least(low).at_most(high);
-            let value = value.is_nan().select(F32x4::zero(), value);
-            value.to_i32() + shift
+            let value = x.at_least(low).at_most(high);
+            let value = x.is_nan().select(least, value);
+            (value + magic).to_bits() + shift
         });
         let bytes = I32x4::narrow(lanes) ^ flipped;
         // SAFETY: the place holds 16 bytes.
@@ -55,6 +79,38 @@ pub fn quantize(values: &[f32], to: Quantization, out: &mut [u8]) {
     }
     for (&value, out) in rest.iter().zip(rest_out) {
         *out = to.byte(value);
+    }
+}
+
+/// The values `(code - zero) * scale` of bytes.
+///
+/// # Panics
+/// When the slices have different lengths.
+pub fn dequantize(codes: &[u8], from: Quantization, out: &mut [f32]) {
+    assert_eq!(codes.len(), out.len());
+    let flip = from.flip();
+    let flipped = I32x4::splat_byte(flip);
+    let zero = F32x4::splat(RAISED + from.zero + f32::from(flip));
+    let scale = F32x4::splat(from.scale);
+    let raised = I32x4::splat_pair((RAISED.to_bits() >> 16) as i16);
+    let (whole, rest) = codes.as_chunks::<{ 4 * LANES }>();
+    let (places, rest_out) = out.as_chunks_mut::<{ 4 * LANES }>();
+    for (codes, place) in whole.iter().zip(places) {
+        // SAFETY: 16 bytes are there.
+        let codes = unsafe { I32x4::load_ptr(codes.as_ptr()) } ^ flipped;
+        let [low, high] = [codes.widen_low(), codes.widen_high()];
+        let lanes = [
+            low.zip_pairs_low(raised),
+            low.zip_pairs_high(raised),
+            high.zip_pairs_low(raised),
+            high.zip_pairs_high(raised),
+        ];
+        for (lane, place) in lanes.into_iter().zip(place.chunks_exact_mut(LANES)) {
+            ((lane.bits_to_f32() - zero) * scale).store(place);
+        }
+    }
+    for (&code, out) in rest.iter().zip(rest_out) {
+        *out = from.value(code);
     }
 }
 
@@ -112,6 +168,11 @@ mod tests {
                 let mut out = vec![1; len];
                 quantize(&values, to, &mut out);
                 let expected: Vec<u8> = values.iter().map(|&x| to.byte(x)).collect();
+                assert_eq!(out, expected, "{to:?}");
+                let codes: Vec<u8> = (0..len).map(|_| rng.next_u64() as u8).collect();
+                let mut out = vec![f32::NAN; len];
+                dequantize(&codes, to, &mut out);
+                let expected: Vec<f32> = codes.iter().map(|&code| to.value(code)).collect();
                 assert_eq!(out, expected, "{to:?}");
             }
             let (low, high) = range(&values);
