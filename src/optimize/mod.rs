@@ -203,12 +203,14 @@ const FUSION: &[Pass] = &[
     },
 ];
 
-/// Fusions that the CPU alone has kernels for; they follow those above.
-const CPU_FUSION: &[Pass] = &[
-    Pass {
-        name: "lanes",
-        run: lanes::run,
-    },
+/// A fusion that the CPU alone has a kernel for; it follows those above.
+const CPU_FUSION: &[Pass] = &[Pass {
+    name: "lanes",
+    run: lanes::run,
+}];
+
+/// Runs after those.
+const LATE_FUSION: &[Pass] = &[
     Pass {
         name: "attention",
         run: attention::run,
@@ -286,6 +288,7 @@ fn optimize_with(graph: &mut Graph, settings: (Level, Kernels), captures: &[Valu
         if kernels == Kernels::Cpu {
             run_all(CPU_FUSION, graph, captures, &mut history)?;
         }
+        run_all(LATE_FUSION, graph, captures, &mut history)?;
     }
     run_all(STORAGE, graph, captures, &mut History::default())?;
     let facts = Analysis::of(graph, captures)?.facts;
