@@ -214,4 +214,10 @@ impl Operator for FusedAttention {
     fn is_heavy(&self) -> bool {
         true
     }
+
+    fn operations(&self, inputs: &[Vec<usize>], outputs: u64) -> u64 {
+        let axes = self.permutation(2, inputs[2].len()).unwrap_or_default();
+        let keys = axes.iter().rev().nth(1).map_or(1, |&axis| inputs[2][axis] as u64);
+        2 * keys * (outputs + inputs[0].iter().product::<usize>() as u64)
+    }
 }
