@@ -2,7 +2,7 @@
 //! inference found, which is where chains of Shape, Gather, Concat and Reshape end.
 
 use super::{
-    rewrite::{Analysis, retain_nodes},
+    rewrite::{Known, retain_nodes},
     widen,
 };
 use crate::{
@@ -16,17 +16,25 @@ use crate::{
 const ALWAYS_BYTES: usize = 1 << 16;
 /// Beyond that it may be larger than its inputs by this factor (f16 and int8 weights widen).
 const GROWTH: usize = 4;
+/// Unknown sizes that come up while folding are none of those that the analysis has numbered.
+const FIRST_FRESH: u32 = u32::MAX / 2;
 
-pub(super) fn run(graph: &mut Graph, captures: &[ValueFacts]) -> Result<bool> {
-    let Analysis { operators, mut facts } = Analysis::of(graph, captures)?;
+pub(super) fn run(graph: &mut Graph, known: &Known<'_>) -> Result<bool> {
+    let analysis = known.analysis(graph)?;
+    let (operators, mut facts) = (&analysis.operators, analysis.facts.clone());
+    // What is folded tells more about the nodes behind it.
+    let mut told = vec![false; graph.values.len()];
+    let mut fresh = FIRST_FRESH;
     let mut folded = vec![false; graph.nodes.len()];
     let kept = widen::kept_weights(graph, &facts);
     let mut constants = Vec::new();
     for index in 0..graph.nodes.len() {
         let id = NodeId(index as u32);
-        // What is folded before this node tells more about it.
-        infer_node(graph, id, &graph.nodes[index], &*operators[index], &mut facts, &mut 0)?;
         let node = &graph.nodes[index];
+        if node.dependencies().any(|id| told[id.index()]) {
+            infer_node(graph, id, node, &*operators[index], &mut facts, &mut fresh)?;
+            node.outputs.iter().flatten().for_each(|id| told[id.index()] = true);
+        }
         if kept[index] || !operators[index].is_deterministic() || node.outputs.iter().all(Option::is_none) {
             continue;
         }
@@ -46,6 +54,7 @@ pub(super) fn run(graph: &mut Graph, captures: &[ValueFacts]) -> Result<bool> {
         for (output, tensor) in node.outputs.iter().zip(results) {
             if let (Some(output), Some(tensor)) = (output, tensor) {
                 facts[output.index()] = ValueFacts::of_constant(&tensor);
+                told[output.index()] = true;
                 constants.push((*output, tensor));
             }
         }
