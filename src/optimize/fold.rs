@@ -108,3 +108,29 @@ fn is_small(graph: &Graph, index: usize, facts: &[ValueFacts]) -> bool {
     });
     output_bytes.is_some_and(|bytes| bytes <= ALWAYS_BYTES || bytes <= input_bytes.saturating_mul(GROWTH))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Level, optimize};
+    use crate::{graph::GraphBuilder, tensor::DType, tensor::Dim};
+
+    #[test]
+    fn numbers_of_elements_that_only_a_run_tells_are_told_apart() {
+        let mut builder = GraphBuilder::new(17);
+        let counts: Vec<_> = ["a", "b"]
+            .iter()
+            .map(|name| {
+                let input = builder.input(name, DType::F32, vec![Dim::from(8)]);
+                let found = builder.node("NonZero", &[input]);
+                builder.node("Shape", &[found])
+            })
+            .collect();
+        let equal = builder.node("Equal", &counts);
+        let graph = builder.output("equal", equal).finish().unwrap();
+        let optimized = optimize(graph, Level::Basic).unwrap();
+        assert!(
+            optimized.nodes.iter().any(|node| node.operator.is_onnx("Equal")),
+            "the sizes may differ"
+        );
+    }
+}
