@@ -1,7 +1,7 @@
 //! The internal `FusedAttention`, which `optimize/attention.rs` makes of two matrix products with a softmax between them.
 
 use super::{
-    CpuLowering, GpuLowering, InferContext, Operator, TensorDesc,
+    ALL_OPERATORS, CpuLowering, GpuLowering, InferContext, Operator, TensorDesc,
     context::{broadcast_dims, equal_dims, rank_error},
     epilogue::{CpuEpilogue, GpuEpilogue, OwnSteps, OwnValues, Rows, gpu_epilogue_of},
     lower::mismatch,
@@ -177,7 +177,7 @@ impl Operator for FusedAttention {
 
     fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
         let inputs = [ctx.input(0)?, ctx.input(1)?, ctx.input(2)?];
-        if inputs.iter().any(|input| input.dtype != DType::F32) {
+        if !ALL_OPERATORS || inputs.iter().any(|input| input.dtype != DType::F32) {
             return Ok(None);
         }
         let plan = self.plan(inputs, ctx.output(0)?.shape.len())?;

@@ -289,7 +289,10 @@ fn optimize_with(graph: &mut Graph, settings: (Level, Kernels), captures: &[Valu
         if kernels == Kernels::Cpu {
             run_all(CPU_FUSION, graph, known, &mut history)?;
         }
-        run_all(LATE_FUSION, graph, captures, &mut history)?;
+        // The GPU's kernel is in the larger build.
+        if kernels == Kernels::Cpu || ALL_OPERATORS {
+            run_all(LATE_FUSION, graph, known, &mut history)?;
+        }
     }
     run_all(STORAGE, graph, known, &mut History::default())?;
     let analysis = known.analysis(graph)?;
