@@ -21,14 +21,7 @@ pub(super) fn ordered<N: AsRef<str>>(
     let mut values: Vec<Option<Value>> = vec![None; inputs.len()];
     for (name, value) in feeds {
         let name = name.as_ref();
-        let Some(position) = inputs.iter().position(|input| input.name == name) else {
-            return Err(Error::new(
-                ErrorCode::UnknownName,
-                format!("the model has no input called {name:?}"),
-            )
-            .at_input(name)
-            .expected(names(inputs)));
-        };
+        let position = position_of(inputs, name)?;
         if values[position].replace(value.into()).is_some() {
             return Err(Error::new(ErrorCode::InvalidArgument, format!("input {name:?} is fed twice")).at_input(name));
         }
@@ -53,6 +46,36 @@ pub(super) fn ordered<N: AsRef<str>>(
         }
     }
     Ok((values, defaults_are_fed))
+}
+
+fn position_of(inputs: &[ValueInfo], name: &str) -> Result<usize> {
+    let position = inputs.iter().position(|input| input.name == name);
+    position.ok_or_else(|| {
+        Error::new(
+            ErrorCode::UnknownName,
+            format!("the model has no input called {name:?}"),
+        )
+        .at_input(name)
+        .expected(names(inputs))
+    })
+}
+
+/// The positions of the inputs called `consumed`, which must be fed.
+///
+/// Fails with `unknown-name` and `missing-input`.
+pub(super) fn consumed(inputs: &[ValueInfo], values: &[Option<Value>], consumed: &[String]) -> Result<Vec<usize>> {
+    let mut positions = Vec::new();
+    for name in consumed {
+        let position = position_of(inputs, name)?;
+        if values[position].is_none() {
+            let message = format!("input {name:?} is to be consumed, but not fed");
+            return Err(Error::new(ErrorCode::MissingInput, message).at_input(name));
+        }
+        positions.push(position);
+    }
+    positions.sort_unstable();
+    positions.dedup();
+    Ok(positions)
 }
 
 /// The tensors that a variant of the model takes: without those that have a default, or with the defaults themselves
