@@ -51,7 +51,9 @@ impl GpuDevice {
 
     /// Whether two tensors of this device have the same memory.
     pub(crate) fn overlap(&self, a: &Tensor, b: &Tensor) -> bool {
-        matches!((self.buffer(a), self.buffer(b)), (Ok(a), Ok(b)) if is_same(&a, &b))
+        let remote = self.remote.borrow();
+        let buffer = |tensor: &Tensor| remote.get(&tensor.remote_id()?);
+        matches!((buffer(a), buffer(b)), (Some(a), Some(b)) if is_same(a, b))
     }
 
     /// Forgets a tensor. Its memory goes when no work needs it any more.

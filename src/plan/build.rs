@@ -21,7 +21,7 @@ use crate::{
         program::{GpuProgram, GpuStep, GpuValue, GpuValueId, ValueStorage},
     },
     graph::{NodeId, ValueId},
-    ops::{CpuLowering, TensorDesc},
+    ops::{ALL_OPERATORS, CpuLowering, TensorDesc},
     tensor::{DType, Tensor, element_count, map::HashMap, sorted_positions},
 };
 
@@ -420,7 +420,8 @@ impl<'a> Builder<'a> {
                     outputs.push(None);
                     continue;
                 };
-                let taken = kernel.in_place.iter().find(|(_, output)| *output == index);
+                let mut in_place = kernel.in_place.iter().filter(|_| ALL_OPERATORS);
+                let taken = in_place.find(|(_, output)| *output == index);
                 outputs.push(Some(match taken.and_then(|(input, _)| inputs[*input]) {
                     Some(taken) => {
                         self.gpu.values[taken.0].storage = ValueStorage::Given;

@@ -9,7 +9,7 @@ use crate::{
     error::{Error, Result},
     gpu::kernel::{Binding, GpuCaps, GpuKernel, GpuType},
     graph::{Node, NodeId, ValueId},
-    ops::{CpuLowering, GpuLowering, TensorDesc},
+    ops::{ALL_OPERATORS, CpuLowering, GpuLowering, TensorDesc},
     tensor::{Bytes, DType, Tensor, element_count, map::HashMap},
 };
 
@@ -198,6 +198,9 @@ impl<'a> Described<'a> {
 
     /// Inputs of the graph that the caller gives up and that nothing but this node reads.
     fn given_up(&self) -> Vec<usize> {
+        if !ALL_OPERATORS || self.state.given_up.is_empty() {
+            return Vec::new();
+        }
         let graph = &self.state.bound.graph;
         let is_last = |id: ValueId| {
             let read = graph.nodes.iter().flat_map(Node::dependencies);

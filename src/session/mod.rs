@@ -260,9 +260,19 @@ impl Session {
         consumed: &[String],
     ) -> Result<Outputs> {
         self.check_released()?;
+        let feeds = feeds::ordered(&self.inputs, feeds)?;
+        self.run_ordered(feeds, fetches, kept, consumed).await
+    }
+
+    async fn run_ordered(
+        &mut self,
+        (values, defaults_are_fed): (Vec<Option<Value>>, bool),
+        fetches: Option<&[String]>,
+        kept: &[String],
+        consumed: &[String],
+    ) -> Result<Outputs> {
         let kept = feeds::fetch_positions(&self.outputs, Some(kept))?;
         let positions = feeds::fetch_positions(&self.outputs, fetches)?;
-        let (values, defaults_are_fed) = feeds::ordered(&self.inputs, feeds)?;
         let consumed = feeds::consumed(&self.inputs, &values, consumed)?;
         let mut outputs = positions.clone();
         if self.stripped {

@@ -18,7 +18,7 @@ use crate::{
     cpu::threads::Threads,
     error::{Error, ErrorCode, Result},
     gpu::{device::GpuDevice, program::GpuProgram, progress::Progress},
-    ops::Prepared,
+    ops::{ALL_OPERATORS, Prepared},
     plan::{Memory, Offload, PlanState, Planner, Target},
     tensor::{AlignedBytes, DType, Tensor, Value},
 };
@@ -209,7 +209,10 @@ impl Runtime {
     /// that a cache which is fed from there comes like those that earlier runs left behind. Returns the copies.
     pub fn copy_consumed(&self, values: &mut [Value], consumed: &[usize]) -> Vec<Tensor> {
         let mut copies = Vec::new();
-        for &at in consumed.iter().filter(|_| self.uses_gpu()) {
+        if !ALL_OPERATORS || !self.uses_gpu() {
+            return copies;
+        }
+        for &at in consumed {
             if let Value::Tensor(tensor) = &values[at]
                 && tensor.dtype() == DType::F32
                 && tensor.remote_id().is_none()
@@ -225,7 +228,7 @@ impl Runtime {
     /// Those of the positions `consumed` where a tensor lies in memory of the GPU that no other of the values has.
     pub fn free_to_change(&self, values: &[Value], consumed: &[usize]) -> Vec<usize> {
         #[cfg(feature = "gpu")]
-        if let Some(device) = self.gpu_device() {
+        if let (true, Some(device)) = (ALL_OPERATORS, self.gpu_device()) {
             let shared = |tensor: &Tensor| {
                 let tensors = values.iter().filter_map(Value::as_tensor);
                 tensors.filter(|other| device.overlap(tensor, other)).count()

@@ -348,13 +348,7 @@ impl CoreSession {
         kept: Option<Array>,
         consumed: Option<Array>,
     ) -> Result<JsValue, JsValue> {
-        let texts = |names: Array| {
-            names
-                .iter()
-                .filter_map(|name| name.as_string())
-                .collect::<Vec<String>>()
-        };
-        let [fetches, kept, consumed] = [fetches, kept, consumed].map(|names| names.map(texts));
+        let (fetches, kept, consumed) = (texts(fetches), texts(kept), texts(consumed));
         let (kept, consumed) = (kept.unwrap_or_default(), consumed.unwrap_or_default());
         let holder = Rc::clone(&self.session);
         let (on_event, fed) = (self.on_event.clone(), Rc::clone(&self.fed));
@@ -462,6 +456,11 @@ impl CoreSession {
             ))),
         }
     }
+}
+
+#[inline(never)]
+fn texts(names: Option<Array>) -> Option<Vec<String>> {
+    Some(names?.iter().filter_map(|name| name.as_string()).collect())
 }
 
 fn read_feeds(feeds: &Array, inputs: &[ValueInfo], gpu: convert::Gpu<'_>) -> Result<Vec<(String, Value)>, Error> {
