@@ -1,9 +1,11 @@
 //! The one table of operators.
 
 use super::{
-    ALL_OPERATORS, Operator, arity::ARITIES, attention, binary, cast, channel_norm, control, conv, conv_transpose,
-    dropout, fill, gather, gemm, integer, join, lanes, layout, matmul, normalization, of_larger_build, pad, pointwise,
-    pool, quantize, recurrent, reduce, resize, scatter, search, select, shape, slice, softmax, transpose, unary,
+    ALL_OPERATORS, Operator,
+    arity::{ARITIES, Arity},
+    attention, binary, cast, channel_norm, control, conv, conv_transpose, dropout, fill, gather, gemm, integer, join,
+    lanes, layout, matmul, normalization, of_larger_build, pad, pointwise, pool, quantize, recurrent, reduce, resize,
+    scatter, search, select, shape, slice, softmax, transpose, unary,
 };
 use crate::{
     error::{Error, ErrorCode, Result},
@@ -276,39 +278,52 @@ static RARE: &[Entry] = &[
 /// The newest opset of ONNX's own domain that the table was written for.
 pub const MAX_OPSET: i64 = 27;
 
+/// An entry, and how many inputs and outputs its operator may have.
+type Row = (&'static Entry, Option<&'static Arity>);
+
 /// The entry for an operator, when it is supported in its version.
 pub fn find(operator: &OperatorId) -> Option<&'static Entry> {
-    static BY_NAME: OnceLock<Vec<&'static Entry>> = OnceLock::new();
+    find_row(operator).map(|row| row.0)
+}
+
+fn find_row(operator: &OperatorId) -> Option<Row> {
+    static BY_NAME: OnceLock<Vec<Row>> = OnceLock::new();
     let by_name = BY_NAME.get_or_init(|| {
         let all: Vec<&Entry> = TABLES.iter().copied().flatten().collect();
         let order = sorted_positions(all.len(), &|a, b| all[a].key().cmp(&all[b].key()));
-        order.into_iter().map(|position| all[position]).collect()
+        order
+            .into_iter()
+            .map(|position| (all[position], arity_of(all[position])))
+            .collect()
     });
     let key = (&*operator.name, &*operator.domain);
-    let first = by_name.partition_point(|entry| entry.key() < key);
-    let same = by_name[first..].iter().take_while(|entry| entry.key() == key);
-    let right = same.filter(|entry| entry.since <= operator.version);
-    right.max_by_key(|entry| entry.since).copied()
+    let first = by_name.partition_point(|row| row.0.key() < key);
+    let same = by_name[first..].iter().take_while(|row| row.0.key() == key);
+    let right = same.filter(|row| row.0.since <= operator.version);
+    right.max_by_key(|row| row.0.since).copied()
+}
+
+fn arity_of(entry: &Entry) -> Option<&'static Arity> {
+    let (name, domain) = entry.key();
+    let found = ARITIES.binary_search_by(|arity| (arity.domain, arity.name).cmp(&(domain, name)));
+    found.ok().map(|index| &ARITIES[index])
 }
 
 /// Makes the operator of a node.
 pub fn operator(node: &Node) -> Result<Box<dyn Operator>> {
-    let entry = find(&node.operator).ok_or_else(|| {
+    let (entry, arity) = find_row(&node.operator).ok_or_else(|| {
         Error::new(ErrorCode::UnsupportedOperator, "the operator is not supported")
             .at_operator(node.operator.to_string())
     })?;
-    check_arity(node)
+    check_arity(node, arity)
         .and_then(|()| (entry.make)(node))
         .map_err(|error| error.at_node(&node.name).at_operator(node.operator.to_string()))
 }
 
 /// Checks that a node has no fewer and no more inputs and outputs than its operator's schema allows.
-fn check_arity(node: &Node) -> Result<()> {
-    let key = (&*node.operator.domain, &*node.operator.name);
-    let Ok(found) = ARITIES.binary_search_by(|arity| (arity.domain, arity.name).cmp(&key)) else {
-        return Ok(());
-    };
-    let [least, most, most_outputs] = ARITIES[found].bounds.map(usize::from);
+fn check_arity(node: &Node, arity: Option<&Arity>) -> Result<()> {
+    let Some(arity) = arity else { return Ok(()) };
+    let [least, most, most_outputs] = arity.bounds.map(usize::from);
     let any = usize::from(u8::MAX);
     let inputs = node.operator_inputs();
     // What is left out at the end is not there.

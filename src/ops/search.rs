@@ -91,7 +91,13 @@ impl Operator for OneHot {
 fn numbers(inputs: &KernelInputs<'_>, index: usize) -> Result<Vec<i64>> {
     let input = inputs.0.get(index).copied().flatten();
     let input = input.ok_or_else(|| Error::internal("an input is missing"))?;
-    let count = input.bytes.len() * 8 / input.dtype.bits().unwrap_or(8).max(1);
+    // Types of less than a byte and whole bytes apart: a number of bits may not fit 32 bits.
+    let bits = input.dtype.bits().unwrap_or(8).max(1);
+    let count = if bits < 8 {
+        input.bytes.len() * (8 / bits)
+    } else {
+        input.bytes.len() / (bits / 8)
+    };
     let mut values = vec![0i64; count];
     if input.dtype.is_float() {
         let mut floats = vec![0f64; count];

@@ -1,20 +1,20 @@
 //! Folds what scales and shifts each channel (BatchNormalization, and Mul, Div, Add, Sub by a constant) into the weights
 //! of the convolution before it; a BatchNormalization that stands alone becomes one Mul and one Add.
 
-use super::rewrite::{Analysis, Uses, replace_uses, retain_nodes};
+use super::rewrite::{Analysis, Known, Uses, replace_uses, retain_nodes};
 use crate::{
     error::Result,
     graph::{Graph, Node, NodeId, OperatorId, Value, ValueId},
-    ops::ValueFacts,
     tensor::{DType, Tensor, map::HashMap},
 };
 
-pub(super) fn run(graph: &mut Graph, captures: &[ValueFacts]) -> Result<bool> {
+pub(super) fn run(graph: &mut Graph, known: &Known<'_>) -> Result<bool> {
     let mut changed = false;
-    while fold_some(graph, captures)? {
+    while fold_some(graph, known)? {
+        known.forget();
         changed = true;
     }
-    Ok(split_batch_normalization(graph, captures)? || changed)
+    Ok(split_batch_normalization(graph, known)? || changed)
 }
 
 /// `x * scale[channel] + shift[channel]`.
@@ -23,8 +23,8 @@ struct Affine {
     shift: Vec<f32>,
 }
 
-fn fold_some(graph: &mut Graph, captures: &[ValueFacts]) -> Result<bool> {
-    let analysis = Analysis::of(graph, captures)?;
+fn fold_some(graph: &mut Graph, known: &Known<'_>) -> Result<bool> {
+    let analysis = known.analysis(graph)?;
     let uses = Uses::of(graph);
     let producers = graph.producers();
     let mut removed = vec![false; graph.nodes.len()];
@@ -262,8 +262,8 @@ fn batch_normalization(node: &Node, channels: usize, analysis: &Analysis) -> Res
 }
 
 /// A BatchNormalization that no convolution took in becomes Mul and Add, which fuse with what stands around them.
-fn split_batch_normalization(graph: &mut Graph, captures: &[ValueFacts]) -> Result<bool> {
-    let analysis = Analysis::of(graph, captures)?;
+fn split_batch_normalization(graph: &mut Graph, known: &Known<'_>) -> Result<bool> {
+    let analysis = known.analysis(graph)?;
     let mut split = Vec::new();
     for (index, node) in graph.nodes.iter().enumerate() {
         let is_plain = node.operator.is_onnx("BatchNormalization")

@@ -4,18 +4,18 @@
 
 use super::{
     pointwise::without_scalars,
-    rewrite::{Analysis, Uses, permutation, retain_nodes},
+    rewrite::{Analysis, Known, Uses, permutation, retain_nodes},
 };
 use crate::{
     error::Result,
     graph::{Attribute, Graph, Node, NodeId, OperatorId, ValueId},
-    ops::{PERMUTATIONS, REPEATS, ValueFacts},
+    ops::{PERMUTATIONS, REPEATS},
     pointwise::{BinaryOp, Expr, Node as Expression, Reg, TestOp},
     tensor::{DType, resolve_axis},
 };
 
-pub(super) fn run(graph: &mut Graph, captures: &[ValueFacts]) -> Result<bool> {
-    let analysis = Analysis::of(graph, captures)?;
+pub(super) fn run(graph: &mut Graph, known: &Known<'_>) -> Result<bool> {
+    let analysis = known.analysis(graph)?;
     let uses = Uses::of(graph);
     let producers = graph.producers();
     let search = Search {

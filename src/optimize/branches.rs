@@ -1,14 +1,14 @@
 //! Replaces an `If` whose condition is constant by the branch it takes.
 
-use super::rewrite::Analysis;
+use super::rewrite::Known;
 use crate::{
     error::Result,
     graph::{Graph, Node, inline_subgraph},
-    ops::{Control, ValueFacts},
+    ops::Control,
     tensor::DType,
 };
 
-pub(super) fn run(graph: &mut Graph, captures: &[ValueFacts]) -> Result<bool> {
+pub(super) fn run(graph: &mut Graph, known: &Known<'_>) -> Result<bool> {
     if graph
         .nodes
         .iter()
@@ -16,16 +16,18 @@ pub(super) fn run(graph: &mut Graph, captures: &[ValueFacts]) -> Result<bool> {
     {
         return Ok(false);
     }
-    let Analysis { operators, facts } = Analysis::of(graph, captures)?;
+    let analysis = known.analysis(graph)?;
     let nodes = std::mem::take(&mut graph.nodes);
     let mut result: Vec<Node> = Vec::with_capacity(nodes.len());
     let mut changed = false;
-    for (node, operator) in nodes.into_iter().zip(operators) {
+    for (node, operator) in nodes.into_iter().zip(analysis.operators.iter()) {
         let taken = match (operator.control(), node.input(0)) {
-            (Some(Control::If), Some(condition)) => facts[condition.index()].constant.as_ref().and_then(|tensor| {
-                let is_truth = tensor.dtype() == DType::Bool && tensor.len() == 1;
-                is_truth.then(|| tensor.bytes()[0] != 0)
-            }),
+            (Some(Control::If), Some(condition)) => {
+                analysis.facts[condition.index()].constant.as_ref().and_then(|tensor| {
+                    let is_truth = tensor.dtype() == DType::Bool && tensor.len() == 1;
+                    is_truth.then(|| tensor.bytes()[0] != 0)
+                })
+            }
             _ => None,
         };
         let branch = taken.map(|taken| if taken { "then_branch" } else { "else_branch" });

@@ -1,19 +1,18 @@
 //! Expands late: what is cast is expanded after the cast, and an element-wise node that broadcasts takes what it would have
 //! been given expanded as it is. Attention masks and the masks of pooled sentences come that way.
 
-use super::rewrite::{Analysis, Uses};
+use super::rewrite::{Known, Uses};
 use crate::{
     error::Result,
     graph::{Graph, NodeId, ValueId, ValueType},
-    ops::ValueFacts,
     tensor::Dim,
 };
 
-pub(super) fn run(graph: &mut Graph, captures: &[ValueFacts]) -> Result<bool> {
+pub(super) fn run(graph: &mut Graph, known: &Known<'_>) -> Result<bool> {
     if !graph.nodes.iter().any(|node| node.operator.is_onnx("Expand")) {
         return Ok(false);
     }
-    let analysis = Analysis::of(graph, captures)?;
+    let analysis = known.analysis(graph)?;
     let uses = Uses::of(graph);
     let producers = graph.producers();
     let mut swaps = Vec::new();
@@ -73,7 +72,7 @@ pub(super) fn run(graph: &mut Graph, captures: &[ValueFacts]) -> Result<bool> {
         }
     }
     if changed {
-        super::dead::run(graph, captures)?;
+        super::dead::run(graph, known)?;
     }
     Ok(changed)
 }

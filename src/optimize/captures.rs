@@ -1,16 +1,16 @@
 //! Turns captured constants into constants of the subgraph itself.
 
+use super::rewrite::Known;
 use crate::{
     error::Result,
     graph::{Graph, Subgraph},
-    ops::ValueFacts,
 };
 
-pub(super) fn run(graph: &mut Graph, captures: &[ValueFacts]) -> Result<bool> {
+pub(super) fn run(graph: &mut Graph, known: &Known<'_>) -> Result<bool> {
     let mut changed = false;
     // The capture stays in the list for now, so that it pairs up with what the node around the graph gives; a value
     // with a constant is not asked for.
-    for (&id, facts) in graph.captures.iter().zip(captures) {
+    for (&id, facts) in graph.captures.iter().zip(known.captures) {
         if let Some(constant) = &facts.constant
             && graph.values[id.index()].constant.is_none()
         {

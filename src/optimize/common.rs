@@ -1,17 +1,16 @@
 //! Computes equal things once: equal small constants become one, equal nodes on equal inputs too.
 
-use super::rewrite::replace_uses;
+use super::rewrite::{Known, replace_uses};
 use crate::{
     error::Result,
     graph::{Graph, NodeId, OperatorId, ValueId},
-    ops::{ValueFacts, infer::bind},
     tensor::{DType, map::HashMap},
 };
 
 /// Larger constants are not compared.
 const MAX_COMPARED_BYTES: usize = 1024;
 
-pub(super) fn run(graph: &mut Graph, _captures: &[ValueFacts]) -> Result<bool> {
+pub(super) fn run(graph: &mut Graph, known: &Known<'_>) -> Result<bool> {
     let mut replaced: HashMap<ValueId, ValueId> = HashMap::new();
     let mut constants: HashMap<(DType, Vec<usize>, Vec<u8>), ValueId> = HashMap::new();
     let counts = graph.use_counts();
@@ -32,8 +31,11 @@ pub(super) fn run(graph: &mut Graph, _captures: &[ValueFacts]) -> Result<bool> {
     }
     replace_uses(graph, &replaced);
     let mut changed = !replaced.is_empty();
+    if changed {
+        known.forget();
+    }
 
-    let operators = bind(graph)?;
+    let operators = known.operators(graph)?;
     type Key = (OperatorId, Vec<Option<ValueId>>, usize);
     let mut seen: HashMap<Key, Vec<NodeId>> = HashMap::new();
     let mut replaced: HashMap<ValueId, ValueId> = HashMap::new();

@@ -1,9 +1,9 @@
 //! Removes nodes whose results nobody uses, outputs nobody asks for, and constants nobody reads.
 
-use super::rewrite::retain_nodes;
-use crate::{error::Result, graph::Graph, ops::ValueFacts};
+use super::rewrite::{Known, retain_nodes};
+use crate::{error::Result, graph::Graph};
 
-pub(super) fn run(graph: &mut Graph, _captures: &[ValueFacts]) -> Result<bool> {
+pub(super) fn run(graph: &mut Graph, _known: &Known<'_>) -> Result<bool> {
     let mut live = vec![false; graph.values.len()];
     for id in &graph.outputs {
         live[id.index()] = true;

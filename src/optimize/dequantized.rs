@@ -1,20 +1,19 @@
 //! Products and convolutions of dequantised tensors become those of the integers, scaled: models that are quantised ahead of
 //! time stand in pairs of QuantizeLinear and DequantizeLinear around float operators.
 
-use super::rewrite::Analysis;
+use super::rewrite::{Analysis, Known};
 use crate::{
     error::Result,
     graph::{Attribute, Graph, Node, NodeId, OperatorId, TensorType, Value, ValueId, ValueType},
-    ops::ValueFacts,
     tensor::{DType, resolve_axis},
 };
 
-pub(super) fn run(graph: &mut Graph, captures: &[ValueFacts]) -> Result<bool> {
+pub(super) fn run(graph: &mut Graph, known: &Known<'_>) -> Result<bool> {
     let is_dequantize = |node: &Node| node.operator.is_onnx("DequantizeLinear");
     if !graph.nodes.iter().any(is_dequantize) {
         return Ok(false);
     }
-    let analysis = Analysis::of(graph, captures)?;
+    let analysis = known.analysis(graph)?;
     let producers = graph.producers();
     let mut changed = false;
     let mut nodes = Vec::with_capacity(graph.nodes.len());
@@ -214,12 +213,12 @@ const FEWEST_CODES: usize = 1 << 12;
 
 /// Products of floats with constant weights that are dequantised keep the codes: a quarter of the memory, which is what a
 /// product of few rows waits for.
-pub(super) fn weights(graph: &mut Graph, captures: &[ValueFacts]) -> Result<bool> {
+pub(super) fn weights(graph: &mut Graph, known: &Known<'_>) -> Result<bool> {
     let is_dequantize = |node: &Node| node.operator.is_onnx("DequantizeLinear");
     if !graph.nodes.iter().any(is_dequantize) {
         return Ok(false);
     }
-    let analysis = Analysis::of(graph, captures)?;
+    let analysis = known.analysis(graph)?;
     let producers = graph.producers();
     let matcher = Matcher {
         graph,

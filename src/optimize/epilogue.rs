@@ -3,18 +3,17 @@
 
 use super::{
     pointwise::{MAX_INPUTS, defect, is_f32, without_scalars},
-    rewrite::{Analysis, Uses, retain_nodes},
+    rewrite::{Analysis, Known, Uses, retain_nodes},
 };
 use crate::{
     error::Result,
     graph::{Epilogue, Graph, NodeId, ValueId},
-    ops::ValueFacts,
     pointwise::{Expr, Storage},
     tensor::DType,
 };
 
-pub(super) fn run(graph: &mut Graph, captures: &[ValueFacts]) -> Result<bool> {
-    let analysis = Analysis::of(graph, captures)?;
+pub(super) fn run(graph: &mut Graph, known: &Known<'_>) -> Result<bool> {
+    let analysis = known.analysis(graph)?;
     let uses = Uses::of(graph);
     let producers = graph.producers();
     let mut absorbed = vec![false; graph.nodes.len()];

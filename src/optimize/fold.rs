@@ -2,7 +2,7 @@
 //! inference found, which is where chains of Shape, Gather, Concat and Reshape end.
 
 use super::{
-    rewrite::{Analysis, retain_nodes},
+    rewrite::{Known, retain_nodes},
     widen,
 };
 use crate::{
@@ -16,17 +16,25 @@ use crate::{
 const ALWAYS_BYTES: usize = 1 << 16;
 /// Beyond that it may be larger than its inputs by this factor (f16 and int8 weights widen).
 const GROWTH: usize = 4;
+/// Unknown sizes that come up while folding are none of those that the analysis has numbered.
+const FIRST_FRESH: u32 = u32::MAX / 2;
 
-pub(super) fn run(graph: &mut Graph, captures: &[ValueFacts]) -> Result<bool> {
-    let Analysis { operators, mut facts } = Analysis::of(graph, captures)?;
+pub(super) fn run(graph: &mut Graph, known: &Known<'_>) -> Result<bool> {
+    let analysis = known.analysis(graph)?;
+    let (operators, mut facts) = (&analysis.operators, analysis.facts.clone());
+    // What is folded tells more about the nodes behind it.
+    let mut told = vec![false; graph.values.len()];
+    let mut fresh = FIRST_FRESH;
     let mut folded = vec![false; graph.nodes.len()];
     let kept = widen::kept_weights(graph, &facts);
     let mut constants = Vec::new();
     for index in 0..graph.nodes.len() {
         let id = NodeId(index as u32);
-        // What is folded before this node tells more about it.
-        infer_node(graph, id, &graph.nodes[index], &*operators[index], &mut facts, &mut 0)?;
         let node = &graph.nodes[index];
+        if node.dependencies().any(|id| told[id.index()]) {
+            infer_node(graph, id, node, &*operators[index], &mut facts, &mut fresh)?;
+            node.outputs.iter().flatten().for_each(|id| told[id.index()] = true);
+        }
         if kept[index] || !operators[index].is_deterministic() || node.outputs.iter().all(Option::is_none) {
             continue;
         }
@@ -46,6 +54,7 @@ pub(super) fn run(graph: &mut Graph, captures: &[ValueFacts]) -> Result<bool> {
         for (output, tensor) in node.outputs.iter().zip(results) {
             if let (Some(output), Some(tensor)) = (output, tensor) {
                 facts[output.index()] = ValueFacts::of_constant(&tensor);
+                told[output.index()] = true;
                 constants.push((*output, tensor));
             }
         }
@@ -98,4 +107,30 @@ fn is_small(graph: &Graph, index: usize, facts: &[ValueFacts]) -> bool {
         sum.checked_add(facts.dtype?.byte_len(count).unwrap_or(count.checked_mul(16)?))
     });
     output_bytes.is_some_and(|bytes| bytes <= ALWAYS_BYTES || bytes <= input_bytes.saturating_mul(GROWTH))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Level, optimize};
+    use crate::{graph::GraphBuilder, tensor::DType, tensor::Dim};
+
+    #[test]
+    fn numbers_of_elements_that_only_a_run_tells_are_told_apart() {
+        let mut builder = GraphBuilder::new(17);
+        let counts: Vec<_> = ["a", "b"]
+            .iter()
+            .map(|name| {
+                let input = builder.input(name, DType::F32, vec![Dim::from(8)]);
+                let found = builder.node("NonZero", &[input]);
+                builder.node("Shape", &[found])
+            })
+            .collect();
+        let equal = builder.node("Equal", &counts);
+        let graph = builder.output("equal", equal).finish().unwrap();
+        let optimized = optimize(graph, Level::Basic).unwrap();
+        assert!(
+            optimized.nodes.iter().any(|node| node.operator.is_onnx("Equal")),
+            "the sizes may differ"
+        );
+    }
 }

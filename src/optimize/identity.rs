@@ -1,6 +1,6 @@
 //! Removes nodes that hand on their first input unchanged.
 
-use super::rewrite::{Analysis, replace_uses, retain_nodes};
+use super::rewrite::{Known, replace_uses, retain_nodes};
 use crate::{
     error::Result,
     graph::{Graph, Node, ValueId},
@@ -8,8 +8,9 @@ use crate::{
     tensor::{Tensor, map::HashMap},
 };
 
-pub(super) fn run(graph: &mut Graph, captures: &[ValueFacts]) -> Result<bool> {
-    let Analysis { facts, .. } = Analysis::of(graph, captures)?;
+pub(super) fn run(graph: &mut Graph, known: &Known<'_>) -> Result<bool> {
+    let analysis = known.analysis(graph)?;
+    let facts = &analysis.facts;
     let mut replaced: HashMap<ValueId, ValueId> = HashMap::new();
     let mut removed = vec![false; graph.nodes.len()];
     for (index, node) in graph.nodes.iter().enumerate() {
@@ -17,7 +18,7 @@ pub(super) fn run(graph: &mut Graph, captures: &[ValueFacts]) -> Result<bool> {
             continue;
         };
         let only_output = node.outputs.iter().skip(1).all(Option::is_none);
-        if only_output && node.epilogue.is_none() && is_identity(node, &facts)? {
+        if only_output && node.epilogue.is_none() && is_identity(node, facts)? {
             replaced.insert(output, input);
             removed[index] = true;
         }

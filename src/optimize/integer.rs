@@ -1,7 +1,9 @@
 //! Folds what stands behind sums of 8-bit integers into the product or convolution that makes them: the cast to float32
 //! and the scale that dynamic quantisation writes, and the QuantizeLinear of what was scaled.
 
-use super::rewrite::{Analysis, Uses, retain_nodes};
+use std::rc::Rc;
+
+use super::rewrite::{Analysis, Known, Uses, retain_nodes};
 use crate::{
     error::Result,
     graph::{Graph, INTERNAL_DOMAIN, Node, NodeId, OperatorId, ValueId},
@@ -17,15 +19,15 @@ const INPUTS: usize = 8;
 
 /// What both passes look at.
 struct Context {
-    analysis: Analysis,
+    analysis: Rc<Analysis>,
     uses: Uses,
     producers: Vec<Option<NodeId>>,
 }
 
 impl Context {
-    fn of(graph: &Graph, captures: &[ValueFacts]) -> Result<Context> {
+    fn of(graph: &Graph, known: &Known<'_>) -> Result<Context> {
         Ok(Context {
-            analysis: Analysis::of(graph, captures)?,
+            analysis: known.analysis(graph)?,
             uses: Uses::of(graph),
             producers: graph.producers(),
         })
@@ -61,11 +63,11 @@ fn is_integer_node(node: &Node) -> bool {
 }
 
 /// Casts and scales into the nodes that make the sums. Runs before pointwise fusion, which would take them.
-pub(super) fn scale(graph: &mut Graph, captures: &[ValueFacts]) -> Result<bool> {
+pub(super) fn scale(graph: &mut Graph, known: &Known<'_>) -> Result<bool> {
     if !graph.nodes.iter().any(is_integer_node) {
         return Ok(false);
     }
-    let context = Context::of(graph, captures)?;
+    let context = Context::of(graph, known)?;
     let mut absorbed = vec![false; graph.nodes.len()];
     for index in 0..graph.nodes.len() {
         let Some((chain, node)) = scaled(graph, &context, index) else {
@@ -165,7 +167,7 @@ fn scaled(graph: &Graph, context: &Context, index: usize) -> Option<(Vec<NodeId>
 }
 
 /// QuantizeLinear into the integer product or convolution before it. Runs after epilogues were merged.
-pub(super) fn quantize(graph: &mut Graph, captures: &[ValueFacts]) -> Result<bool> {
+pub(super) fn quantize(graph: &mut Graph, known: &Known<'_>) -> Result<bool> {
     let is_scaled = |node: &Node| {
         let own = node.operator_inputs();
         let is_internal = &*node.operator.domain == INTERNAL_DOMAIN;
@@ -178,7 +180,7 @@ pub(super) fn quantize(graph: &mut Graph, captures: &[ValueFacts]) -> Result<boo
     if !graph.nodes.iter().any(is_scaled) {
         return Ok(false);
     }
-    let context = Context::of(graph, captures)?;
+    let context = Context::of(graph, known)?;
     let mut absorbed = vec![false; graph.nodes.len()];
     for index in 0..graph.nodes.len() {
         let id = NodeId(index as u32);

@@ -1,11 +1,10 @@
 //! Makes one step of what cuts the last axis into pieces, negates some and joins them in another order, as rotary position
 //! embeddings do in whatever form they are written.
 
-use super::rewrite::Analysis;
+use super::rewrite::{Analysis, Known};
 use crate::{
     error::Result,
     graph::{Attribute, Graph, Node, NodeId, OperatorId, ValueId},
-    ops::ValueFacts,
     tensor::{DType, Dim, resolve_axis},
 };
 
@@ -14,11 +13,11 @@ const MAX_LANES: usize = 4096;
 /// A value is followed back over so many nodes.
 const MAX_DEPTH: usize = 12;
 
-pub(super) fn run(graph: &mut Graph, captures: &[ValueFacts]) -> Result<bool> {
+pub(super) fn run(graph: &mut Graph, known: &Known<'_>) -> Result<bool> {
     if !graph.nodes.iter().any(|node| node.operator.is_onnx("Concat")) {
         return Ok(false);
     }
-    let analysis = Analysis::of(graph, captures)?;
+    let analysis = known.analysis(graph)?;
     let producers = graph.producers();
     let search = Search {
         graph,

@@ -33,7 +33,7 @@ use crate::{
     ops::{ALL_OPERATORS, Control, ValueFacts, infer::annotate},
     tensor::DType,
 };
-use rewrite::Analysis;
+use rewrite::Known;
 
 /// How much a model is rewritten before it is planned.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,11 +60,11 @@ impl Level {
     }
 }
 
-/// A pass: rewrites the graph (not its subgraphs), given what is known of its captured values. Returns whether it
+/// A pass: rewrites the graph (not its subgraphs), given what is known of it. Returns whether it
 /// changed anything.
 struct Pass {
     name: &'static str,
-    run: fn(&mut Graph, &[ValueFacts]) -> Result<bool>,
+    run: fn(&mut Graph, &Known<'_>) -> Result<bool>,
 }
 
 /// Runs first: what nodes stand for is what the other passes work on.
@@ -250,50 +250,51 @@ fn optimize_with(graph: &mut Graph, settings: (Level, Kernels), captures: &[Valu
     if level == Level::None {
         return Ok(());
     }
+    let known = &Known::new(captures);
     let mut history = History::default();
-    run_until_stable(EXPANSION, graph, captures, &mut history)?;
+    run_until_stable(EXPANSION, graph, known, &mut history)?;
     if level == Level::All {
         // Before weights are dequantised for good.
-        run_all(QUANTIZED, graph, captures, &mut history)?;
+        run_all(QUANTIZED, graph, known, &mut history)?;
         // The kernel is in the larger build.
         if kernels == Kernels::Cpu && ALL_OPERATORS {
-            run_all(CPU_QUANTIZED, graph, captures, &mut history)?;
+            run_all(CPU_QUANTIZED, graph, known, &mut history)?;
         }
     }
-    run_until_stable(BASIC, graph, captures, &mut history)?;
+    run_until_stable(BASIC, graph, known, &mut history)?;
     let precision = match kernels {
         Kernels::Cpu => PRECISION,
         Kernels::Gpu => GPU_PRECISION,
     };
-    if run_all(precision, graph, captures, &mut history)? {
-        run_until_stable(BASIC, graph, captures, &mut history)?;
+    if run_all(precision, graph, known, &mut history)? {
+        run_until_stable(BASIC, graph, known, &mut history)?;
     }
     if level == Level::All {
         if kernels == Kernels::Cpu {
-            run_all(CPU_LOOKUPS, graph, captures, &mut history)?;
+            run_all(CPU_LOOKUPS, graph, known, &mut history)?;
         }
         for _ in 0..MAX_ROUNDS {
-            if !run_all(ALGEBRA, graph, captures, &mut history)? {
+            if !run_all(ALGEBRA, graph, known, &mut history)? {
                 break;
             }
-            run_until_stable(BASIC, graph, captures, &mut history)?;
+            run_until_stable(BASIC, graph, known, &mut history)?;
         }
     }
-    optimize_subgraphs(graph, settings, captures)?;
+    optimize_subgraphs(graph, settings, known)?;
     if level == Level::All {
         let mut history = History::default();
-        run_all(FUSION, graph, captures, &mut history)?;
+        run_all(FUSION, graph, known, &mut history)?;
         if kernels == Kernels::Cpu {
-            run_all(CPU_FUSION, graph, captures, &mut history)?;
+            run_all(CPU_FUSION, graph, known, &mut history)?;
         }
     }
-    run_all(STORAGE, graph, captures, &mut History::default())?;
-    let facts = Analysis::of(graph, captures)?.facts;
-    annotate(graph, &facts);
+    run_all(STORAGE, graph, known, &mut History::default())?;
+    let analysis = known.analysis(graph)?;
+    annotate(graph, &analysis.facts);
     Ok(())
 }
 
-fn optimize_subgraphs(graph: &mut Graph, settings: (Level, Kernels), captures: &[ValueFacts]) -> Result<()> {
+fn optimize_subgraphs(graph: &mut Graph, settings: (Level, Kernels), known: &Known<'_>) -> Result<()> {
     if graph
         .nodes
         .iter()
@@ -301,13 +302,15 @@ fn optimize_subgraphs(graph: &mut Graph, settings: (Level, Kernels), captures: &
     {
         return Ok(());
     }
-    let Analysis { operators, facts } = Analysis::of(graph, captures)?;
-    for (node, operator) in graph.nodes.iter_mut().zip(operators) {
+    let analysis = known.analysis(graph)?;
+    known.forget();
+    let facts = &analysis.facts;
+    for (node, operator) in graph.nodes.iter_mut().zip(analysis.operators.iter()) {
         let given: Vec<Option<DType>> = node.inputs.iter().map(|id| facts[(*id)?.index()].dtype).collect();
         for subgraph in node.attributes.subgraphs_mut() {
             declare_inputs(&mut subgraph.graph, operator.control(), &given);
-            let known: Vec<ValueFacts> = subgraph.captures.iter().map(|id| facts[id.index()].clone()).collect();
-            optimize_with(&mut subgraph.graph, settings, &known)?;
+            let captured: Vec<ValueFacts> = subgraph.captures.iter().map(|id| facts[id.index()].clone()).collect();
+            optimize_with(&mut subgraph.graph, settings, &captured)?;
             // What the passes inside made superfluous is no longer taken from outside.
             captures::drop_unused(subgraph);
         }
@@ -340,23 +343,24 @@ struct History {
     idle: Vec<(&'static str, usize)>,
 }
 
-fn run_until_stable(passes: &[Pass], graph: &mut Graph, captures: &[ValueFacts], history: &mut History) -> Result<()> {
+fn run_until_stable(passes: &[Pass], graph: &mut Graph, known: &Known<'_>, history: &mut History) -> Result<()> {
     for _ in 0..MAX_ROUNDS {
-        if !run_all(passes, graph, captures, history)? {
+        if !run_all(passes, graph, known, history)? {
             break;
         }
     }
     Ok(())
 }
 
-fn run_all(passes: &[Pass], graph: &mut Graph, captures: &[ValueFacts], history: &mut History) -> Result<bool> {
+fn run_all(passes: &[Pass], graph: &mut Graph, known: &Known<'_>, history: &mut History) -> Result<bool> {
     let mut changed = false;
     for pass in passes {
         if history.idle.contains(&(pass.name, history.changes)) {
             continue;
         }
-        if (pass.run)(graph, captures)? {
+        if (pass.run)(graph, known)? {
             changed = true;
+            known.forget();
             history.changes += 1;
             if cfg!(debug_assertions) {
                 graph

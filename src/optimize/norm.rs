@@ -2,12 +2,11 @@
 
 use super::{
     pattern::{Match, Matcher, Pattern, Pattern::*},
-    rewrite::{Analysis, Uses},
+    rewrite::{Known, Uses},
 };
 use crate::{
     error::Result,
     graph::{Attribute, Graph, Node, OperatorId, ValueId},
-    ops::ValueFacts,
     tensor::{DType, Tensor},
 };
 
@@ -69,12 +68,12 @@ static PATTERNS: &[(Pattern, &str)] = &[
     (RMS, "RMSNormalization"),
 ];
 
-pub(super) fn run(graph: &mut Graph, captures: &[ValueFacts]) -> Result<bool> {
+pub(super) fn run(graph: &mut Graph, known: &Known<'_>) -> Result<bool> {
     // Nothing to look for costs nothing.
     if !graph.nodes.iter().any(|node| node.operator.is_onnx("ReduceMean")) {
         return Ok(false);
     }
-    let analysis = Analysis::of(graph, captures)?;
+    let analysis = known.analysis(graph)?;
     let (uses, producers) = (Uses::of(graph), graph.producers());
     let matcher = Matcher {
         graph,
@@ -111,7 +110,7 @@ pub(super) fn run(graph: &mut Graph, captures: &[ValueFacts]) -> Result<bool> {
         graph.nodes[index] = made.node;
     }
     if changed {
-        super::dead::run(graph, captures)?;
+        super::dead::run(graph, known)?;
     }
     Ok(changed)
 }

@@ -2,20 +2,19 @@
 //! multiplied by `[k, n]`, picks a row of the weights for each `x` that is an index and gives zeros for every other. JAX writes
 //! embeddings that way.
 
-use super::rewrite::Analysis;
+use super::rewrite::{Analysis, Known};
 use crate::{
     error::Result,
     graph::{Attribute, Graph, Node, NodeId, OperatorId, TensorType, Value, ValueId, ValueType},
-    ops::ValueFacts,
     tensor::{DType, Tensor},
 };
 
-pub(super) fn run(graph: &mut Graph, captures: &[ValueFacts]) -> Result<bool> {
+pub(super) fn run(graph: &mut Graph, known: &Known<'_>) -> Result<bool> {
     let has = |name: &str| graph.nodes.iter().any(|node| node.operator.is_onnx(name));
     if !has("Equal") || !has("MatMul") {
         return Ok(false);
     }
-    let analysis = Analysis::of(graph, captures)?;
+    let analysis = known.analysis(graph)?;
     let producers = graph.producers();
     let found: Vec<_> = graph
         .nodes

@@ -1,18 +1,17 @@
 //! Merges a Pad into the convolution or pooling behind it, which pads as it goes.
 
-use super::rewrite::Analysis;
+use super::rewrite::{Analysis, Known};
 use crate::{
     error::Result,
     graph::{Attribute, Graph, Node, NodeId},
-    ops::ValueFacts,
     tensor::{DType, resolve_axis},
 };
 
-pub(super) fn run(graph: &mut Graph, captures: &[ValueFacts]) -> Result<bool> {
+pub(super) fn run(graph: &mut Graph, known: &Known<'_>) -> Result<bool> {
     if !graph.nodes.iter().any(|node| node.operator.is_onnx("Pad")) {
         return Ok(false);
     }
-    let analysis = Analysis::of(graph, captures)?;
+    let analysis = known.analysis(graph)?;
     let producers = graph.producers();
     let mut merges = Vec::new();
     for (index, node) in graph.nodes.iter().enumerate() {
@@ -41,7 +40,7 @@ pub(super) fn run(graph: &mut Graph, captures: &[ValueFacts]) -> Result<bool> {
         }
     }
     if changed {
-        super::dead::run(graph, captures)?;
+        super::dead::run(graph, known)?;
     }
     Ok(changed)
 }

@@ -1,10 +1,9 @@
 //! Merges element-wise nodes into single nodes over one expression.
 
-use super::rewrite::{Analysis, Uses, retain_nodes};
+use super::rewrite::{Analysis, Known, Uses, retain_nodes};
 use crate::{
     error::{Error, Result},
     graph::{Attribute, Attributes, Graph, Node, NodeId, OperatorId, ValueId},
-    ops::ValueFacts,
     pointwise::{Builder, Expr, ExprError, Storage},
     tensor::{DType, broadcast_shapes},
 };
@@ -22,8 +21,8 @@ struct Group {
     names: Vec<String>,
 }
 
-pub(super) fn run(graph: &mut Graph, captures: &[ValueFacts]) -> Result<bool> {
-    let analysis = Analysis::of(graph, captures)?;
+pub(super) fn run(graph: &mut Graph, known: &Known<'_>) -> Result<bool> {
+    let analysis = known.analysis(graph)?;
     let mut groups: Vec<Option<Group>> = Vec::with_capacity(graph.nodes.len());
     for index in 0..graph.nodes.len() {
         let id = NodeId(index as u32);

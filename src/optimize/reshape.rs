@@ -1,16 +1,16 @@
 //! Gives Reshape a constant target where inference knows the result up to one dimension: sizes that are known, 0 for
 //! those taken over from the input, -1 for one more. The nodes that computed the target die.
 
-use super::rewrite::Analysis;
+use super::rewrite::Known;
 use crate::{
     error::Result,
     graph::{Graph, NodeId, ValueId},
-    ops::ValueFacts,
     tensor::{Dim, Tensor},
 };
 
-pub(super) fn run(graph: &mut Graph, captures: &[ValueFacts]) -> Result<bool> {
-    let Analysis { facts, .. } = Analysis::of(graph, captures)?;
+pub(super) fn run(graph: &mut Graph, known: &Known<'_>) -> Result<bool> {
+    let analysis = known.analysis(graph)?;
+    let facts = &analysis.facts;
     let mut targets: Vec<(NodeId, Tensor)> = Vec::new();
     for (index, node) in graph.nodes.iter().enumerate() {
         if !node.operator.is_onnx("Reshape") || node.attributes.flag("allowzero", false)? {

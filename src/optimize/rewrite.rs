@@ -1,6 +1,6 @@
 //! What passes share: facts about a graph, and ways to change it.
 
-use std::sync::Arc;
+use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use crate::{
     error::Result,
@@ -14,15 +14,78 @@ use crate::{
 
 /// A graph's operators and what is known of its values, for as long as the graph does not change.
 pub(super) struct Analysis {
-    pub operators: Vec<Arc<dyn Operator>>,
+    pub operators: Operators,
     pub facts: Vec<ValueFacts>,
 }
 
+/// One for each node.
+pub(super) type Operators = Rc<[Arc<dyn Operator>]>;
+
+/// What passes know of a graph: its captured values, and its analysis, which is made once for all the passes that leave the
+/// graph as it is. Whoever changes the graph and asks again has to [`Known::forget`] in between.
+pub(super) struct Known<'a> {
+    pub captures: &'a [ValueFacts],
+    operators: RefCell<Option<Operators>>,
+    analysis: RefCell<Option<Rc<Analysis>>>,
+}
+
+impl<'a> Known<'a> {
+    pub fn new(captures: &'a [ValueFacts]) -> Known<'a> {
+        Known {
+            captures,
+            operators: RefCell::default(),
+            analysis: RefCell::default(),
+        }
+    }
+
+    pub fn operators(&self, graph: &Graph) -> Result<Operators> {
+        let mut operators = self.operators.borrow_mut();
+        Ok(match &*operators {
+            Some(operators) => operators.clone(),
+            None => operators.insert(bind(graph)?.into()).clone(),
+        })
+    }
+
+    pub fn analysis(&self, graph: &Graph) -> Result<Rc<Analysis>> {
+        let mut analysis = self.analysis.borrow_mut();
+        if let Some(analysis) = &*analysis {
+            debug_assert!(
+                analysis.is_of(graph, self.captures),
+                "the graph has changed since its analysis"
+            );
+            return Ok(analysis.clone());
+        }
+        let operators = self.operators(graph)?;
+        let facts = infer_bound(graph, &operators, self.captures, &mut 0)?;
+        Ok(analysis.insert(Rc::new(Analysis { operators, facts })).clone())
+    }
+
+    /// What was known is no longer so: the graph has changed.
+    pub fn forget(&self) {
+        self.operators.take();
+        self.analysis.take();
+    }
+}
+
 impl Analysis {
-    pub fn of(graph: &Graph, captures: &[ValueFacts]) -> Result<Analysis> {
-        let operators = bind(graph)?;
-        let facts = infer_bound(graph, &operators, captures, &mut 0)?;
-        Ok(Analysis { operators, facts })
+    /// Whether a new one would say the same of everything that is used.
+    fn is_of(&self, graph: &Graph, captures: &[ValueFacts]) -> bool {
+        let Ok(operators) = bind(graph) else { return false };
+        let Ok(facts) = infer_bound(graph, &operators, captures, &mut 0) else {
+            return false;
+        };
+        let used = graph
+            .nodes
+            .iter()
+            .flat_map(|node| node.dependencies().chain(node.outputs.iter().copied().flatten()));
+        let same = |id: ValueId| {
+            let (old, new) = (self.facts.get(id.index()), &facts[id.index()]);
+            old.is_some_and(|old| {
+                let constants = old.constant.is_some() == new.constant.is_some();
+                constants && old.dtype == new.dtype && old.shape == new.shape && old.elements == new.elements
+            })
+        };
+        operators.len() == self.operators.len() && used.into_iter().all(same)
     }
 
     /// The element-wise meaning of a node, when it has one over f32 and bool.

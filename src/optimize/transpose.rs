@@ -1,7 +1,7 @@
 //! Moves Transpose nodes towards the outputs until they meet their inverse: models converted from channels-last
 //! frameworks wrap every convolution in a pair of them. Also folds a transpose of a matrix into MatMul.
 
-use super::rewrite::{Analysis, Uses, permutation};
+use super::rewrite::{Analysis, Known, Uses, permutation};
 use crate::{
     error::Result,
     graph::{Attribute, Graph, INTERNAL_DOMAIN, Node, NodeId, OperatorId, Value, ValueId},
@@ -9,17 +9,18 @@ use crate::{
     tensor::{Tensor, resolve_axis},
 };
 
-pub(super) fn run(graph: &mut Graph, captures: &[ValueFacts]) -> Result<bool> {
+pub(super) fn run(graph: &mut Graph, known: &Known<'_>) -> Result<bool> {
     let mut changed = false;
     // Each rewrite makes the analysis stale, and a model has few enough of these chains to do it again.
     let bound = 4 * graph.nodes.len() + 16;
     for _ in 0..bound {
-        let analysis = Analysis::of(graph, captures)?;
+        let analysis = known.analysis(graph)?;
         if !rewrite_some(graph, &analysis)? {
             break;
         }
         graph.sort()?;
-        super::dead::run(graph, captures)?;
+        super::dead::run(graph, known)?;
+        known.forget();
         changed = true;
     }
     Ok(changed)

@@ -1,16 +1,15 @@
 //! Lets an element-wise node change places with the view (Reshape, Squeeze, …) before it, where that brings it next to an
 //! element-wise node that it can merge with or a kernel whose epilogue it can become.
 
-use super::rewrite::{Analysis, Uses};
+use super::rewrite::{Analysis, Known, Uses};
 use crate::{
     error::Result,
     graph::{Graph, Node, NodeId, Value, ValueId},
-    ops::ValueFacts,
     tensor::{DType, Tensor, resolve_axis},
 };
 
-pub(super) fn run(graph: &mut Graph, captures: &[ValueFacts]) -> Result<bool> {
-    let analysis = Analysis::of(graph, captures)?;
+pub(super) fn run(graph: &mut Graph, known: &Known<'_>) -> Result<bool> {
+    let analysis = known.analysis(graph)?;
     let uses = Uses::of(graph);
     let producers = graph.producers();
     let mut swaps = Vec::new();

@@ -15,7 +15,7 @@
 
 use super::{
     Kernels,
-    rewrite::{Analysis, Uses},
+    rewrite::{Analysis, Known, Uses},
 };
 use crate::{
     error::Result,
@@ -64,16 +64,16 @@ const MOVEMENT: &[&str] = &[
 /// Those of them that ONNX Runtime has no f16 kernel for.
 const WIDE_MOVEMENT: &[&str] = &["Pad", "Where"];
 
-pub(super) fn run(graph: &mut Graph, captures: &[ValueFacts]) -> Result<bool> {
-    run_for(graph, captures, Kernels::Cpu)
+pub(super) fn run(graph: &mut Graph, known: &Known<'_>) -> Result<bool> {
+    run_for(graph, known, Kernels::Cpu)
 }
 
-pub(super) fn run_for_gpu(graph: &mut Graph, captures: &[ValueFacts]) -> Result<bool> {
-    run_for(graph, captures, Kernels::Gpu)
+pub(super) fn run_for_gpu(graph: &mut Graph, known: &Known<'_>) -> Result<bool> {
+    run_for(graph, known, Kernels::Gpu)
 }
 
-fn run_for(graph: &mut Graph, captures: &[ValueFacts], kernels: Kernels) -> Result<bool> {
-    let analysis = Analysis::of(graph, captures)?;
+fn run_for(graph: &mut Graph, known: &Known<'_>, kernels: Kernels) -> Result<bool> {
+    let analysis = known.analysis(graph)?;
     let uses = Uses::of(graph);
     let mut regions = Regions {
         wide: vec![false; graph.values.len()],
@@ -305,9 +305,10 @@ pub(super) fn kept_weights(graph: &Graph, facts: &[ValueFacts]) -> Vec<bool> {
 }
 
 /// Makes the values that [`kept_weights`] found constants of type f32 that are stored in half precision.
-pub(super) fn store_weights(graph: &mut Graph, captures: &[ValueFacts]) -> Result<bool> {
-    let facts = Analysis::of(graph, captures)?.facts;
-    let kept = kept_weights(graph, &facts);
+pub(super) fn store_weights(graph: &mut Graph, known: &Known<'_>) -> Result<bool> {
+    let analysis = known.analysis(graph)?;
+    let facts = &analysis.facts;
+    let kept = kept_weights(graph, facts);
     for (node, _) in graph.nodes.iter().zip(&kept).filter(|(_, kept)| **kept) {
         if let (Some(from), Some(to)) = (node.input(0), node.output(0)) {
             let shape = facts[to.index()].shape.clone().unwrap_or_default();

@@ -263,6 +263,11 @@ impl Dim {
         }
     }
 
+    /// What `compute` makes of two sizes that are known, unless it overflows.
+    fn of_known(a: &Dim, b: &Dim, compute: fn(i64, i64) -> Option<i64>) -> Option<Dim> {
+        compute(a.known()?, b.known()?).map(Dim::from)
+    }
+
     fn from_terms(terms: impl IntoIterator<Item = Term>) -> Option<Dim> {
         let mut sum: BTreeMap<Vec<Atom>, i64> = BTreeMap::new();
         for term in terms {
@@ -364,6 +369,10 @@ impl std::ops::Add for Dim {
     type Output = Dim;
 
     fn add(self, other: Dim) -> Dim {
+        // Nearly all sizes are known.
+        if let Some(sum) = Dim::of_known(&self, &other, i64::checked_add) {
+            return sum;
+        }
         Dim::from_terms(self.terms().into_iter().chain(other.terms()))
             .unwrap_or_else(|| Dim::overflow(&self, "+", &other))
     }
@@ -389,6 +398,9 @@ impl std::ops::Mul for Dim {
     type Output = Dim;
 
     fn mul(self, other: Dim) -> Dim {
+        if let Some(product) = Dim::of_known(&self, &other, i64::checked_mul) {
+            return product;
+        }
         let (a, b) = (self.terms(), other.terms());
         if a.len() * b.len() > MAX_TERMS * 4 {
             return Dim::overflow(&self, "*", &other);

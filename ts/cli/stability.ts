@@ -36,18 +36,22 @@ export async function* nearbyOutputs(run: (feeds: Values) => Promise<Values>, fe
   for (let seed = 1; seed <= runs; seed++) yield await run(nudged(feeds, seed));
 }
 
-/** What an output's difference from its reference comes from, when it is what `nearby` outputs show to be unstable. */
+/**
+ * What an output's difference from its reference comes from, when it is what `nearby` outputs show to be unstable: those of
+ * inputs near the ones that gave `base`.
+ */
 export function instability(
   name: string,
   actual: RunValue | undefined,
   expected: RunValue,
+  base: RunValue | undefined,
   nearby: readonly (RunValue | undefined)[],
 ): string | undefined {
   const difference = distance(actual, expected);
   if (difference === undefined) return undefined;
   let moved = { rms: 0, max: 0 };
   for (const output of nearby) {
-    const one = distance(output, actual);
+    const one = distance(output, base);
     if (one !== undefined) moved = { rms: Math.max(moved.rms, one.rms), max: Math.max(moved.max, one.max) };
   }
   const bound = Math.min(reach * moved.rms, limit * rootMeanSquare((expected as Tensor).toFloat64()));

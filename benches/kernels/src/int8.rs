@@ -74,7 +74,8 @@ pub fn gemm(m: usize, k: usize, n: usize) -> Bench {
 /// A convolution to f32.
 pub fn conv(params: ConvParams) -> Bench {
     assert!(ConvPlan::new(params.clone(), cpu::conv::Weights::AtRunTime).is_some(), "sizes of a real layer");
-    let flops = 2.0 * (params.output_len() * params.weights_len() / params.out_channels) as f64;
+    // The product of both lengths does not fit 32 bits.
+    let flops = 2.0 * params.output_len() as f64 * (params.weights_len() / params.out_channels) as f64;
     let (input, weights) = (bytes(params.input_len()), bytes(params.weights_len()));
     let mut out = vec![0.0; params.output_len()];
     let row_len = params.output().into_iter().product();
