@@ -1,5 +1,5 @@
 // Rows of heads before an attention: PREPARE adds a bias, normalises and rotates them, APPEND puts them behind those of a
-// cache. A thread makes one element of [batch, heads, rows, size].
+// cache, and WRITE writes them into one. A thread makes one element of [batch, heads, rows, size].
 
 //: if LENGTHS
 // Rows of a sequence that were there before.
@@ -75,6 +75,21 @@ fn element(index: u32) {
     //: end
     output[batch * params.to0 + head * params.to1 + row * params.to2 + i] = value;
     //: else
+    //: if WRITE
+    let row = rest % params.rows;
+    rest = rest / params.rows;
+    let head = rest % params.heads;
+    let batch = rest / params.heads;
+    //: if WRAPS
+    let total = i32(params.total);
+    let place = u32((lengths[batch] % total + total + i32(row)) % total);
+    //: else
+    let place = past_of(batch) + row;
+    //: end
+    if (place < params.total) {
+        output[(rest * params.total + place) * params.size + i] = input[params.start + batch * params.from0 + head * params.from1 + row * params.from2 + i];
+    }
+    //: else
     let row = rest % params.total;
     rest = rest / params.total;
     let head = rest % params.heads;
@@ -94,5 +109,6 @@ fn element(index: u32) {
         value = input[params.start + batch * params.from0 + head * params.from1 + (row - past) * params.from2 + i];
     }
     output[index] = value;
+    //: end
     //: end
 }

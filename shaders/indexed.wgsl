@@ -105,6 +105,14 @@ fn element(index: u32) {
     }
     //: end
 
+    //: if CHOOSE_IN_PLACE
+    let row = index / params.inner;
+    let to = tuple_place(row);
+    if (atomicLoad(&winners[to / params.inner]) == row + 1u) {
+        output[to + index % params.inner] = updates[index];
+    }
+    //: end
+
     //: if ONE_HOT
     var at = i32(indices[index / params.step * params.inner + index % params.inner]);
     at = select(at, at + i32(params.depth), at < 0);

@@ -251,6 +251,7 @@ export interface CoreSession {
     feeds: (CoreFeed | CoreValue)[],
     fetches?: string[],
     kept?: string[],
+    consumed?: string[],
   ): (CoreOutput | CoreValue)[] | Promise<(CoreOutput | CoreValue)[]>;
   /** The `GPUDevice` in use. */
   gpuDevice(): object | undefined;

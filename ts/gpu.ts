@@ -96,6 +96,12 @@ export class GpuTensor<T extends GpuDataType = GpuDataType> {
     this.#buffer = undefined;
   }
 
+  /** Ends the tensor; its buffer is freed when it is none of these. @internal */
+  consume(buffers: readonly unknown[]): void {
+    if (buffers.includes(this.#buffer)) this.#buffer = undefined;
+    this.release();
+  }
+
   [Symbol.dispose](): void {
     this.release();
   }

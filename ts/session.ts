@@ -25,7 +25,7 @@ import { ModeletError } from "./errors.js";
 import { checkExternalData, type ExternalSource } from "./external.js";
 import {
   type Device as GpuDevice,
-  type GpuTensor,
+  GpuTensor,
   type ImageInput,
   type ImageOptions,
   imageOnCpu,
@@ -136,6 +136,13 @@ export interface RunOptions {
    * runs take as a feed. On the CPU they come as any other.
    */
   readonly outputs?: Readonly<Record<string, "cpu" | "gpu">>;
+  /**
+   * Names of feeds that the caller gives up. A {@link GpuTensor} among them counts as released once the run has ended, and
+   * an output may have its memory: a cache of keys and values that has room for more then only gets its new rows, where
+   * the whole of it is copied otherwise. Tensors in CPU memory stay as they are. A run that fails leaves all of them to the
+   * caller, though what they hold may have changed.
+   */
+  readonly consume?: readonly string[];
   /** Ends the run with an `aborted` error if it has not begun. */
   readonly signal?: AbortSignal;
 }
@@ -229,7 +236,14 @@ export class Session {
       checkAborted(options.signal);
       const values = this.#toCore(feeds);
       const kept = options.outputs && keptOnGpu(options.outputs);
-      const outputs = await this.#core.call(() => session.run(values, options.fetches && [...options.fetches], kept));
+      const consumed = options.consume && [...options.consume];
+      const outputs = await this.#core.call(() =>
+        session.run(values, options.fetches && [...options.fetches], kept, consumed),
+      );
+      for (const name of consumed ?? []) {
+        const fed = feeds[name];
+        if (fed instanceof GpuTensor) fed.consume(outputs.map((output) => "buffer" in output && output.buffer));
+      }
       const device = kept && this.device;
       const infos = options.fetches?.map((name) => this.#outputs.find((info) => info.name === name)) ?? this.#outputs;
       const value = (output: CoreOutput | CoreValue, i: number): [string, RunValue] => {

@@ -66,6 +66,15 @@ struct ValueSlot {
     elements: usize,
     /// What is known of the buffer that takes the plan's place.
     other: Other,
+    /// Whether the plan has no buffer, and steps write the one that is fed.
+    given: bool,
+}
+
+impl ValueSlot {
+    /// Whether a buffer has been fed where the plan has none.
+    fn is_there(&self) -> bool {
+        !self.given || self.other == Other::Fed
+    }
 }
 
 /// Whose buffer a value has.
@@ -86,7 +95,8 @@ const BOUND_BYTES: u64 = 64 << 10;
 
 struct RecordedDispatch {
     pipeline: Rc<Pipeline>,
-    bind_group: wgpu::BindGroup,
+    /// `None` until every value is there.
+    bind_group: Option<wgpu::BindGroup>,
     /// What is bound, to bind anew.
     bound: Vec<Bound>,
     uniform_bytes: u64,
@@ -111,10 +121,14 @@ impl Bound {
 }
 
 impl RecordedDispatch {
-    fn bind(&self, device: &GpuDevice, values: &[ValueSlot], params: &wgpu::Buffer) -> wgpu::BindGroup {
+    fn bind(&mut self, device: &GpuDevice, values: &[ValueSlot], params: &wgpu::Buffer, pending: &mut PendingErrors) {
+        let is_missing = |bound: &Bound| matches!(bound, Bound::Value(index) if !values[*index].is_there());
+        if self.bound.iter().any(is_missing) {
+            return;
+        }
         let bound: Vec<_> = self.bound.iter().map(|bound| bound.buffer(values)).collect();
         let uniform = self.params.map(|_| (params, self.uniform_bytes));
-        bind_group(device, &self.pipeline, uniform, &bound)
+        self.bind_group = Some(device.scoped(pending, || bind_group(device, &self.pipeline, uniform, &bound)));
     }
 
     fn encode(&self, pass: &mut wgpu::ComputePass<'_>) {
@@ -170,11 +184,16 @@ impl GpuExecutor {
                 .map(|&bytes| storage_buffer(&device, bytes, "value"))
                 .collect::<Vec<_>>()
         });
+        let alignment = device.caps().min_uniform_offset_alignment as usize;
+        let (words, offsets) = lay_out_params(program, alignment);
+        let params = device.scoped(&mut pending, || params_buffer(&device, &words));
         let mut values = Vec::with_capacity(program.values.len());
         for (value, planned) in program.values.iter().zip(&plan.values) {
             let buffer = match (&value.storage, planned) {
                 (ValueStorage::Constant(data), _) => constant(data)?,
                 (ValueStorage::Planned { .. }, Some(index)) => buffers[*index].clone(),
+                // Stands there until a tensor comes.
+                (ValueStorage::Given, _) => params.clone(),
                 (ValueStorage::Planned { .. }, None) => return Err(Error::internal("a GPU value has no buffer")),
             };
             values.push(ValueSlot {
@@ -183,12 +202,10 @@ impl GpuExecutor {
                 ty: value.ty,
                 elements: value.elements,
                 other: Other::None,
+                given: matches!(value.storage, ValueStorage::Given),
             });
         }
 
-        let alignment = device.caps().min_uniform_offset_alignment as usize;
-        let (words, offsets) = lay_out_params(program, alignment);
-        let params = device.scoped(&mut pending, || params_buffer(&device, &words));
         let mut all_bound = Vec::new();
         for (step, scratch) in program.steps.iter().zip(&plan.scratch) {
             for dispatch in &step.kernel.dispatches {
@@ -217,20 +234,16 @@ impl GpuExecutor {
             let mut recorded = Vec::with_capacity(step.kernel.dispatches.len());
             for (dispatch, (offset, bound)) in step.kernel.dispatches.iter().zip(&mut recordings) {
                 let pipeline = pipelines.get(&device, dispatch)?;
-                let uniform_bytes = padded_params(dispatch.params.len()) as u64 * 4;
-                let buffers: Vec<_> = bound.iter().map(|bound| bound.buffer(&values)).collect();
-                let bind_group = device.scoped(&mut pending, || {
-                    let uniform = offset.map(|_| (&params, uniform_bytes));
-                    bind_group(&device, &pipeline, uniform, &buffers)
-                });
-                recorded.push(RecordedDispatch {
+                let mut dispatch = RecordedDispatch {
                     pipeline,
-                    bind_group,
+                    bind_group: None,
                     bound,
-                    uniform_bytes,
+                    uniform_bytes: padded_params(dispatch.params.len()) as u64 * 4,
                     params: offset,
                     workgroups: dispatch.workgroups,
-                });
+                };
+                dispatch.bind(&device, &values, &params, &mut pending);
+                recorded.push(dispatch);
             }
             steps.push(recorded);
         }
@@ -243,7 +256,7 @@ impl GpuExecutor {
         }
         let mut made = vec![false; values.len()];
         for id in program.steps.iter().flat_map(|step| &step.outputs).flatten() {
-            made[id.0] = true;
+            made[id.0] = !values[id.0].given;
         }
         let planned_bytes = plan.total_bytes();
         let per_submit = first_submission(device.caps().kind);
@@ -280,7 +293,7 @@ impl GpuExecutor {
             .get(value.0)
             .ok_or_else(|| Error::internal("an upload names no GPU value"))?;
         let expected = slot.elements * slot.ty.cpu_size();
-        if bytes.len() != expected {
+        if bytes.len() != expected || slot.given {
             return Err(Error::internal("an upload has the wrong size")
                 .expected(format!("{expected} bytes"))
                 .actual(format!("{} bytes", bytes.len())));
@@ -308,6 +321,9 @@ impl GpuExecutor {
             .steps
             .get(range)
             .ok_or_else(|| Error::internal("a range of GPU steps is out of bounds"))?;
+        if steps.iter().flatten().any(|dispatch| dispatch.bind_group.is_none()) {
+            return Err(Error::internal("a tensor that a GPU step writes was not given"));
+        }
         let per_submit = self.per_submit;
         let mut work = steps.iter().flatten();
         loop {
@@ -449,8 +465,8 @@ impl GpuExecutor {
     pub(super) fn copy_in(&mut self, value: GpuValueId, from: &wgpu::Buffer) {
         let Some(slot) = self.values.get(value.0) else { return };
         let bytes = value_bytes(slot.elements);
-        if bytes >= BOUND_BYTES && from.size() >= bytes {
-            if slot.buffer != *from {
+        if slot.given || (bytes >= BOUND_BYTES && from.size() >= bytes) {
+            if !is_same(&slot.buffer, from) {
                 self.bind(value.0, Some((from.clone(), Other::Fed)));
             }
             return;
@@ -467,13 +483,16 @@ impl GpuExecutor {
         );
     }
 
-    /// A value in a buffer of its own, after everything encoded before: the one that [`GpuExecutor::lend`] gave it, or a
-    /// copy.
+    /// A value in a buffer of its own, after everything encoded before: the one that [`GpuExecutor::lend`] gave it, or that
+    /// was given up for it, or a copy.
     pub(super) fn copy_out(&mut self, value: GpuValueId) -> Result<wgpu::Buffer> {
         let slot = self.values.get_mut(value.0);
         let slot = slot.ok_or_else(|| Error::internal("a value to keep is not there"))?;
         if slot.other == Other::Own {
             slot.other = Other::Given;
+            return Ok(slot.buffer.clone());
+        }
+        if slot.given {
             return Ok(slot.buffer.clone());
         }
         let bytes = value_bytes(slot.elements);
@@ -527,8 +546,7 @@ impl GpuExecutor {
         for dispatch in self.steps.iter_mut().flatten() {
             let binds = |bound: &Bound| matches!(bound, Bound::Value(value) if *value == index);
             if dispatch.bound.iter().any(binds) {
-                let (device, values, params) = (&self.device, &self.values, &self.params);
-                dispatch.bind_group = device.scoped(&mut self.pending, || dispatch.bind(device, values, params));
+                dispatch.bind(&self.device, &self.values, &self.params, &mut self.pending);
             }
         }
     }
@@ -548,6 +566,14 @@ impl GpuExecutor {
 /// The encoder under way, or a new one.
 fn encoder_of<'a>(device: &GpuDevice, encoder: &'a mut Option<wgpu::CommandEncoder>) -> &'a mut wgpu::CommandEncoder {
     encoder.get_or_insert_with(|| device.device.create_command_encoder(&Default::default()))
+}
+
+/// Whether two buffers are one. In a browser each feed wraps its buffer anew.
+pub(super) fn is_same(a: &wgpu::Buffer, b: &wgpu::Buffer) -> bool {
+    #[cfg(target_arch = "wasm32")]
+    return a.as_webgpu().map(wasm_bindgen::JsValue::from) == b.as_webgpu().map(Into::into);
+    #[cfg(not(target_arch = "wasm32"))]
+    return a == b;
 }
 
 /// Encodes a copy of `elements` elements to a place in another buffer.

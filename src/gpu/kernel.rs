@@ -197,6 +197,9 @@ pub struct GpuKernel {
     /// What is required of the elements of inputs, by position. It is checked where an input comes from the CPU; shaders
     /// make something of other elements, but no error.
     pub checks: Vec<(usize, Check)>,
+    /// Inputs whose memory becomes that of an output, `(input, output)`, since they are given up
+    /// ([`crate::ops::GpuLowering::takes_over`]). Dispatches bind the output, which begins as the input, and not the input.
+    pub in_place: Vec<(usize, usize)>,
 }
 
 /// What is required of the integers of an input.

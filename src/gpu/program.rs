@@ -32,6 +32,9 @@ pub enum ValueStorage {
     /// the value is written, `last` where it is last read or downloaded. Buffers are shared between values whose
     /// ranges do not touch.
     Planned { first: usize, last: usize },
+    /// The memory of a tensor that each run gives up (`GpuExecutor::take`), and that
+    /// steps write.
+    Given,
     /// Uploaded once per session.
     Constant(Arc<ConstantData>),
 }
@@ -58,6 +61,7 @@ impl fmt::Display for GpuProgram {
             write!(f, "%{id}: {}[{}]", value.ty.wgsl(), value.elements)?;
             match &value.storage {
                 ValueStorage::Planned { first, last } => writeln!(f, " live {first}..={last}")?,
+                ValueStorage::Given => writeln!(f, " given")?,
                 ValueStorage::Constant(data) => writeln!(f, " constant {}:{}", data.key.source, data.key.layout)?,
             }
         }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::buffers::value_bytes;
 use super::device::{GpuDevice, PendingErrors};
-use super::executor::{GpuExecutor, copy, staging_buffer, storage_buffer};
+use super::executor::{GpuExecutor, copy, is_same, staging_buffer, storage_buffer};
 use super::kernel::GpuType;
 use super::program::GpuValueId;
 use super::readback;
@@ -47,6 +47,13 @@ impl GpuDevice {
                 "the tensor is not in the memory of the session's GPU device: it was released, or lost with another device",
             )
         })
+    }
+
+    /// Whether two tensors of this device have the same memory.
+    pub(crate) fn overlap(&self, a: &Tensor, b: &Tensor) -> bool {
+        let remote = self.remote.borrow();
+        let buffer = |tensor: &Tensor| remote.get(&tensor.remote_id()?);
+        matches!((buffer(a), buffer(b)), (Some(a), Some(b)) if is_same(a, b))
     }
 
     /// Forgets a tensor. Its memory goes when no work needs it any more.

@@ -475,6 +475,8 @@ pub struct GpuLowering<'a> {
     pub outputs: &'a [Option<TensorDesc>],
     /// What the device can do.
     pub caps: &'a GpuCaps,
+    /// Inputs that nobody needs once this node has run.
+    pub given_up: &'a [usize],
 }
 
 macro_rules! lowering_accessors {

@@ -50,6 +50,16 @@ impl GpuLowering<'_> {
         self.constant(index)?.to_i64s().ok()
     }
 
+    /// Whether output `output` may be made in the memory of input `input`, by
+    /// [`GpuKernel::in_place`](crate::gpu::kernel::GpuKernel::in_place).
+    pub(super) fn takes_over(&self, input: usize, output: usize) -> bool {
+        let fits = |from: &super::TensorDesc, to: &super::TensorDesc| {
+            (from.dtype, &from.shape) == (to.dtype, &to.shape) && !to.shape.contains(&0)
+        };
+        let both = self.optional_input(input).zip(self.optional_output(output));
+        self.given_up.contains(&input) && both.is_some_and(|(from, to)| fits(from, to))
+    }
+
     /// Whether the tensors of input and output 0 are of a type that the GPU holds exactly.
     pub(super) fn moves_gpu_type(&self) -> bool {
         let exact = |dtype| GpuType::held(dtype).is_some_and(|ty| ty != GpuType::I64);

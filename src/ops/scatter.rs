@@ -13,7 +13,7 @@ use crate::{
     error::Result,
     gpu::{
         kernel::{GpuKernel, GpuType},
-        kernels::indexed::{self, ScatterOp},
+        kernels::indexed::{self, Data, ScatterOp},
     },
     graph::{Attributes, Node},
     tensor::{DType, Dim, display_shape, resolve_axis, strides_of},
@@ -247,12 +247,20 @@ impl Operator for ScatterElements {
         if !fits || ctx.input(2)?.shape != *shape {
             return Ok(None);
         }
-        let kernel = indexed::scatter_elements(ty, op, data, axis, shape, indices, ctx.caps);
+        let kernel = indexed::scatter_elements(ty, op, [data, shape], axis, indices, data_of(ctx), ctx.caps);
         Ok(kernel.map(|kernel| GpuKernel { checks, ..kernel }))
     }
 
     fn takes_narrowed(&self) -> bool {
         true
+    }
+}
+
+fn data_of(ctx: &GpuLowering<'_>) -> Data {
+    if ctx.takes_over(0, 0) {
+        Data::TakenOver
+    } else {
+        Data::Copied
     }
 }
 
@@ -365,7 +373,7 @@ impl Operator for ScatterNd {
         if ctx.input(2)?.shape != updates {
             return Ok(None);
         }
-        let kernel = indexed::scatter_nd(ty, op, data, shape, indices, ctx.caps);
+        let kernel = indexed::scatter_nd(ty, op, data, shape, indices, data_of(ctx), ctx.caps);
         Ok(kernel.map(|kernel| GpuKernel { checks, ..kernel }))
     }
 

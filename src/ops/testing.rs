@@ -302,6 +302,11 @@ impl TestNode {
 
     /// The GPU kernel, when the operator makes one for a device of these capabilities.
     pub fn gpu(&self, caps: &GpuCaps) -> Result<Option<GpuKernel>> {
+        self.gpu_taking(&[], caps)
+    }
+
+    /// The same where the inputs `given_up` are.
+    pub fn gpu_taking(&self, given_up: &[usize], caps: &GpuCaps) -> Result<Option<GpuKernel>> {
         let node = self.node();
         let (inputs, (outputs, _)) = (self.descriptions(), self.output_descriptions()?);
         registry::operator(&node)?.gpu(&GpuLowering {
@@ -309,6 +314,7 @@ impl TestNode {
             inputs: &inputs,
             outputs: &outputs,
             caps,
+            given_up,
         })
     }
 

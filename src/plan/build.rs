@@ -21,7 +21,7 @@ use crate::{
         program::{GpuProgram, GpuStep, GpuValue, GpuValueId, ValueStorage},
     },
     graph::{NodeId, ValueId},
-    ops::{CpuLowering, TensorDesc},
+    ops::{ALL_OPERATORS, CpuLowering, TensorDesc},
     tensor::{DType, Tensor, element_count, map::HashMap, sorted_positions},
 };
 
@@ -415,11 +415,21 @@ impl<'a> Builder<'a> {
                 });
             }
             let mut outputs = Vec::with_capacity(node.outputs.len());
-            for output in &node.outputs {
-                outputs.push(match output {
-                    Some(id) => Some(self.define_on_gpu(*id)?),
-                    None => None,
-                });
+            for (index, output) in node.outputs.iter().enumerate() {
+                let Some(id) = *output else {
+                    outputs.push(None);
+                    continue;
+                };
+                let mut in_place = kernel.in_place.iter().filter(|_| ALL_OPERATORS);
+                let taken = in_place.find(|(_, output)| *output == index);
+                outputs.push(Some(match taken.and_then(|(input, _)| inputs[*input]) {
+                    Some(taken) => {
+                        self.gpu.values[taken.0].storage = ValueStorage::Given;
+                        self.device.insert(id, taken);
+                        taken
+                    }
+                    None => self.define_on_gpu(id)?,
+                }));
             }
             let (label, position) = (graph.node_label(entry.node), self.drafts.len());
             self.drafts.push(Draft::Gpu(self.gpu.steps.len()));
@@ -729,13 +739,14 @@ impl<'a> Builder<'a> {
 fn bound_inputs(kernel: &GpuKernel) -> impl Iterator<Item = usize> + '_ {
     use crate::gpu::kernel::Binding;
     let bindings = kernel.dispatches.iter().flat_map(|dispatch| &dispatch.bindings);
-    bindings.filter_map(|binding| {
+    let bound = bindings.filter_map(|binding| {
         if let Binding::Input(index) = binding {
             Some(*index)
         } else {
             None
         }
-    })
+    });
+    bound.chain(kernel.in_place.iter().map(|(input, _)| *input))
 }
 
 fn byte_len(dtype: DType, shape: &[usize]) -> Result<usize> {

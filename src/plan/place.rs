@@ -9,7 +9,7 @@ use crate::{
     error::{Error, Result},
     gpu::kernel::{Binding, GpuCaps, GpuKernel, GpuType},
     graph::{Node, NodeId, ValueId},
-    ops::{CpuLowering, GpuLowering, TensorDesc},
+    ops::{ALL_OPERATORS, CpuLowering, GpuLowering, TensorDesc},
     tensor::{Bytes, DType, Tensor, element_count, map::HashMap},
 };
 
@@ -196,6 +196,24 @@ impl<'a> Described<'a> {
             .at_operator(self.node.operator.to_string())
     }
 
+    /// Inputs of the graph that the caller gives up and that nothing but this node reads.
+    fn given_up(&self) -> Vec<usize> {
+        if !ALL_OPERATORS || self.state.given_up.is_empty() {
+            return Vec::new();
+        }
+        let graph = &self.state.bound.graph;
+        let is_last = |id: ValueId| {
+            let read = graph.nodes.iter().flat_map(Node::dependencies);
+            read.chain(graph.outputs.iter().copied())
+                .filter(|&other| other == id)
+                .count()
+                == 1
+        };
+        let inputs = self.node.inputs.iter().enumerate();
+        let given_up = inputs.filter(|(_, id)| id.is_some_and(|id| self.state.given_up.contains(&id) && is_last(id)));
+        given_up.map(|(index, _)| index).collect()
+    }
+
     /// The node's GPU kernel, or why it has none.
     fn gpu_kernel(&self, planner: &Planner, caps: &GpuCaps) -> Result<Result<GpuKernel, String>> {
         let demoted = planner.demoted.borrow();
@@ -225,6 +243,7 @@ impl<'a> Described<'a> {
             inputs: &self.inputs,
             outputs: &self.outputs,
             caps,
+            given_up: &self.given_up(),
         };
         let Some(kernel) = operator.gpu(&lowering).map_err(|error| self.at_node(error))? else {
             let dtypes = self.inputs.iter().chain(&self.outputs).flatten().map(|desc| desc.dtype);

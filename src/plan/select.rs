@@ -66,6 +66,8 @@ pub struct PlanState {
     pub needed: Vec<ValueId>,
     /// Values made in the last segment's tail, whose shapes were not known when it was planned.
     pub awaited: Vec<ValueId>,
+    /// Inputs in the memory of the GPU that the caller gives up.
+    pub given_up: Vec<ValueId>,
 }
 
 /// The nodes of one segment.
@@ -81,8 +83,9 @@ pub(super) struct Selection {
 }
 
 impl PlanState {
-    /// The state before the first segment. `inputs` are the graph's inputs, then its captures.
-    pub fn start(bound: Rc<BoundGraph>, inputs: &[InputType]) -> Result<PlanState> {
+    /// The state before the first segment. `inputs` are the graph's inputs, then its captures; those at the positions
+    /// `given_up` are tensors in the memory of the GPU that the caller gives up.
+    pub fn start(bound: Rc<BoundGraph>, inputs: &[InputType], given_up: &[usize]) -> Result<PlanState> {
         let graph = &bound.graph;
         let mut facts = initial_facts(graph);
         let fed = graph.inputs.iter().chain(&graph.captures);
@@ -93,12 +96,17 @@ impl PlanState {
             }
         }
         let remaining = (0..graph.nodes.len() as u32).map(NodeId).collect();
+        let given_up = given_up
+            .iter()
+            .filter_map(|&position| graph.inputs.get(position).copied());
+        let given_up = given_up.collect();
         Ok(PlanState {
             bound,
             facts,
             remaining,
             needed: Vec::new(),
             awaited: Vec::new(),
+            given_up,
         })
     }
 

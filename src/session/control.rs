@@ -53,7 +53,7 @@ impl Call<'_> {
         let feeds = feeds.into_iter().chain(self.captures.iter().cloned()).collect();
         // Boxed: a body may hold another loop.
         let run: Pin<Box<dyn Future<Output = Result<Vec<Value>>> + '_>> =
-            Box::pin(self.body.run(self.runtime, feeds, &[]));
+            Box::pin(self.body.run(self.runtime, feeds, &[], &[]));
         run.await
     }
 

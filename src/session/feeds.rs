@@ -20,22 +20,26 @@ pub(super) fn ordered<N: AsRef<str>>(
 ) -> Result<(Vec<Option<Value>>, bool)> {
     let mut values: Vec<Option<Value>> = vec![None; inputs.len()];
     for (name, value) in feeds {
-        let name = name.as_ref();
-        let Some(position) = inputs.iter().position(|input| input.name == name) else {
-            return Err(Error::new(
-                ErrorCode::UnknownName,
-                format!("the model has no input called {name:?}"),
-            )
-            .at_input(name)
-            .expected(names(inputs)));
-        };
-        if values[position].replace(value.into()).is_some() {
-            return Err(Error::new(ErrorCode::InvalidArgument, format!("input {name:?} is fed twice")).at_input(name));
-        }
+        put(inputs, &mut values, name.as_ref(), value.into())?;
     }
+    let defaults_are_fed = check_all(inputs, &values)?;
+    Ok((values, defaults_are_fed))
+}
+
+#[inline(never)]
+fn put(inputs: &[ValueInfo], values: &mut [Option<Value>], name: &str, value: Value) -> Result<()> {
+    if values[position_of(inputs, name)?].replace(value).is_some() {
+        return Err(Error::new(ErrorCode::InvalidArgument, format!("input {name:?} is fed twice")).at_input(name));
+    }
+    Ok(())
+}
+
+/// Whether an input with a default is fed.
+#[inline(never)]
+fn check_all(inputs: &[ValueInfo], values: &[Option<Value>]) -> Result<bool> {
     let missing = inputs
         .iter()
-        .zip(&values)
+        .zip(values)
         .filter(|(input, value)| value.is_none() && !input.optional);
     let missing: Vec<ValueInfo> = missing.map(|(input, _)| input.clone()).collect();
     if let Some(first) = missing.first() {
@@ -46,13 +50,44 @@ pub(super) fn ordered<N: AsRef<str>>(
     }
     let mut sizes: HashMap<Arc<str>, (usize, String)> = HashMap::new();
     let mut defaults_are_fed = false;
-    for (input, value) in inputs.iter().zip(&values) {
+    for (input, value) in inputs.iter().zip(values) {
         if let Some(value) = value {
             check(input, value, &mut sizes)?;
             defaults_are_fed |= input.optional;
         }
     }
-    Ok((values, defaults_are_fed))
+    Ok(defaults_are_fed)
+}
+
+#[inline(never)]
+fn position_of(inputs: &[ValueInfo], name: &str) -> Result<usize> {
+    let position = inputs.iter().position(|input| input.name == name);
+    position.ok_or_else(|| {
+        Error::new(
+            ErrorCode::UnknownName,
+            format!("the model has no input called {name:?}"),
+        )
+        .at_input(name)
+        .expected(names(inputs))
+    })
+}
+
+/// The positions of the inputs called `consumed`, which must be fed.
+///
+/// Fails with `unknown-name` and `missing-input`.
+pub(super) fn consumed(inputs: &[ValueInfo], values: &[Option<Value>], consumed: &[String]) -> Result<Vec<usize>> {
+    let mut positions = Vec::new();
+    for name in consumed {
+        let position = position_of(inputs, name)?;
+        if values[position].is_none() {
+            let message = format!("input {name:?} is to be consumed, but not fed");
+            return Err(Error::new(ErrorCode::MissingInput, message).at_input(name));
+        }
+        positions.push(position);
+    }
+    positions.sort_unstable();
+    positions.dedup();
+    Ok(positions)
 }
 
 /// The tensors that a variant of the model takes: without those that have a default, or with the defaults themselves

@@ -1,5 +1,7 @@
 //! Models and sessions: load, run, report. The one public way from bytes to outputs.
 
+#[cfg(all(test, feature = "gpu", not(target_arch = "wasm32")))]
+mod consume_tests;
 mod control;
 mod event;
 mod feeds;
@@ -244,10 +246,37 @@ impl Session {
         fetches: Option<&[String]>,
         kept: &[String],
     ) -> Result<Outputs> {
+        self.run_consuming(feeds, fetches, kept, &[]).await
+    }
+
+    /// Like [`Session::run_keeping`], and takes the feeds named by `consumed` from the caller. Where they are tensors in
+    /// the memory of the GPU, a node that changes a part of one (a cache of keys and values that gets new rows) writes to
+    /// that memory and the output has it, without a copy; what is not made use of is freed. Tensors in the memory of the
+    /// CPU stay as they are. A run that fails frees nothing, but the contents of what it was to take may have changed.
+    ///
+    /// Fails with `unknown-name` for what is no input and `missing-input` for one that is not fed.
+    pub async fn run_consuming<N: AsRef<str>>(
+        &mut self,
+        feeds: impl IntoIterator<Item = (N, impl Into<Value>)>,
+        fetches: Option<&[String]>,
+        kept: &[String],
+        consumed: &[String],
+    ) -> Result<Outputs> {
         self.check_released()?;
+        let feeds = feeds::ordered(&self.inputs, feeds)?;
+        self.run_ordered(feeds, fetches, kept, consumed).await
+    }
+
+    async fn run_ordered(
+        &mut self,
+        (values, defaults_are_fed): (Vec<Option<Value>>, bool),
+        fetches: Option<&[String]>,
+        kept: &[String],
+        consumed: &[String],
+    ) -> Result<Outputs> {
         let kept = feeds::fetch_positions(&self.outputs, Some(kept))?;
         let positions = feeds::fetch_positions(&self.outputs, fetches)?;
-        let (values, defaults_are_fed) = feeds::ordered(&self.inputs, feeds)?;
+        let consumed = feeds::consumed(&self.inputs, &values, consumed)?;
         let mut outputs = positions.clone();
         if self.stripped {
             // The weights that a variant for these outputs would be made of are gone: the main one gives all outputs.
@@ -259,6 +288,12 @@ impl Session {
             .filter(|&index| kept.contains(&outputs[index]))
             .collect();
         let values = feeds::with_defaults(&self.imported, values, defaults_are_fed)?;
+        let is_left_out = |at: &usize| {
+            let default = &self.imported.value(self.imported.inputs[*at]).constant;
+            !defaults_are_fed && default.is_some()
+        };
+        let consumed = consumed.into_iter().map(|at| at - (0..at).filter(is_left_out).count());
+        let consumed: Vec<usize> = consumed.collect();
         let key = VariantKey {
             defaults_are_fed,
             outputs: outputs.clone(),
@@ -268,14 +303,17 @@ impl Session {
         let started = self.runtime.first_run_ms.get().is_none().then(self.options.clock);
         if std::mem::take(&mut self.unverified) && self.runtime.uses_gpu() {
             self.runtime.verifying.set(true);
-            let verified = self.run_recovering(&runner, &values, &[]).await;
+            let verified = self.run_recovering(&runner, &values, &[], &[]).await;
             self.runtime.verifying.set(false);
             if !self.runtime.planner.demoted.borrow().is_empty() {
                 self.variants.forget_programs();
             }
             verified?;
         }
-        let results = self.run_recovering(&runner, &values, &kept).await?;
+        let results = self.run_recovering(&runner, &values, &kept, &consumed).await?;
+        for tensor in consumed.iter().filter_map(|&at| values[at].as_tensor()) {
+            self.runtime.free(tensor);
+        }
         if let Some(started) = started {
             self.runtime.first_run_ms.set(Some((self.options.clock)() - started));
         }
@@ -288,11 +326,22 @@ impl Session {
 
     /// Runs a graph, once more after a loss of the device and on the CPU after another, or after any failure of a GPU that
     /// was not asked for.
-    async fn run_recovering(&mut self, runner: &Runner, values: &[Value], kept: &[usize]) -> Result<Vec<Value>> {
+    async fn run_recovering(
+        &mut self,
+        runner: &Runner,
+        values: &[Value],
+        kept: &[usize],
+        consumed: &[usize],
+    ) -> Result<Vec<Value>> {
         let mut retried = false;
         loop {
             self.runtime.meter.begin();
-            let error = match runner.run(&self.runtime, values.to_vec(), kept).await {
+            let mut fed = values.to_vec();
+            let copies = self.runtime.copy_consumed(&mut fed, consumed);
+            let given_up = self.runtime.free_to_change(&fed, consumed);
+            let result = runner.run(&self.runtime, fed, kept, &given_up).await;
+            copies.iter().for_each(|copy| self.runtime.free(copy));
+            let error = match result {
                 Ok(results) => return Ok(results),
                 Err(error) => error,
             };
@@ -350,7 +399,7 @@ impl Session {
         let runner = self.variants.last();
         if runner.last_chain().is_empty() {
             let types = feeds::fixed_input_types(&runner.bound().graph)?;
-            runner.plan_first(&self.runtime, &types)?;
+            runner.plan_first(&self.runtime, types, &[])?;
         }
         Ok(runner.program_text())
     }

@@ -36,8 +36,8 @@ pub(super) struct Runner {
     capacity: usize,
 }
 
-/// The types of a graph's inputs and captures.
-type InputKey = Vec<InputType>;
+/// The types of a graph's inputs and captures, and the positions of those that are given up.
+type InputKey = (Vec<InputType>, Vec<usize>);
 
 /// What a segment's plan depends on beside what was known before.
 #[derive(Clone, PartialEq)]
@@ -83,12 +83,12 @@ impl Runner {
     }
 
     /// Plans the first segment for inputs of these types.
-    pub fn plan_first(&self, runtime: &Runtime, inputs: &[InputType]) -> Result<Rc<Link>> {
-        let key = inputs.to_vec();
+    pub fn plan_first(&self, runtime: &Runtime, inputs: Vec<InputType>, given_up: &[usize]) -> Result<Rc<Link>> {
+        let key = (inputs, given_up.to_vec());
         if let Some(link) = self.programs.borrow_mut().get(&key) {
             return Ok(link);
         }
-        let link = self.plan(runtime, PlanState::start(Rc::clone(&self.bound), inputs)?)?;
+        let link = self.plan(runtime, PlanState::start(Rc::clone(&self.bound), &key.0, given_up)?)?;
         self.programs.borrow_mut().insert(key, Rc::clone(&link));
         *self.last.borrow_mut() = vec![Rc::clone(&link)];
         Ok(link)
@@ -123,16 +123,22 @@ impl Runner {
     }
 
     /// Runs the graph on values for its inputs and captures, in that order. Outputs at the positions `kept` stay on the
-    /// GPU where one is in use.
-    pub async fn run(&self, runtime: &Runtime, feeds: Vec<Value>, kept: &[usize]) -> Result<Vec<Value>> {
-        let key: InputKey = feeds.iter().map(InputType::of).collect();
+    /// GPU where one is in use; the memory of tensors there that are fed at the positions `given_up` may become an output's.
+    pub async fn run(
+        &self,
+        runtime: &Runtime,
+        feeds: Vec<Value>,
+        kept: &[usize],
+        given_up: &[usize],
+    ) -> Result<Vec<Value>> {
+        let types = feeds.iter().map(InputType::of).collect();
         let graph = &self.bound.graph;
         let mut table: Vec<Option<Value>> = vec![None; graph.values.len()];
         for (&id, value) in graph.inputs.iter().chain(&graph.captures).zip(feeds) {
             table[id.index()] = Some(aligned(value)?);
         }
         let kept_ids: Vec<ValueId> = kept.iter().map(|&position| graph.outputs[position]).collect();
-        let mut link = self.plan_first(runtime, &key)?;
+        let mut link = self.plan_first(runtime, types, given_up)?;
         let mut chain = vec![Rc::clone(&link)];
         loop {
             runtime.meter.check_time()?;

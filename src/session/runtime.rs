@@ -18,9 +18,9 @@ use crate::{
     cpu::threads::Threads,
     error::{Error, ErrorCode, Result},
     gpu::{device::GpuDevice, program::GpuProgram, progress::Progress},
-    ops::Prepared,
+    ops::{ALL_OPERATORS, Prepared},
     plan::{Memory, Offload, PlanState, Planner, Target},
-    tensor::{AlignedBytes, Tensor},
+    tensor::{AlignedBytes, DType, Tensor, Value},
 };
 
 pub(super) struct Runtime {
@@ -203,6 +203,51 @@ impl Runtime {
             return device.store(&tensor);
         }
         Ok(tensor)
+    }
+
+    /// Copies the floats among the values at `consumed` that the CPU holds to the memory of the GPU, where one is in use, so
+    /// that a cache which is fed from there comes like those that earlier runs left behind. Returns the copies.
+    pub fn copy_consumed(&self, values: &mut [Value], consumed: &[usize]) -> Vec<Tensor> {
+        let mut copies = Vec::new();
+        if !ALL_OPERATORS || !self.uses_gpu() {
+            return copies;
+        }
+        for &at in consumed {
+            if let Value::Tensor(tensor) = &values[at]
+                && tensor.dtype() == DType::F32
+                && tensor.remote_id().is_none()
+                && let Ok(copy) = self.store(tensor.clone())
+            {
+                copies.push(copy.clone());
+                values[at] = copy.into();
+            }
+        }
+        copies
+    }
+
+    /// Those of the positions `consumed` where a tensor lies in memory of the GPU that no other of the values has.
+    pub fn free_to_change(&self, values: &[Value], consumed: &[usize]) -> Vec<usize> {
+        #[cfg(feature = "gpu")]
+        if let (true, Some(device)) = (ALL_OPERATORS, self.gpu_device()) {
+            let shared = |tensor: &Tensor| {
+                let tensors = values.iter().filter_map(Value::as_tensor);
+                tensors.filter(|other| device.overlap(tensor, other)).count()
+            };
+            let is_free = |at: &usize| values[*at].as_tensor().is_some_and(|tensor| shared(tensor) == 1);
+            return consumed.iter().copied().filter(is_free).collect();
+        }
+        let _ = (values, consumed);
+        Vec::new()
+    }
+
+    /// Forgets a tensor in the memory of the GPU.
+    pub fn free(&self, tensor: &Tensor) {
+        #[cfg(feature = "gpu")]
+        if let Some(device) = self.gpu_device() {
+            device.free(tensor);
+        }
+        #[cfg(not(feature = "gpu"))]
+        let _ = tensor;
     }
 
     /// Bytes of GPU memory that constants take.

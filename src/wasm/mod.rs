@@ -339,15 +339,17 @@ impl CoreSession {
     }
 
     /// Runs the model on a list of values, whose form stands in `convert.rs`, and resolves with the outputs in the same.
-    /// Outputs named by `kept` stay in GPU memory, where one is used.
-    pub fn run(&self, feeds: Array, fetches: Option<Array>, kept: Option<Array>) -> Result<JsValue, JsValue> {
-        let texts = |names: Array| {
-            names
-                .iter()
-                .filter_map(|name| name.as_string())
-                .collect::<Vec<String>>()
-        };
-        let (fetches, kept) = (fetches.map(texts), kept.map(texts).unwrap_or_default());
+    /// Outputs named by `kept` stay in GPU memory, where one is used; memory there of the feeds named by `consumed` may
+    /// become that of outputs.
+    pub fn run(
+        &self,
+        feeds: Array,
+        fetches: Option<Array>,
+        kept: Option<Array>,
+        consumed: Option<Array>,
+    ) -> Result<JsValue, JsValue> {
+        let (fetches, kept, consumed) = (texts(fetches), texts(kept), texts(consumed));
+        let (kept, consumed) = (kept.unwrap_or_default(), consumed.unwrap_or_default());
         let holder = Rc::clone(&self.session);
         let (on_event, fed) = (self.on_event.clone(), Rc::clone(&self.fed));
         start_now(async move {
@@ -356,7 +358,7 @@ impl CoreSession {
             let result = match read_feeds(&feeds, &fed, gpu.as_deref()) {
                 Ok(feeds) => {
                     let result = session
-                        .run_keeping(feeds.iter().cloned(), fetches.as_deref(), &kept)
+                        .run_consuming(feeds.iter().cloned(), fetches.as_deref(), &kept, &consumed)
                         .await;
                     // JavaScript holds what it fed.
                     for (_, value) in &feeds {
@@ -454,6 +456,11 @@ impl CoreSession {
             ))),
         }
     }
+}
+
+#[inline(never)]
+fn texts(names: Option<Array>) -> Option<Vec<String>> {
+    Some(names?.iter().filter_map(|name| name.as_string()).collect())
 }
 
 fn read_feeds(feeds: &Array, inputs: &[ValueInfo], gpu: convert::Gpu<'_>) -> Result<Vec<(String, Value)>, Error> {

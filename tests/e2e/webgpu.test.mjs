@@ -4,6 +4,7 @@
 
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
+import { cacheModel } from "../ts/lib/onnx.mjs";
 import { startDemo } from "./lib/browser.mjs";
 
 /** Defines what the tests share in the page. */
@@ -40,11 +41,11 @@ describe("WebGPU", () => {
   });
   after(() => demo?.close());
 
-  const inPage = async (work) => {
+  const inPage = async (work, argument) => {
     const page = await demo.open("script-tag.html");
     await page.waitForSelector("#result[data-best]");
     await page.evaluate(prepare);
-    return page.evaluate(work);
+    return page.evaluate(work, argument);
   };
 
   test("a device that is lost in mid-run is replaced, the numbers are right, and the caller is told", async () => {
@@ -220,6 +221,68 @@ describe("WebGPU", () => {
     assert.deepEqual([result.kept, result.mapsOfRun, result.shape, result.cpuDevice], [true, 0, [4, 10], "undefined"]);
     assert.ok(Math.max(...result.far) < 1e-4, String(result.far));
     assert.deepEqual(result.codes, ["released", "released", "invalid-tensor"]);
+  });
+
+  test("a cache that is consumed gets its new rows where it is, without a buffer more, and counts as released", async () => {
+    const bytes = [...cacheModel(2, 300, 32)];
+    const result = await inPage(async (bytes) => {
+      const { Session, Tensor } = await import("/pkg/index.js");
+      const session = await Session.load(Uint8Array.from(bytes), {
+        device: "webgpu",
+        threads: 1,
+        offload: "everything",
+      });
+      const consume = ["past_keys", "past_values"];
+      const places = { keys: "gpu", values: "gpu" };
+      const random = (seed, count) => Float32Array.from({ length: count }, (_, i) => Math.sin(seed * 99 + i * 1.7));
+      const feeds = (step, [past_keys, past_values]) => {
+        const one = (n) => new Tensor("float32", random(step * 3 + n, 64), [1, 2, 1, 32]);
+        const [place, length] = [step, step + 1].map((at) => new Tensor("int64", [BigInt(at)], [1]));
+        return { q: one(0), k: one(1), v: one(2), past_keys, past_values, place, length };
+      };
+      const zeros = () => new Tensor("float32", new Float32Array(2 * 300 * 32), [1, 2, 300, 32]);
+      const calls = {};
+      for (const name of ["createBuffer", "createBindGroup"]) {
+        const original = GPUDevice.prototype[name];
+        GPUDevice.prototype[name] = function (...args) {
+          calls[name]++;
+          return original.apply(this, args);
+        };
+      }
+      const decode = async (options) => {
+        const seen = [];
+        let caches = [zeros(), zeros()];
+        for (let step = 0; step < 6; step++) {
+          Object.assign(calls, { createBuffer: 0, createBindGroup: 0 });
+          const { y, keys, values } = await session.run(feeds(step, caches), { outputs: places, ...options });
+          seen.push(...y.data);
+          if (!options) for (const cache of caches) cache.release?.();
+          caches = [keys, values];
+        }
+        const counted = { ...calls };
+        return { seen: [...seen, ...(await caches[0].data()), ...(await caches[1].data())], counted, caches };
+      };
+      const copied = await decode();
+      const changed = await decode({ consume });
+      const codes = [];
+      const note = ({ code }) => codes.push(code);
+      const { caches } = changed;
+      await session.run(feeds(6, caches), { consume: ["past_key"] }).catch(note);
+      await session.run(feeds(6, [...caches.slice(0, 1), zeros().reshape([1, 2, 30, 320])]), { consume }).catch(note);
+      const { keys } = await session.run(feeds(6, caches), { consume });
+      await session.run(feeds(7, caches)).catch(note);
+      await caches[1].data().catch(note);
+      return {
+        same: String(copied.seen) === String(changed.seen),
+        counted: changed.counted,
+        codes,
+        key: keys.data[7 * 32 - 1],
+      };
+    }, bytes);
+    assert.ok(result.same);
+    assert.deepEqual(result.counted, { createBuffer: 0, createBindGroup: 0 });
+    assert.deepEqual(result.codes, ["unknown-name", "wrong-dimension", "released", "released"]);
+    assert.equal(result.key, Math.fround(Math.sin(19 * 99 + 31 * 1.7)));
   });
 
   test("images, canvases and video frames become tensors on the GPU, as a canvas gives them on the CPU", async () => {

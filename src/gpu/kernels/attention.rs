@@ -234,6 +234,31 @@ pub fn append(
     finish_flat(before.bind_rows(dispatch), count, caps)
 }
 
+/// The dispatch that writes `rows` new rows into a cache `[batch, heads, total, size]` of elements of four bytes, behind
+/// those that were there before. With `wraps`, rows past the end begin again in front, and each sequence's first place is
+/// `lengths` itself, of any sign.
+pub fn write_rows(
+    before: &Before,
+    rows: &Rows,
+    [batch, heads, new_rows, size]: [usize; 4],
+    (total, wraps): (usize, bool),
+    to: Binding,
+    caps: &GpuCaps,
+) -> Option<Dispatch> {
+    elements(&[batch, heads, total, size], caps)?;
+    let count = elements(&[batch, heads, new_rows, size], caps)?;
+    let dispatch = flat("attention_cache", ROWS)
+        .flag("WRITE", true)
+        .flag("WRAPS", wraps)
+        .storage("input", "u32", rows.binding.clone())
+        .storage("output", "u32", to)
+        .param("heads", heads as u32)
+        .param("rows", new_rows as u32)
+        .param("total", total as u32)
+        .param("size", size as u32);
+    finish_flat(before.bind_rows(rows.bind(dispatch, "start", "from")), count, caps)
+}
+
 /// A tensor that is added to the scores, or of truth values, whose steps for batch, head and query are given (0 where it
 /// is broadcast); it has an element for each of the first `keys` keys.
 #[derive(Debug, Clone)]

@@ -31,6 +31,35 @@ impl ScatterOp {
     }
 }
 
+/// What becomes of the data that updates are written into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Data {
+    Copied,
+    /// They are given up: the output is in their memory.
+    TakenOver,
+}
+
+impl Data {
+    fn in_place(self) -> Vec<(usize, usize)> {
+        if self == Data::TakenOver {
+            vec![(0, 0)]
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// The kernel after which the output has the data.
+    fn begin(self, total: usize, caps: &GpuCaps) -> Option<GpuKernel> {
+        if self == Data::Copied {
+            return movement::copy(total, caps);
+        }
+        Some(GpuKernel {
+            in_place: self.in_place(),
+            ..GpuKernel::default()
+        })
+    }
+}
+
 /// The element type of words that are only moved, or of the numbers that are combined.
 fn word(ty: GpuType, op: ScatterOp) -> &'static str {
     if op == ScatterOp::Replace { "u32" } else { ty.wgsl() }
@@ -113,10 +142,10 @@ pub fn gather_nd(
 pub fn scatter_elements(
     ty: GpuType,
     op: ScatterOp,
-    shape: &[usize],
+    [shape, indices_shape]: [&[usize]; 2],
     axis: usize,
-    indices_shape: &[usize],
     indices: Binding,
+    data: Data,
     caps: &GpuCaps,
 ) -> Option<GpuKernel> {
     let total = elements(shape, caps)?;
@@ -125,7 +154,7 @@ pub fn scatter_elements(
     if rank > MAX_RANK || indices_shape.len() != rank || (updates > 0 && total == 0) {
         return None;
     }
-    let mut kernel = movement::copy(total, caps)?;
+    let mut kernel = data.begin(total, caps)?;
     if updates == 0 {
         return Some(kernel);
     }
@@ -161,6 +190,7 @@ pub fn scatter_nd(
     shape: &[usize],
     indices_shape: &[usize],
     indices: Binding,
+    data: Data,
     caps: &GpuCaps,
 ) -> Option<GpuKernel> {
     let total = elements(shape, caps)?;
@@ -173,12 +203,12 @@ pub fn scatter_nd(
         return None;
     }
     if rows == 0 || total == 0 {
-        return movement::copy(total, caps);
+        return data.begin(total, caps);
     }
     let strides = &dense_strides(shape)[..depth];
     let start = || tuples(op.flags(flat("scatter_nd", INDEXED), ty), sizes, strides).param("inner", inner as u32);
     if op != ScatterOp::Replace {
-        let mut kernel = movement::copy(total, caps)?;
+        let mut kernel = data.begin(total, caps)?;
         let dispatch = start()
             .flag("SCATTER_ND", true)
             .storage("indices", "i32", indices)
@@ -195,19 +225,32 @@ pub fn scatter_nd(
     };
     let plain = || flat("scatter_nd", INDEXED);
     let clear = winners(plain().flag("CLEAR", true));
-    let vote = winners(start().flag("VOTE", true)).storage("indices", "i32", indices);
-    let choose = winners(plain().flag("CHOOSE", true))
-        .storage("input", "u32", Binding::Input(0))
+    let vote = winners(start().flag("VOTE", true)).storage("indices", "i32", indices.clone());
+    let (choose, count) = match data {
+        Data::Copied => (
+            winners(plain().flag("CHOOSE", true).param("inner", inner as u32)).storage(
+                "input",
+                "u32",
+                Binding::Input(0),
+            ),
+            total,
+        ),
+        Data::TakenOver => (
+            winners(start().flag("CHOOSE_IN_PLACE", true)).storage("indices", "i32", indices),
+            elements(&[rows, inner], caps)?,
+        ),
+    };
+    let choose = choose
         .storage("updates", "u32", Binding::Input(2))
-        .storage("output", "u32", Binding::Output(0))
-        .param("inner", inner as u32);
+        .storage("output", "u32", Binding::Output(0));
     Some(GpuKernel {
         dispatches: vec![
             finish_flat(clear, slots, caps)?,
             finish_flat(vote, rows, caps)?,
-            finish_flat(choose, total, caps)?,
+            finish_flat(choose, count, caps)?,
         ],
         scratch: vec![slots as u64 * GpuType::SIZE],
+        in_place: data.in_place(),
         ..GpuKernel::default()
     })
 }

@@ -5,7 +5,7 @@ use super::super::kernel::{AdapterKind, Binding, GpuCaps, GpuType};
 use super::super::testing::assert_snapshot;
 use super::attention::{Attention, Before, Bias, Rows};
 use super::dot_attention::{DotAttention, Heads};
-use super::indexed::{self, ScatterOp};
+use super::indexed::{self, Data, ScatterOp};
 use super::lines::{self, Extreme};
 use super::nbits::{NBits, matmul_nbits};
 use super::recurrent::{Given, Kind, Params, recurrent};
@@ -23,9 +23,25 @@ fn indices_and_axes() {
     let indices = || Binding::Input(1);
     let elements = indexed::gather_elements(&[3, 4], 1, &[3, 2], indices(), &caps);
     assert_snapshot("gather_elements", &elements.unwrap());
-    let slices = indexed::scatter_nd(GpuType::F32, ScatterOp::Replace, &[4, 3], &[2, 1], indices(), &caps);
+    let slices = indexed::scatter_nd(
+        GpuType::F32,
+        ScatterOp::Replace,
+        &[4, 3],
+        &[2, 1],
+        indices(),
+        Data::Copied,
+        &caps,
+    );
     assert_snapshot("scatter_nd", &slices.unwrap());
-    let sums = indexed::scatter_elements(GpuType::F32, ScatterOp::Max, &[4, 3], 0, &[2, 3], indices(), &caps);
+    let sums = indexed::scatter_elements(
+        GpuType::F32,
+        ScatterOp::Max,
+        [&[4, 3], &[2, 3]],
+        0,
+        indices(),
+        Data::Copied,
+        &caps,
+    );
     assert_snapshot("scatter_elements_max", &sums.unwrap());
     let top = lines::top_k(GpuType::F32, [2, 9, 1], 3, true, [true; 2], &caps);
     assert_snapshot("top_k", &top.unwrap());

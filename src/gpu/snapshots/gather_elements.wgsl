@@ -34,6 +34,7 @@ fn element(index: u32) {
 
 
 
+
 }
 
 

@@ -84,6 +84,7 @@ fn element(index: u32) {
 
 
 
+
 }
 
 

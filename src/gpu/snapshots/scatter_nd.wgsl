@@ -20,6 +20,7 @@ fn element(index: u32) {
     atomicStore(&winners[index], 0u);
 
 
+
 }
 
 
@@ -65,6 +66,7 @@ fn element(index: u32) {
     atomicMax(&winners[tuple_place(index) / params.inner], index + 1u);
 
 
+
 }
 
 
@@ -108,6 +110,7 @@ fn element(index: u32) {
     } else {
         output[index] = updates[(winner - 1u) * params.inner + index % params.inner];
     }
+
 
 
 }

@@ -330,16 +330,16 @@ fn on_gpu(settings: Settings, ctx: &GpuLowering<'_>) -> Option<GpuKernel> {
                 (to(Access::ReadWrite), to(Access::Read))
             }
         };
-        let past = (capacity > 0).then_some((Binding::Input(PAST_KEY + index - 1), capacity));
-        kernel.dispatches.push(gpu::append(
-            past,
-            &before,
-            new,
-            [batch, m, rows, size],
-            (present_rows, gpu::Rest::Zero),
-            to,
-            ctx.caps,
-        )?);
+        let (past, sizes) = (PAST_KEY + index - 1, [batch, m, rows, size]);
+        // What stands behind the new rows is nobody's: it is left there when the cache stays where it is.
+        kernel.dispatches.push(if ctx.takes_over(past, index) {
+            kernel.in_place.push((past, index));
+            gpu::write_rows(&before, new, sizes, (present_rows, false), to, ctx.caps)?
+        } else {
+            let past = (capacity > 0).then_some((Binding::Input(past), capacity));
+            let rest = (present_rows, gpu::Rest::Zero);
+            gpu::append(past, &before, new, sizes, rest, to, ctx.caps)?
+        });
         Some(Rows::head_by_head(from, m, present_rows, size))
     };
     let (k, v) = (cached(1, &k)?, cached(2, &v)?);

@@ -3,9 +3,16 @@
 use super::{Call, Whole, whole};
 use crate::{
     error::{Error, ErrorCode, Result},
+    gpu::{
+        kernel::{Binding, Check, GpuKernel},
+        kernels::{
+            attention::{Before, Lengths, Rows, write_rows},
+            movement,
+        },
+    },
     graph::Node,
     ops::{
-        InferContext, Operator,
+        GpuLowering, InferContext, Operator,
         lower::{invalid, mismatch, unsupported},
     },
     tensor::{AlignedBytes, DType, Tensor, display_shape, resolve_axis},
@@ -82,6 +89,47 @@ impl TensorScatter {
             axis => Ok(axis),
         }
     }
+
+    /// The GPU kernel: a copy of the cache, unless it is given up, and a dispatch that writes the update there.
+    fn on_gpu(&self, ctx: &GpuLowering<'_>) -> Option<GpuKernel> {
+        let (cache, update) = (&ctx.optional_input(0)?.shape, &ctx.optional_input(1)?.shape);
+        let axis = self.axis(cache.len()).ok()?;
+        let (batch, room, rows) = (cache[0], cache[axis], *update.get(axis)?);
+        let mut expected = cache.clone();
+        expected[axis] = rows;
+        if *update != expected || rows > room || expected.contains(&0) || !ctx.moves_gpu_type() {
+            return None;
+        }
+        let mut kernel = GpuKernel::default();
+        if ctx.takes_over(0, 0) {
+            kernel.in_place.push((0, 0));
+        } else {
+            kernel.dispatches = movement::copy(cache.iter().product(), ctx.caps)?.dispatches;
+        }
+        let before = match ctx.optional_input(2) {
+            None => Before::Same(0),
+            Some(indices) if indices.shape == [batch] => {
+                let check = match self.circular {
+                    true => Check::Between(i32::MIN.into(), i32::MAX.into()),
+                    false => Check::Between(0, (room - rows) as i64),
+                };
+                kernel.checks = ctx.checked(2, check)?;
+                Before::Lengths(Lengths {
+                    binding: Binding::Input(2),
+                    offset: rows as i32,
+                    is_prompt: false,
+                })
+            }
+            Some(_) => return None,
+        };
+        let (heads, size) = (cache[1..axis].iter().product(), cache[axis + 1..].iter().product());
+        let wraps = self.circular && matches!(before, Before::Lengths(_));
+        let (sizes, place) = ([batch, heads, rows, size], (room, wraps));
+        let from = Rows::head_by_head(Binding::Input(1), heads, rows, size);
+        let write = write_rows(&before, &from, sizes, place, Binding::Output(0), ctx.caps)?;
+        kernel.dispatches.push(write);
+        Some(kernel)
+    }
 }
 
 impl Whole for TensorScatter {
@@ -94,6 +142,14 @@ impl Whole for TensorScatter {
             self.axis(rank)?;
         }
         ctx.copy_type(0, 0)
+    }
+
+    fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        Ok(self.on_gpu(ctx))
+    }
+
+    fn takes_narrowed(&self) -> bool {
+        true
     }
 
     fn run(&self, call: &Call<'_>) -> Result<Vec<Tensor>> {
@@ -226,6 +282,31 @@ mod tests {
         );
         assert!(node("linear", &[2, 0]).is_err());
         assert!(node("linear", &[-1, 0]).is_err());
+    }
+
+    #[test]
+    fn the_gpu_writes_the_same_rows() {
+        let counted = |shape: &[usize], from: i32| {
+            let count = shape.iter().product::<usize>() as i32;
+            tensor(shape, &(from..from + count).collect::<Vec<_>>())
+        };
+        let node = |mode: &str, axis: i64| {
+            TestNode::new("TensorScatter", 24)
+                .attr("mode", mode)
+                .attr("axis", axis)
+                .input(counted(&[2, 3, 5, 7], 0))
+        };
+        let update = || counted(&[2, 3, 2, 7], 1000);
+        node("linear", -2).input(update()).assert_gpu_agrees(0.0);
+        let starts = |starts: &[i64]| i64s(&[2], starts);
+        node("linear", 2)
+            .input(update())
+            .input(starts(&[3, 0]))
+            .assert_gpu_agrees(0.0);
+        let wrapped = node("circular", -2).input(update()).input(starts(&[-1, 14]));
+        wrapped.assert_gpu_agrees(0.0);
+        let other_axis = node("circular", 3).input(counted(&[2, 3, 5, 3], 1000));
+        other_axis.input(starts(&[6, 2])).assert_gpu_agrees(0.0);
     }
 
     #[test]

@@ -118,3 +118,30 @@ export function zipMapModel(labels) {
     { domains: ["ai.onnx.ml"] },
   );
 }
+
+/**
+ * A step of a decoder: the new keys and values go to caches `[1, heads, room, width]`, whose first `length` rows the query
+ * then attends to.
+ */
+export const cacheModel = (heads, room, width) => {
+  const [cache, one] = [
+    [1, heads, room, width],
+    [1, heads, 1, width],
+  ];
+  return model(
+    {
+      nodes: [
+        node("TensorScatter", ["past_keys", "k", "place"], ["keys"]),
+        node("TensorScatter", ["past_values", "v", "place"], ["values"]),
+        node("Attention", ["q", "keys", "values", "", "", "", "length"], ["y"]),
+      ],
+      inputs: [
+        ...["q", "k", "v"].map((name) => value(name, "float32", one)),
+        ...["past_keys", "past_values"].map((name) => value(name, "float32", cache)),
+        ...["place", "length"].map((name) => value(name, "int64", [1])),
+      ],
+      outputs: [value("y", "float32", one), ...["keys", "values"].map((name) => value(name, "float32", cache))],
+    },
+    { opset: 24 },
+  );
+};
