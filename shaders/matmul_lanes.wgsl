@@ -22,11 +22,17 @@ fn main(
     let b_step = width * params.b_column;
     for (var batch = group.z; batch < params.batches; batch += groups.z) {
         var rest = batch;
+        //: if STRIDED
+        place = 0u;
+        //: end
         var a_at = row * a_row;
         var b_at = column * params.b_column;
         //: for d in 0..BATCHRANK
         a_at += (rest % params.batch_dim$d) * params.a_batch$d;
         b_at += (rest % params.batch_dim$d) * params.b_batch$d;
+        //: if STRIDED
+        place += (rest % params.batch_dim$d) * params.to_batch$d;
+        //: end
         rest = rest / params.batch_dim$d;
         //: end
         //: for r in 0..ROWS

@@ -1,5 +1,10 @@
 // Finishes and stores four columns of a product; the matrix kernels share it.
 
+//: if STRIDED
+// Where the batch begins.
+var<private> place: u32;
+//: end
+
 fn store(batch: u32, row: u32, column: u32, sum: vec4<f32>) {
     var value = sum;
     //: if SCALED
@@ -27,7 +32,11 @@ fn store(batch: u32, row: u32, column: u32, sum: vec4<f32>) {
     //: else
     //: for c in 0..4
     if (column + $cu < params.n) {
+        //: if STRIDED
+        output[place + row * params.to_row + (column + $cu) * params.to_column] = value[$c];
+        //: else
         output[at + $cu] = value[$c];
+        //: end
     }
     //: end
     //: end

@@ -1,5 +1,10 @@
 // Finishes and stores one element of a product; the kernels that store in a loop share it.
 
+//: if STRIDED
+// Where the batch begins.
+var<private> place: u32;
+//: end
+
 fn store(batch: u32, row: u32, column: u32, sum: f32) {
     var value = sum;
     //: if SCALED
@@ -14,5 +19,9 @@ fn store(batch: u32, row: u32, column: u32, sum: f32) {
     //: if EPILOGUE
     value = epilogue(value, at);
     //: end
+    //: if STRIDED
+    output[place + row * params.to_row + column * params.to_column] = value;
+    //: else
     output[at] = value;
+    //: end
 }

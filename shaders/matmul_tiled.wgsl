@@ -79,11 +79,17 @@ fn main(
     //: end
     for (var batch = group.z; batch < params.batches; batch += groups.z) {
         var rest = batch;
+        //: if STRIDED
+        place = 0u;
+        //: end
         var a_base = 0u;
         var b_base = 0u;
         //: for d in 0..BATCHRANK
         a_base += (rest % params.batch_dim$d) * params.a_batch$d;
         b_base += (rest % params.batch_dim$d) * params.b_batch$d;
+        //: if STRIDED
+        place += (rest % params.batch_dim$d) * params.to_batch$d;
+        //: end
         rest = rest / params.batch_dim$d;
         //: end
         //: for r in 0..8

@@ -94,9 +94,14 @@ fn main(
         output[offset] = input[offset] - largest - log_sum;
         //: else
         //: if SHARED
-        output[offset] = exp(input[offset] - largest) * scale;
+        let value = exp(input[offset] - largest) * scale;
         //: else
-        output[offset] *= scale;
+        let value = output[offset] * scale;
+        //: end
+        //: if ZERONAN
+        output[offset] = select(0.0, value, sum > 0.0);
+        //: else
+        output[offset] = value;
         //: end
         //: end
     }

@@ -56,9 +56,11 @@ pub enum OnNan {
 
 /// Where the matrices of one operand stand.
 #[derive(Clone, Copy, Debug)]
-struct Matrix {
-    row: usize,
-    column: usize,
+pub struct Matrix {
+    /// The step from row to row.
+    pub row: usize,
+    /// The step from column to column.
+    pub column: usize,
 }
 
 /// An attention planned for concrete shapes.
@@ -68,11 +70,11 @@ pub struct DotAttention {
     head_size: usize,
     keys: usize,
     value_size: usize,
-    q: Matrix,
-    k: Matrix,
-    v: Matrix,
-    out: Matrix,
-    /// Where Q, K, V and the output of each head begin.
+    /// Of Q, K, V and the output.
+    matrices: [Matrix; 4],
+    /// The leading axes, outermost first, with the step of each of the four.
+    axes: Vec<(usize, [usize; 4])>,
+    /// Where the four of each head begin.
     heads: Box<[[usize; 4]]>,
     /// Sizes in memory of the output.
     output: Vec<usize>,
@@ -132,27 +134,43 @@ impl DotAttention {
                 column: steps[of][rank - 1],
             }
         };
+        // Heads that are repeated are two axes, along one of which there are no steps.
+        let repeats = operands.iter().map(|view| view.repeats).max().unwrap_or(1);
+        if operands.iter().any(|view| ![1, repeats].contains(&view.repeats)) {
+            return None;
+        }
+        let mut axes: Vec<(usize, [usize; 4])> = Vec::with_capacity(lead.len() + 1);
+        if lead.last().is_some_and(|heads| heads % repeats != 0) {
+            return None;
+        }
+        for (axis, &size) in lead.iter().enumerate() {
+            let step = |of: usize| match (axis + steps[of].len() - 2).checked_sub(lead.len()) {
+                Some(axis) if sizes[of][axis] > 1 => steps[of][axis],
+                _ => 0,
+            };
+            let own = std::array::from_fn(step);
+            if axis + 1 < lead.len() || repeats == 1 {
+                axes.push((size, own));
+                continue;
+            }
+            let is_repeated = |of: usize| operands[of].repeats == repeats;
+            let outer = |of: usize| if is_repeated(of) { own[of] } else { own[of] * repeats };
+            let inner = |of: usize| if is_repeated(of) { 0 } else { own[of] };
+            axes.push((size / repeats, std::array::from_fn(outer)));
+            axes.push((repeats, std::array::from_fn(inner)));
+        }
         let count: usize = seen.iter().product();
         let count = if count == 0 { 0 } else { lead.iter().product() };
         let heads = (0..count)
             .map(|index| {
-                std::array::from_fn(|of| {
-                    let (mut rest, mut start) = (index, 0);
-                    let own = steps[of].len() - 2;
-                    for axis in (0..lead.len()).rev() {
-                        let mut place = rest % lead[axis];
-                        rest /= lead[axis];
-                        if axis + 1 == lead.len() {
-                            place /= operands[of].repeats;
-                        }
-                        if let Some(axis) = (axis + own).checked_sub(lead.len())
-                            && sizes[of][axis] > 1
-                        {
-                            start += place * steps[of][axis];
-                        }
+                let (mut rest, mut starts) = (index, [0; 4]);
+                for (size, steps) in axes.iter().rev() {
+                    for (start, step) in starts.iter_mut().zip(steps) {
+                        *start += rest % size * step;
                     }
-                    start
-                })
+                    rest /= size;
+                }
+                starts
             })
             .collect();
         Some(DotAttention {
@@ -160,10 +178,8 @@ impl DotAttention {
             head_size: *head_size,
             keys: *keys,
             value_size: *value_size,
-            q: matrix(0),
-            k: matrix(1),
-            v: matrix(2),
-            out: matrix(3),
+            matrices: std::array::from_fn(matrix),
+            axes,
             heads,
             output,
             scores: lead.into_iter().chain([*queries, *keys]).collect(),
@@ -179,6 +195,21 @@ impl DotAttention {
     /// The sizes of the scores, `[.., queries, keys]`.
     pub fn scores(&self) -> Vec<usize> {
         self.scores.clone()
+    }
+
+    /// The numbers of queries and keys, and the sizes of a query and a value.
+    pub fn sizes(&self) -> [usize; 4] {
+        [self.queries, self.keys, self.head_size, self.value_size]
+    }
+
+    /// The leading axes, outermost first: sizes and the steps of Q, K, V and the output.
+    pub fn axes(&self) -> &[(usize, [usize; 4])] {
+        &self.axes
+    }
+
+    /// The steps within the matrices of Q, K (seen as `[head_size, keys]`), V and the output.
+    pub fn matrices(&self) -> [Matrix; 4] {
+        self.matrices
     }
 
     /// How many blocks of queries there are; they may run in any order and at the same time.
@@ -247,6 +278,7 @@ impl DotAttention {
         let rows = self.rows().min(self.queries - first);
         let (keys, value_size) = (self.keys, self.value_size);
         let [q, k, v, place] = self.heads[head];
+        let [q_matrix, k_matrix, v_matrix, out_matrix] = self.matrices;
         let matrix = |data, Matrix { row, column }| MatrixRef {
             data,
             row_stride: row,
@@ -260,8 +292,8 @@ impl DotAttention {
             k: self.head_size,
             n: keys,
         };
-        let lhs = Lhs::Matrix(matrix(from(operands.q, q + first * self.q.row), self.q));
-        let rhs = Rhs::Matrix(matrix(from(operands.k, k), self.k));
+        let lhs = Lhs::Matrix(matrix(from(operands.q, q + first * q_matrix.row), q_matrix));
+        let rhs = Rhs::Matrix(matrix(from(operands.k, k), k_matrix));
         let steps = epilogue.from_row(head * self.queries + first, keys);
         gemm(shape, lhs, rhs, scores, scratch, &steps, &Threads::SINGLE);
         let shape = GemmShape {
@@ -279,22 +311,22 @@ impl DotAttention {
             }
         }
         let lhs = Lhs::Matrix(MatrixRef::row_major(scores, keys));
-        let rhs = Rhs::Matrix(matrix(from(operands.v, v), self.v));
+        let rhs = Rhs::Matrix(matrix(from(operands.v, v), v_matrix));
         gemm(shape, lhs, rhs, results, scratch, &Epilogue::none(), &Threads::SINGLE);
         if keys == 0 {
             factors.fill(1.0);
         }
         for (row, (result, factor)) in results.chunks_exact_mut(value_size).zip(factors).enumerate() {
             result.iter_mut().for_each(|value| *value *= *factor);
-            let start = place + (first + row) * self.out.row;
+            let start = place + (first + row) * out_matrix.row;
             // SAFETY: `run` checked that `out` holds all of the output, and no other block has this row.
             unsafe {
-                if self.out.column == 1 {
+                if out_matrix.column == 1 {
                     copy_short(result, out.slice(start..start + value_size));
                 } else {
                     let first = out.as_mut_ptr().add(start);
                     for (column, value) in result.iter().enumerate() {
-                        *first.add(column * self.out.column) = *value;
+                        *first.add(column * out_matrix.column) = *value;
                     }
                 }
             }

@@ -198,7 +198,7 @@ pub struct GpuKernel {
     /// make something of other elements, but no error.
     pub checks: Vec<(usize, Check)>,
     /// Inputs whose memory becomes that of an output, `(input, output)`, since they are given up
-    /// ([`crate::ops::GpuLowering::takes_over`]). Dispatches bind the output, which begins as the input, and not the input.
+    /// (`GpuLowering::takes_over`). Dispatches bind the output, which begins as the input, and not the input.
     pub in_place: Vec<(usize, usize)>,
 }
 

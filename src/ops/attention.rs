@@ -1,9 +1,9 @@
 //! The internal `FusedAttention`, which `optimize/attention.rs` makes of two matrix products with a softmax between them.
 
 use super::{
-    CpuLowering, InferContext, Operator, TensorDesc,
+    ALL_OPERATORS, CpuLowering, GpuLowering, InferContext, Operator, TensorDesc,
     context::{broadcast_dims, equal_dims, rank_error},
-    epilogue::{CpuEpilogue, OwnSteps, OwnValues, Rows},
+    epilogue::{CpuEpilogue, GpuEpilogue, OwnSteps, OwnValues, Rows, gpu_epilogue_of},
     lower::mismatch,
 };
 use crate::{
@@ -12,6 +12,10 @@ use crate::{
         kernel::{CpuKernel, scratch_as_f32},
     },
     error::Result,
+    gpu::{
+        kernel::{Binding, GpuKernel},
+        kernels::dot_attention as gpu,
+    },
     graph::Node,
     tensor::{DType, Dim, display_shape, resolve_axis},
 };
@@ -171,7 +175,49 @@ impl Operator for FusedAttention {
         ))
     }
 
+    fn gpu(&self, ctx: &GpuLowering<'_>) -> Result<Option<GpuKernel>> {
+        let inputs = [ctx.input(0)?, ctx.input(1)?, ctx.input(2)?];
+        if !ALL_OPERATORS || inputs.iter().any(|input| input.dtype != DType::F32) {
+            return Ok(None);
+        }
+        let plan = self.plan(inputs, ctx.output(0)?.shape.len())?;
+        let GpuEpilogue::Takes(epilogue) = gpu_epilogue_of(ctx, &plan.scores())? else {
+            return Ok(None);
+        };
+        let [queries, keys, head_size, value_size] = plan.sizes();
+        let [q, k, v, out] = plan.matrices();
+        let heads = gpu::Heads {
+            queries,
+            keys,
+            head_size,
+            value_size,
+            axes: plan.axes().to_vec(),
+            bindings: [
+                Binding::Input(0),
+                Binding::Input(1),
+                Binding::Input(2),
+                Binding::Output(0),
+            ],
+            starts: [0; 4],
+            // Keys are columns of K.
+            rows: [q.row, k.column, v.row, out.row],
+            columns: [q.column, k.row, v.column, out.column],
+        };
+        let attention = gpu::DotAttention {
+            scale: self.scale,
+            epilogue: epilogue.as_ref(),
+            zero_nan: self.on_nan == OnNan::Zero,
+        };
+        Ok(heads.attention(&attention, ctx.caps))
+    }
+
     fn is_heavy(&self) -> bool {
         true
+    }
+
+    fn operations(&self, inputs: &[Vec<usize>], outputs: u64) -> u64 {
+        let axes = self.permutation(2, inputs[2].len()).unwrap_or_default();
+        let keys = axes.iter().rev().nth(1).map_or(1, |&axis| inputs[2][axis] as u64);
+        2 * keys * (outputs + inputs[0].iter().product::<usize>() as u64)
     }
 }

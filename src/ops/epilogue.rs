@@ -305,6 +305,11 @@ const NO_CLAMP: Clamp = Clamp {
 
 /// A node's epilogue as WGSL.
 pub fn gpu_epilogue(ctx: &GpuLowering<'_>) -> Result<GpuEpilogue> {
+    gpu_epilogue_of(ctx, &ctx.output(0)?.shape)
+}
+
+/// The same where it applies to a value of this shape, which is not the output.
+pub fn gpu_epilogue_of(ctx: &GpuLowering<'_>, shape: &[usize]) -> Result<GpuEpilogue> {
     let Some(epilogue) = ctx.epilogue() else {
         return Ok(GpuEpilogue::Takes(None));
     };
@@ -321,7 +326,7 @@ pub fn gpu_epilogue(ctx: &GpuLowering<'_>) -> Result<GpuEpilogue> {
             shape: &input.shape,
         })
         .collect();
-    let printed = gpu::pointwise::epilogue(expr, &ctx.output(0)?.shape, &operands);
+    let printed = gpu::pointwise::epilogue(expr, shape, &operands);
     Ok(printed.map_or(GpuEpilogue::Refuses, |printed| GpuEpilogue::Takes(Some(printed))))
 }
 

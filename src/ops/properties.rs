@@ -1,6 +1,7 @@
 //! Property tests of operators whose kernels have none of their own: random shapes (sizes of zero included), axes,
 //! broadcasts and element types, against definitions written out element by element.
 
+mod attention;
 mod elementwise;
 mod linear;
 #[cfg(feature = "all-operators")]

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorCode, Result},
+    gpu::kernel::AdapterKind,
     graph::{Graph, INTERNAL_DOMAIN, Node, NodeId, OperatorId, Value, ValueId, ValueType},
     tensor::{DType, Tensor, sorted_positions},
 };
@@ -452,8 +453,9 @@ const WITHOUT_GPU_VOLUMES: &[&str] = &["AveragePool", "Conv", "ConvTranspose", "
 /// Operators whose GPU kernels for integers of 32 bits are in the build with all operators only.
 const WITHOUT_GPU_INTEGERS: &[&str] = &["Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"];
 
-/// Checks that this build has those GPU kernels for an optimized graph that the build with all operators has.
-pub fn check_gpu_kernels(graph: &Graph) -> Result<()> {
+/// Checks that this build has those GPU kernels for an optimized graph that the build with all operators has and that are
+/// worth its download: on software adapters, fused attention is not.
+pub fn check_gpu_kernels(graph: &Graph, kind: AdapterKind) -> Result<()> {
     if ALL_OPERATORS {
         return Ok(());
     }
@@ -471,15 +473,22 @@ pub fn check_gpu_kernels(graph: &Graph) -> Result<()> {
                 && rank > 0
                 && data.is_some_and(|ty| ty.dtype == Some(DType::I32)))
             || name.contains("Integer")
-            || (WITHOUT_GPU_VOLUMES.contains(&name) && rank > 4);
+            || (WITHOUT_GPU_VOLUMES.contains(&name) && rank > 4)
+            || (name == "Softmax" && kind == AdapterKind::Hardware && is_attention(graph, node));
         if lacks {
             return Err(of_larger_build(name).at_operator(node.operator.to_string()));
         }
         for (_, subgraph) in node.attributes.subgraphs() {
-            check_gpu_kernels(&subgraph.graph)?;
+            check_gpu_kernels(&subgraph.graph, kind)?;
         }
     }
     Ok(())
+}
+
+/// Whether a softmax gives the weights of a matrix product.
+fn is_attention(graph: &Graph, softmax: &Node) -> bool {
+    let takes = |node: &Node| node.operator.name.ends_with("MatMul") && node.input(0) == softmax.output(0);
+    graph.nodes.iter().any(takes)
 }
 
 /// Whether a graph or a subgraph of it has strings to begin with.

@@ -447,6 +447,7 @@ impl TestNode {
             let plain = GpuCaps::webgpu_default(AdapterKind::Software);
             self.check_kernel(&GpuCaps { packed_dot, ..plain }, expected);
         }
+        self.check_kernel(&GpuCaps::webgpu_default(AdapterKind::Hardware), expected);
     }
 
     #[track_caller]
@@ -464,7 +465,10 @@ impl TestNode {
         let Ok(Some(kernel)) = self.gpu(caps) else { return };
         let label = kernel.dispatches.last().map_or("copy", |last| last.shader.label);
         let is_tested = |prefix: &&str| label.starts_with(*prefix) && !label.ends_with("volume");
-        if TESTED_BESIDE_THEM.iter().any(is_tested)
+        // Most kernels for hardware are tested beside them, too.
+        let for_hardware = caps.kind == AdapterKind::Hardware;
+        if for_hardware && label != "attention_tiled"
+            || TESTED_BESIDE_THEM.iter().any(is_tested)
             || caps.packed_dot && label != "integer_dot"
             || label.starts_with("conv_d")
             || label.starts_with("conv_t")

@@ -115,6 +115,9 @@ impl Search<'_> {
             }
         }
         let repeats = [&mut k, &mut v].map(|operand| self.repeats(graph, operand).unwrap_or(1));
+        if repeats[0] != repeats[1] && !repeats.contains(&1) {
+            return Ok(None);
+        }
         let mut absorbed = vec![first, softmax];
         if user != id {
             absorbed.push(user);

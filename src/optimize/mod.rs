@@ -203,12 +203,14 @@ const FUSION: &[Pass] = &[
     },
 ];
 
-/// Fusions that the CPU alone has kernels for; they follow those above.
-const CPU_FUSION: &[Pass] = &[
-    Pass {
-        name: "lanes",
-        run: lanes::run,
-    },
+/// A fusion that the CPU alone has a kernel for; it follows those above.
+const CPU_FUSION: &[Pass] = &[Pass {
+    name: "lanes",
+    run: lanes::run,
+}];
+
+/// Runs after those.
+const LATE_FUSION: &[Pass] = &[
     Pass {
         name: "attention",
         run: attention::run,
@@ -286,6 +288,10 @@ fn optimize_with(graph: &mut Graph, settings: (Level, Kernels), captures: &[Valu
         run_all(FUSION, graph, known, &mut history)?;
         if kernels == Kernels::Cpu {
             run_all(CPU_FUSION, graph, known, &mut history)?;
+        }
+        // The GPU's kernel is in the larger build.
+        if kernels == Kernels::Cpu || ALL_OPERATORS {
+            run_all(LATE_FUSION, graph, known, &mut history)?;
         }
     }
     run_all(STORAGE, graph, known, &mut History::default())?;

@@ -32,6 +32,7 @@ use crate::{
     graph::Graph,
     ops::registry,
     optimize::{Kernels, Level},
+    plan::Target,
     tensor::{Tensor, Value},
 };
 use limits::Meter;
@@ -160,8 +161,10 @@ impl Session {
         let opened = (options.clock)();
         let kernels = if runtime.uses_gpu() { Kernels::Gpu } else { Kernels::Cpu };
         let variants = Variants::new(&imported, options.optimization, kernels, options.program_cache)?;
-        if options.needs_gpu_kernels && runtime.uses_gpu() {
-            registry::check_gpu_kernels(&variants.last().bound().graph)?;
+        if options.needs_gpu_kernels
+            && let Target::Gpu(caps) = &runtime.planner.target
+        {
+            registry::check_gpu_kernels(&variants.last().bound().graph, caps.kind)?;
         }
         // A file that was folded into new weights is given back, unless inputs that have defaults may still be fed.
         let stripped = variants.detached && imported.inputs.iter().all(|&id| imported.value(id).constant.is_none());

@@ -1,11 +1,13 @@
 //! Attention over rows of heads, and what happens to the rows before: biases, norms, rotary embeddings, caches.
 
-use super::super::kernel::{Binding, Dispatch, GpuCaps};
+use super::super::kernel::{AdapterKind, Binding, Dispatch, GpuCaps};
 use super::super::wgsl::{DispatchBuilder, shader_text};
+use super::dot_attention::Heads;
 use super::{elements, finish_flat, flat};
 
 const ROWS: &str = shader_text!("../../../shaders/attention_rows.wgsl");
 const ATTENTION: &str = shader_text!("../../../shaders/attention.wgsl");
+const SCORES: &str = shader_text!("../../../shaders/attention_scores.wgsl");
 
 /// Queries, keys or values: element `i` of row `r` of head `h` of sequence `b` is
 /// `start + b * steps[0] + h * steps[1] + r * steps[2] + i` of a buffer of f32s.
@@ -342,7 +344,8 @@ pub struct Attention {
 const CHUNK: usize = 8;
 
 impl Attention {
-    /// The dispatch.
+    /// The dispatch. On hardware several queries share keys and values through workgroup memory. Otherwise, and where scores
+    /// are recorded, a thread computes those of one query.
     pub fn dispatch(&self, caps: &GpuCaps) -> Option<Dispatch> {
         let rows = elements(&[self.batch, self.heads, self.queries], caps)?;
         elements(&[rows, self.value_size], caps)?;
@@ -355,7 +358,13 @@ impl Attention {
             ],
             caps,
         )?;
-        let clamped = |value: i64| value.clamp(0, 1 << 30) as i32;
+        if caps.kind == AdapterKind::Hardware
+            && self.queries > 1
+            && self.record.is_none()
+            && let Some(dispatch) = self.tiled(caps)
+        {
+            return Some(dispatch);
+        }
         let wide = self.q.is_wide(self.head_size) && self.k.is_wide(self.head_size);
         let wide_values = self.v.is_wide(self.value_size) && self.to.is_wide(self.value_size);
         let widen = |rows: &Rows, wide: bool| if wide { rows.widened() } else { rows.clone() };
@@ -375,30 +384,77 @@ impl Attention {
             .define("CHUNK", chunk)
             .define("V", element(wide_values))
             .flag("WIDE", wide)
-            .flag("CAUSAL", self.causal)
-            .flag("LEFT", self.window[0].is_some())
-            .flag("RIGHT", self.window[1].is_some())
-            .flag("SOFTCAP", self.soft_cap != 0.0)
             .storage("q", element(wide), self.q.binding.clone())
             .storage("k", element(wide), self.k.binding.clone())
             .storage("v", element(wide_values), self.v.binding.clone())
             .storage("output", element(wide_values), self.to.binding.clone())
             .param("chunks", chunks as u32)
-            .param("heads", self.heads as u32)
             .param("group", (self.heads / self.kv_heads.max(1)) as u32)
             .param("queries", self.queries as u32)
             .param("keys", self.keys as u32)
             .param("head_units", (self.head_size / unit(wide)) as u32)
             .param("value_units", value_units as u32)
-            .param_i32("left", clamped(self.window[0].unwrap_or(0)))
-            .param_i32("right", clamped(self.window[1].unwrap_or(0)))
             .param_f32("scale", self.scale)
-            .param_f32("soft_cap", self.soft_cap)
             .param_f32("lowest", f32::NEG_INFINITY)
             .param_list("to", widen(&self.to, wide_values).steps.map(|step| step as u32));
         dispatch = widen(&self.q, wide).bind(dispatch, "q_start", "q");
         dispatch = widen(&self.k, wide).bind(dispatch, "k_start", "k");
         dispatch = widen(&self.v, wide_values).bind(dispatch, "v_start", "v");
+        dispatch = self.bind_scores(dispatch);
+        if let Some(record) = &self.record {
+            elements(&[rows, self.keys], caps)?;
+            let weights = record.what == Recorded::Weights;
+            dispatch = dispatch
+                .flag("RECORD", true)
+                .flag("RAW", record.what == Recorded::Raw)
+                .flag("CAPPED", record.what == Recorded::Capped)
+                .flag("BIASED", record.what == Recorded::Biased || weights)
+                .flag("WEIGHTS", weights)
+                .flag("ZEROOUTSIDE", record.zero_outside && !weights)
+                .storage("record", "f32", record.binding.clone());
+        }
+        finish_flat(dispatch, rows * chunks, caps)
+    }
+
+    /// The kernel in tiles.
+    fn tiled(&self, caps: &GpuCaps) -> Option<Dispatch> {
+        let group = self.heads / self.kv_heads.max(1);
+        let rows = [&self.q, &self.k, &self.v, &self.to];
+        // Query heads are groups of those that share keys and values.
+        let head = |of: usize| rows[of].steps[1];
+        let outer = [head(0) * group, head(1), head(2), head(3) * group];
+        let heads = Heads {
+            queries: self.queries,
+            keys: self.keys,
+            head_size: self.head_size,
+            value_size: self.value_size,
+            axes: vec![
+                (self.batch, rows.map(|rows| rows.steps[0])),
+                (self.kv_heads, outer),
+                (group, [head(0), 0, 0, head(3)]),
+            ],
+            bindings: rows.map(|rows| rows.binding.clone()),
+            starts: rows.map(|rows| rows.start),
+            rows: rows.map(|rows| rows.steps[2]),
+            columns: [1; 4],
+        };
+        let dispatch = self.bind_scores(Heads::tiles().flag("TILED", true));
+        heads.tiled(dispatch, self.scale, 0.0, caps)
+    }
+
+    /// Declares which keys are seen, and what is done to scores.
+    fn bind_scores(&self, dispatch: DispatchBuilder) -> DispatchBuilder {
+        let clamped = |value: i64| value.clamp(0, 1 << 30) as i32;
+        let mut dispatch = dispatch
+            .functions(SCORES)
+            .flag("CAUSAL", self.causal)
+            .flag("LEFT", self.window[0].is_some())
+            .flag("RIGHT", self.window[1].is_some())
+            .flag("SOFTCAP", self.soft_cap != 0.0)
+            .param("heads", self.heads as u32)
+            .param_i32("left", clamped(self.window[0].unwrap_or(0)))
+            .param_i32("right", clamped(self.window[1].unwrap_or(0)))
+            .param_f32("soft_cap", self.soft_cap);
         dispatch = self.before.bind(dispatch);
         if let Some(bias) = &self.bias {
             dispatch = dispatch
@@ -431,18 +487,6 @@ impl Attention {
                 Sinks::Each(binding) => dispatch.storage("sinks", "f32", binding.clone()),
             };
         }
-        if let Some(record) = &self.record {
-            elements(&[rows, self.keys], caps)?;
-            let weights = record.what == Recorded::Weights;
-            dispatch = dispatch
-                .flag("RECORD", true)
-                .flag("RAW", record.what == Recorded::Raw)
-                .flag("CAPPED", record.what == Recorded::Capped)
-                .flag("BIASED", record.what == Recorded::Biased || weights)
-                .flag("WEIGHTS", weights)
-                .flag("ZEROOUTSIDE", record.zero_outside && !weights)
-                .storage("record", "f32", record.binding.clone());
-        }
-        finish_flat(dispatch, rows * chunks, caps)
+        dispatch
     }
 }

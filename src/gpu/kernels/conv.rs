@@ -243,6 +243,7 @@ fn pointwise(
         alpha: 1.0,
         addend: sizes.addend(bias),
         epilogue,
+        to: None,
     };
     product.kernel(caps)
 }

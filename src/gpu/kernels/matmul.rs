@@ -40,7 +40,7 @@ pub(super) struct Addend {
     pub(super) batch: usize,
 }
 
-/// `output[batch] = epilogue(alpha * a[batch] (m x k) x b[batch] (k x n) + addend)`, with a dense output.
+/// `output[batch] = epilogue(alpha * a[batch] (m x k) x b[batch] (k x n) + addend)`.
 pub(super) struct Product<'a> {
     pub(super) m: usize,
     pub(super) n: usize,
@@ -51,6 +51,17 @@ pub(super) struct Product<'a> {
     pub(super) alpha: f32,
     pub(super) addend: Option<Addend>,
     pub(super) epilogue: Option<&'a Epilogue>,
+    /// Where an output stands that is not dense.
+    pub(super) to: Option<Steps>,
+}
+
+/// The output's steps in elements.
+#[derive(Debug, Clone)]
+pub(super) struct Steps {
+    pub(super) row: usize,
+    pub(super) column: usize,
+    /// Per batch dimension.
+    pub(super) batch: Vec<usize>,
 }
 
 /// MatMul (opset 1 and later) with NumPy's rules: batch dimensions broadcast, vectors lose the dimension they were
@@ -147,6 +158,7 @@ pub fn fused_matmul(
         alpha: attributes.alpha,
         addend: None,
         epilogue,
+        to: None,
     };
     product.folded().kernel(caps)
 }
@@ -234,6 +246,7 @@ pub fn gemm(
         alpha,
         addend,
         epilogue,
+        to: None,
     }
     .kernel(caps)
 }
@@ -302,15 +315,17 @@ impl Product<'_> {
         self
     }
 
-    /// Batch dimensions without ones and with neighbours joined, innermost first: size, step of a, step of b.
-    fn batches(&self) -> Vec<(usize, usize, usize)> {
-        let mut joined: Vec<(usize, usize, usize)> = Vec::new();
+    /// Batch dimensions without ones and with neighbours joined, innermost first: size, steps of a, b and the output (0 where
+    /// that is dense).
+    fn batches(&self) -> Vec<(usize, [usize; 3])> {
+        let mut joined: Vec<(usize, [usize; 3])> = Vec::new();
         for axis in (0..self.batch_dims.len()).rev() {
-            let (dim, a, b) = (self.batch_dims[axis], self.a.batch[axis], self.b.batch[axis]);
+            let to = self.to.as_ref().map_or(0, |to| to.batch[axis]);
+            let (dim, steps) = (self.batch_dims[axis], [self.a.batch[axis], self.b.batch[axis], to]);
             match joined.last_mut() {
                 _ if dim == 1 => {}
-                Some((last, last_a, last_b)) if *last_a * *last == a && *last_b * *last == b => *last *= dim,
-                _ => joined.push((dim, a, b)),
+                Some((last, inner)) if inner.map(|step| step * *last) == steps => *last *= dim,
+                _ => joined.push((dim, steps)),
             }
         }
         joined
@@ -347,6 +362,9 @@ impl Product<'_> {
         turn(&mut self.b);
         std::mem::swap(&mut self.a, &mut self.b);
         std::mem::swap(&mut self.m, &mut self.n);
+        if let Some(to) = &mut self.to {
+            std::mem::swap(&mut to.row, &mut to.column);
+        }
         if let Some(addend) = &mut self.addend {
             (addend.row, addend.column) = (addend.column.unwrap_or(0), Some(addend.row));
         }
@@ -360,7 +378,7 @@ impl Product<'_> {
         let grid = Grid::new(self.n.div_ceil(8), self.m.div_ceil(rows), caps);
         let workgroups = grid.workgroups(batches, caps)?;
         let mut joined = self.batches();
-        joined.resize(joined.len().max(2), (1, 0, 0));
+        joined.resize(joined.len().max(2), (1, [0; 3]));
         let dispatch = DispatchBuilder::new("matmul_lanes", LANES)
             .functions(STORE_ONE)
             .define("ROWS", rows)
@@ -443,7 +461,7 @@ impl Product<'_> {
             .storage("a", element(a_vector, &self.a), self.a.binding.clone())
             .storage("b", element(b_rows || b_columns, &self.b), self.b.binding.clone());
         let dispatch = self.bind_reads(dispatch, &joined);
-        let stored = if self.n.is_multiple_of(4) {
+        let stored = if self.n.is_multiple_of(4) && self.to.is_none() {
             Stored::Vectors
         } else {
             Stored::Elements
@@ -452,7 +470,15 @@ impl Product<'_> {
     }
 
     /// Declares the depth, steps and batches.
-    fn bind_reads(&self, dispatch: DispatchBuilder, joined: &[(usize, usize, usize)]) -> DispatchBuilder {
+    fn bind_reads(&self, mut dispatch: DispatchBuilder, joined: &[(usize, [usize; 3])]) -> DispatchBuilder {
+        let steps = |of: usize| joined.iter().map(move |(_, steps)| steps[of] as u32);
+        if let Some(to) = &self.to {
+            dispatch = dispatch
+                .flag("STRIDED", true)
+                .param("to_row", to.row as u32)
+                .param("to_column", to.column as u32)
+                .param_list("to_batch", steps(2));
+        }
         dispatch
             .define("BATCHRANK", joined.len())
             .param("k", self.k as u32)
@@ -460,9 +486,9 @@ impl Product<'_> {
             .param("a_column", self.a.column as u32)
             .param("b_row", self.b.row as u32)
             .param("b_column", self.b.column as u32)
-            .param_list("batch_dim", joined.iter().map(|&(dim, _, _)| dim as u32))
-            .param_list("a_batch", joined.iter().map(|&(_, a, _)| a as u32))
-            .param_list("b_batch", joined.iter().map(|&(_, _, b)| b as u32))
+            .param_list("batch_dim", joined.iter().map(|&(dim, _)| dim as u32))
+            .param_list("a_batch", steps(0))
+            .param_list("b_batch", steps(1))
     }
 
     fn store(&self, batches: usize, stored: Stored) -> Store<'_> {

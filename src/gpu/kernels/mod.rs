@@ -5,6 +5,7 @@
 
 pub mod attention;
 pub mod conv;
+pub mod dot_attention;
 pub mod elementwise;
 pub mod fourier;
 pub mod indexed;

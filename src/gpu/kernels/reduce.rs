@@ -108,11 +108,12 @@ pub fn reduce(op: ReduceOp, ty: GpuType, shape: &[usize], axes: &[usize], caps: 
     Some(GpuKernel::of(vec![dispatch.finish(workgroups(count, shared, caps))]))
 }
 
-/// Softmax or LogSoftmax.
+/// Softmax or LogSoftmax, or a softmax whose rows are zeros where they would be no numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SoftmaxKind {
     Softmax,
     LogSoftmax,
+    ZeroNan,
 }
 
 /// Softmax of f32 input 0 over the `length` elements of each of `outer * inner` rows; element `i` of a row stands
@@ -128,6 +129,7 @@ pub fn softmax(kind: SoftmaxKind, outer: usize, length: usize, inner: usize, cap
         .define("THREADS", LINEAR_THREADS)
         .flag("SHARED", shared)
         .flag("LOG", kind == SoftmaxKind::LogSoftmax)
+        .flag("ZERONAN", kind == SoftmaxKind::ZeroNan)
         .storage("input", "f32", Binding::Input(0))
         .storage("output", "f32", Binding::Output(0))
         .param("rows", rows as u32)
@@ -410,7 +412,7 @@ mod tests {
         let mut random = Random(4);
         for (outer, length, inner) in [(3, 7, 1), (2, 5, 6), (2, 200, 3), (1, 1, 1)] {
             let values: Vec<f32> = random.floats(outer * length * inner).iter().map(|v| v * 30.0).collect();
-            for kind in [SoftmaxKind::Softmax, SoftmaxKind::LogSoftmax] {
+            for kind in [SoftmaxKind::Softmax, SoftmaxKind::LogSoftmax, SoftmaxKind::ZeroNan] {
                 let mut expected = vec![0.0f32; values.len()];
                 for row in 0..outer * inner {
                     let at = |i: usize| (row / inner * length + i) * inner + row % inner;
@@ -419,7 +421,7 @@ mod tests {
                     for i in 0..length {
                         let shifted = f64::from(values[at(i)] - largest);
                         expected[at(i)] = match kind {
-                            SoftmaxKind::Softmax => (shifted.exp() / sum) as f32,
+                            SoftmaxKind::Softmax | SoftmaxKind::ZeroNan => (shifted.exp() / sum) as f32,
                             SoftmaxKind::LogSoftmax => (shifted - sum.ln()) as f32,
                         };
                     }

@@ -1,8 +1,10 @@
 //! The texts of kernels that run in the operators' own tests: each is valid, and a change of one is seen in review.
 
+use super::super::epilogue::Epilogue;
 use super::super::kernel::{AdapterKind, Binding, GpuCaps, GpuType};
 use super::super::testing::assert_snapshot;
 use super::attention::{Attention, Before, Bias, Rows};
+use super::dot_attention::{DotAttention, Heads};
 use super::indexed::{self, Data, ScatterOp};
 use super::lines::{self, Extreme};
 use super::nbits::{NBits, matmul_nbits};
@@ -114,6 +116,42 @@ fn attention_layers_and_packed_weights() {
     };
     let kernel = GpuKernel::of(vec![attention.dispatch(&caps).unwrap()]);
     assert_snapshot("attention", &kernel);
+    let hardware = GpuCaps::webgpu_default(AdapterKind::Hardware);
+    let tiled = GpuKernel::of(vec![attention.dispatch(&hardware).unwrap()]);
+    assert_snapshot("attention_hardware", &tiled);
+    let heads = Heads {
+        queries: 40,
+        keys: 50,
+        head_size: 16,
+        value_size: 36,
+        axes: vec![(3, [640, 800, 1800, 36])],
+        bindings: [
+            Binding::Input(0),
+            Binding::Input(1),
+            Binding::Input(2),
+            Binding::Output(0),
+        ],
+        starts: [0; 4],
+        rows: [16, 1, 36, 108],
+        columns: [1, 50, 1, 1],
+    };
+    let adds = Epilogue {
+        functions: "fn epilogue(value: f32, index: u32) -> f32 {
+    return value + mask[index % params.mask_keys];
+}"
+        .into(),
+        storages: vec![("mask".into(), "f32".into(), Binding::Input(3))],
+        params: vec![("mask_keys".into(), "u32", 50)],
+    };
+    let masked = DotAttention {
+        scale: 0.25,
+        epilogue: Some(&adds),
+        zero_nan: true,
+    };
+    for (caps, kind) in [(&hardware, "hardware"), (&caps, "software")] {
+        let kernel = heads.attention(&masked, caps).unwrap();
+        assert_snapshot(&format!("dot_attention_{kind}"), &kernel);
+    }
     let params = Params {
         kind: Kind::Lstm { coupled: false },
         time: 1,

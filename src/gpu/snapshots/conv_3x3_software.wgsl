@@ -28,6 +28,7 @@ struct Params {
 @group(0) @binding(2) var<storage, read> weights: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read_write> output: array<f32>;
 
+
 fn store(batch: u32, row: u32, column: u32, sum: f32) {
     var value = sum;
     let at = (batch * params.m + row) * params.n + column;

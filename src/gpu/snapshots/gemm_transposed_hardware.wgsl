@@ -20,6 +20,7 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> output: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read> addend: array<f32>;
 
+
 fn store(batch: u32, row: u32, column: u32, sum: vec4<f32>) {
     var value = sum;
     let addend_at = batch % params.addend_batches * params.addend_batch + row * params.addend_row;

@@ -27,6 +27,7 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> output: array<f32>;
 @group(0) @binding(4) var<storage, read> addend: array<f32>;
 
+
 fn store(batch: u32, row: u32, column: u32, sum: f32) {
     var value = sum;
     value += params.beta * addend[

@@ -14,6 +14,7 @@ struct Params {
 @group(0) @binding(2) var<storage, read> b: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read_write> output: array<vec4<f32>>;
 
+
 fn store(batch: u32, row: u32, column: u32, sum: vec4<f32>) {
     var value = sum;
     let at = (batch * params.m + row) * params.n + column;

@@ -39,6 +39,7 @@ fn main(
     let scale = 1.0 / sum;
     for (var at = first; at < params.length; at += step) {
         let offset = base + at * params.inner;
-        output[offset] *= scale;
+        let value = output[offset] * scale;
+        output[offset] = value;
     }
 }

@@ -69,6 +69,7 @@ fn main(
     let scale = 1.0 / sum;
     for (var at = first; at < params.length; at += step) {
         let offset = base + at * params.inner;
-        output[offset] = exp(input[offset] - largest) * scale;
+        let value = exp(input[offset] - largest) * scale;
+        output[offset] = value;
     }
 }

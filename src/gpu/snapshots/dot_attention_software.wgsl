@@ -1,0 +1,366 @@
+// matmul_lanes [2, 2, 3] [4, 16, 16, 1, 50, 1, 3, 1, 640, 0, 800, 0, 40, 50, 3, 1048576000, 50]
+struct Params {
+    width: u32,
+    k: u32,
+    a_row: u32,
+    a_column: u32,
+    b_row: u32,
+    b_column: u32,
+    batch_dim0: u32,
+    batch_dim1: u32,
+    a_batch0: u32,
+    a_batch1: u32,
+    b_batch0: u32,
+    b_batch1: u32,
+    m: u32,
+    n: u32,
+    batches: u32,
+    alpha: f32,
+    mask_keys: u32,
+}
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> a: array<f32>;
+@group(0) @binding(2) var<storage, read> b: array<f32>;
+@group(0) @binding(3) var<storage, read_write> output: array<f32>;
+@group(0) @binding(4) var<storage, read> mask: array<f32>;
+
+
+fn store(batch: u32, row: u32, column: u32, sum: f32) {
+    var value = sum;
+    value *= params.alpha;
+    let at = (batch * params.m + row) * params.n + column;
+    value = epilogue(value, at);
+    output[at] = value;
+}
+
+fn epilogue(value: f32, index: u32) -> f32 {
+    return value + mask[index % params.mask_keys];
+}
+
+
+@compute @workgroup_size(16)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let width = params.width;
+    let column = group.x * width * 8u + local % width;
+    let row = (group.y * (16u / width) + local / width) * 8u;
+    if (column >= params.n || row >= params.m) {
+        return;
+    }
+    let k_end = params.k;
+    let a_row = params.a_row;
+    let a_column = params.a_column;
+    let b_row = params.b_row;
+    let b_step = width * params.b_column;
+    for (var batch = group.z; batch < params.batches; batch += groups.z) {
+        var rest = batch;
+        var a_at = row * a_row;
+        var b_at = column * params.b_column;
+        a_at += (rest % params.batch_dim0) * params.a_batch0;
+        b_at += (rest % params.batch_dim0) * params.b_batch0;
+        rest = rest / params.batch_dim0;
+        a_at += (rest % params.batch_dim1) * params.a_batch1;
+        b_at += (rest % params.batch_dim1) * params.b_batch1;
+        rest = rest / params.batch_dim1;
+        var low0 = vec4<f32>();
+        var high0 = vec4<f32>();
+        var low1 = vec4<f32>();
+        var high1 = vec4<f32>();
+        var low2 = vec4<f32>();
+        var high2 = vec4<f32>();
+        var low3 = vec4<f32>();
+        var high3 = vec4<f32>();
+        var low4 = vec4<f32>();
+        var high4 = vec4<f32>();
+        var low5 = vec4<f32>();
+        var high5 = vec4<f32>();
+        var low6 = vec4<f32>();
+        var high6 = vec4<f32>();
+        var low7 = vec4<f32>();
+        var high7 = vec4<f32>();
+        for (var k = 0u; k < k_end; k += 1u) {
+            let b_low = vec4<f32>(b[b_at], b[b_at + b_step], b[b_at + 2u * b_step], b[b_at + 3u * b_step]);
+            let b_high = vec4<f32>(
+                b[b_at + 4u * b_step],
+                b[b_at + 5u * b_step],
+                b[b_at + 6u * b_step],
+                b[b_at + 7u * b_step],
+            );
+            {
+                let value = a[a_at + 0u * a_row];
+                low0 += value * b_low;
+                high0 += value * b_high;
+            }
+            {
+                let value = a[a_at + 1u * a_row];
+                low1 += value * b_low;
+                high1 += value * b_high;
+            }
+            {
+                let value = a[a_at + 2u * a_row];
+                low2 += value * b_low;
+                high2 += value * b_high;
+            }
+            {
+                let value = a[a_at + 3u * a_row];
+                low3 += value * b_low;
+                high3 += value * b_high;
+            }
+            {
+                let value = a[a_at + 4u * a_row];
+                low4 += value * b_low;
+                high4 += value * b_high;
+            }
+            {
+                let value = a[a_at + 5u * a_row];
+                low5 += value * b_low;
+                high5 += value * b_high;
+            }
+            {
+                let value = a[a_at + 6u * a_row];
+                low6 += value * b_low;
+                high6 += value * b_high;
+            }
+            {
+                let value = a[a_at + 7u * a_row];
+                low7 += value * b_low;
+                high7 += value * b_high;
+            }
+            a_at += a_column;
+            b_at += b_row;
+        }
+        var sums = array<vec4<f32>, 16>(
+            low0,
+            high0,
+            low1,
+            high1,
+            low2,
+            high2,
+            low3,
+            high3,
+            low4,
+            high4,
+            low5,
+            high5,
+            low6,
+            high6,
+            low7,
+            high7,
+        );
+        for (var i = 0u; i < 16u * 4u; i += 1u) {
+            let to_row = row + i / 8u;
+            let to_column = column + i % 8u * width;
+            if ((to_row < params.m) & (to_column < params.n)) {
+                store(batch, to_row, to_column, sums[i / 4u][i % 4u]);
+            }
+        }
+    }
+}
+// softmax [2, 1, 1] [120, 50, 1]
+struct Params {
+    rows: u32,
+    length: u32,
+    inner: u32,
+}
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> input: array<f32>;
+@group(0) @binding(2) var<storage, read_write> output: array<f32>;
+
+
+@compute @workgroup_size(64)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let index = (group.y * groups.x + group.x) * 64u + local;
+    if (index >= params.rows) {
+        return;
+    }
+    let row = index;
+    let first = 0u;
+    let step = 1u;
+    let base = (row / params.inner) * params.length * params.inner + row % params.inner;
+
+    var largest = input[base];
+    for (var at = first; at < params.length; at += step) {
+        largest = max(largest, input[base + at * params.inner]);
+    }
+
+    var sum = 0.0;
+    for (var at = first; at < params.length; at += step) {
+        let value = exp(input[base + at * params.inner] - largest);
+        sum += value;
+        output[base + at * params.inner] = value;
+    }
+
+    let scale = 1.0 / sum;
+    for (var at = first; at < params.length; at += step) {
+        let offset = base + at * params.inner;
+        let value = output[offset] * scale;
+        output[offset] = select(0.0, value, sum > 0.0);
+    }
+}
+// matmul_lanes [2, 2, 3] [4, 108, 1, 36, 0, 50, 50, 1, 36, 1, 3, 1, 2000, 0, 1800, 0, 40, 36, 3]
+struct Params {
+    width: u32,
+    to_row: u32,
+    to_column: u32,
+    to_batch0: u32,
+    to_batch1: u32,
+    k: u32,
+    a_row: u32,
+    a_column: u32,
+    b_row: u32,
+    b_column: u32,
+    batch_dim0: u32,
+    batch_dim1: u32,
+    a_batch0: u32,
+    a_batch1: u32,
+    b_batch0: u32,
+    b_batch1: u32,
+    m: u32,
+    n: u32,
+    batches: u32,
+}
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> a: array<f32>;
+@group(0) @binding(2) var<storage, read> b: array<f32>;
+@group(0) @binding(3) var<storage, read_write> output: array<f32>;
+
+var<private> place: u32;
+
+fn store(batch: u32, row: u32, column: u32, sum: f32) {
+    var value = sum;
+    let at = (batch * params.m + row) * params.n + column;
+    output[place + row * params.to_row + column * params.to_column] = value;
+}
+
+
+@compute @workgroup_size(16)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let width = params.width;
+    let column = group.x * width * 8u + local % width;
+    let row = (group.y * (16u / width) + local / width) * 8u;
+    if (column >= params.n || row >= params.m) {
+        return;
+    }
+    let k_end = params.k;
+    let a_row = params.a_row;
+    let a_column = params.a_column;
+    let b_row = params.b_row;
+    let b_step = width * params.b_column;
+    for (var batch = group.z; batch < params.batches; batch += groups.z) {
+        var rest = batch;
+        place = 0u;
+        var a_at = row * a_row;
+        var b_at = column * params.b_column;
+        a_at += (rest % params.batch_dim0) * params.a_batch0;
+        b_at += (rest % params.batch_dim0) * params.b_batch0;
+        place += (rest % params.batch_dim0) * params.to_batch0;
+        rest = rest / params.batch_dim0;
+        a_at += (rest % params.batch_dim1) * params.a_batch1;
+        b_at += (rest % params.batch_dim1) * params.b_batch1;
+        place += (rest % params.batch_dim1) * params.to_batch1;
+        rest = rest / params.batch_dim1;
+        var low0 = vec4<f32>();
+        var high0 = vec4<f32>();
+        var low1 = vec4<f32>();
+        var high1 = vec4<f32>();
+        var low2 = vec4<f32>();
+        var high2 = vec4<f32>();
+        var low3 = vec4<f32>();
+        var high3 = vec4<f32>();
+        var low4 = vec4<f32>();
+        var high4 = vec4<f32>();
+        var low5 = vec4<f32>();
+        var high5 = vec4<f32>();
+        var low6 = vec4<f32>();
+        var high6 = vec4<f32>();
+        var low7 = vec4<f32>();
+        var high7 = vec4<f32>();
+        for (var k = 0u; k < k_end; k += 1u) {
+            let b_low = vec4<f32>(b[b_at], b[b_at + b_step], b[b_at + 2u * b_step], b[b_at + 3u * b_step]);
+            let b_high = vec4<f32>(
+                b[b_at + 4u * b_step],
+                b[b_at + 5u * b_step],
+                b[b_at + 6u * b_step],
+                b[b_at + 7u * b_step],
+            );
+            {
+                let value = a[a_at + 0u * a_row];
+                low0 += value * b_low;
+                high0 += value * b_high;
+            }
+            {
+                let value = a[a_at + 1u * a_row];
+                low1 += value * b_low;
+                high1 += value * b_high;
+            }
+            {
+                let value = a[a_at + 2u * a_row];
+                low2 += value * b_low;
+                high2 += value * b_high;
+            }
+            {
+                let value = a[a_at + 3u * a_row];
+                low3 += value * b_low;
+                high3 += value * b_high;
+            }
+            {
+                let value = a[a_at + 4u * a_row];
+                low4 += value * b_low;
+                high4 += value * b_high;
+            }
+            {
+                let value = a[a_at + 5u * a_row];
+                low5 += value * b_low;
+                high5 += value * b_high;
+            }
+            {
+                let value = a[a_at + 6u * a_row];
+                low6 += value * b_low;
+                high6 += value * b_high;
+            }
+            {
+                let value = a[a_at + 7u * a_row];
+                low7 += value * b_low;
+                high7 += value * b_high;
+            }
+            a_at += a_column;
+            b_at += b_row;
+        }
+        var sums = array<vec4<f32>, 16>(
+            low0,
+            high0,
+            low1,
+            high1,
+            low2,
+            high2,
+            low3,
+            high3,
+            low4,
+            high4,
+            low5,
+            high5,
+            low6,
+            high6,
+            low7,
+            high7,
+        );
+        for (var i = 0u; i < 16u * 4u; i += 1u) {
+            let to_row = row + i / 8u;
+            let to_column = column + i % 8u * width;
+            if ((to_row < params.m) & (to_column < params.n)) {
+                store(batch, to_row, to_column, sums[i / 4u][i % 4u]);
+            }
+        }
+    }
+}
