@@ -253,6 +253,7 @@ def quantized():
     case("qlinear_leaky", "QLinearLeakyRelu", [i8(2, 3, 4), one(0.02), s(3), one(0.015), s(-20)], alpha=0.1)
     softmax("qlinear_softmax", [x, *plain, one(1 / 256), u(0)], 13, -1)
     softmax("qlinear_softmax_12", [x, *plain, one(1 / 256), u(0)], 12, 1)
+    softmax("qlinear_softmax_default", [x, *plain, one(1 / 256), u(0)], 11, None)
     case("qlinear_concat", "QLinearConcat", [one(0.05), u(120), x, *plain, u8(2, 2, 4), one(0.03), u(100)], axis=1)
     image = u8(1, 3, 5, 5)
     case("qlinear_average", "QLinearAveragePool", [image, *plain, one(0.018), u(110)], kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[2, 2])
